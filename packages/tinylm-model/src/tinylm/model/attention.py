@@ -1,0 +1,54 @@
+"""Attention over given queries, keys and values: the fast form and the one that shows its pattern.
+
+Not here: projections and RoPE (transformer.py), remembered keys (cache.py). Next: cache.py.
+
+Masks are boolean, True = may attend, broadcastable to (B, heads, T, keys).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(T, keys): the queries are the last of the keys, and each sees the keys up to itself."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def padding_mask(mask: Tensor, queries: int) -> Tensor:
+    """(B, keys) with True = real token -> (B, 1, T, keys): causal, and padding is attended to by nobody but itself.
+
+    A padded query keeps itself as its one key, so that its softmax has something to sum to: its output is meaningless
+    but finite, and nothing real ever looks at it.
+    """
+    keys = mask.shape[1]
+    causal = causal_mask(queries, keys, mask.device)
+    itself = torch.eye(keys, dtype=torch.bool, device=mask.device)[keys - queries :]
+    return ((causal & mask[:, None, :]) | itself)[:, None]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / sqrt(head_dim)) v (Vaswani et al. 2017, eq. 1), causal.
+
+    q (B, heads, T, head_dim); k, v (B, kv_heads, keys, head_dim) with keys >= T, the queries being the last T of them.
+    Returns (B, heads, T, head_dim). Without a mask nothing of size T × keys is stored when T == keys.
+    """
+    queries, keys = q.shape[2], k.shape[2]
+    if mask is None and 1 < queries < keys:
+        mask = causal_mask(queries, keys, q.device)
+    causal = mask is None and queries > 1
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+def attend_with_pattern(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The same as `attend`, step by step, and the pattern (B, heads, T, keys): each row sums to 1."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    if mask is None:
+        mask = causal_mask(q.shape[2], k.shape[2], q.device)
+    scores = (q @ k.mT / math.sqrt(q.shape[3])).masked_fill(~mask, -torch.inf)
+    pattern = torch.softmax(scores.float(), dim=-1).to(q.dtype)
+    return pattern @ v, pattern

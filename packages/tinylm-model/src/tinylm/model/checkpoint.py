@@ -1,0 +1,190 @@
+"""Weights in and out: config.json and model.safetensors in Hugging Face layout, which transformers, vLLM and
+llama.cpp open.
+
+Not here: the table of names (_huggingface.py), the tokenizer's and the optimiser's files (tinylm.training writes those
+beside). Nothing is ever unpickled: a *.bin or *.pt file is refused. Next: _huggingface.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tinylm.model._atomic import atomic_path
+from tinylm.model._errors import ModelError
+from tinylm.model._huggingface import Stored, check_format, from_json, tensors, to_json
+from tinylm.model.config import TransformerConfig
+from tinylm.model.transformer import Transformer
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def save(model: Transformer, directory: str | os.PathLike[str], provenance: Mapping[str, str] | None = None) -> None:
+    """Write `directory`/config.json and model.safetensors, each whole or not at all.
+
+    provenance goes into config.json's "tinylm" block (training stores the tokenizer's sha256). ModelError for a shape
+    that no Hugging Face family has; OSError when the disk refuses.
+    """
+    folder = Path(directory)
+    weights = dict(model.named_parameters())
+    dtype = str(model.embed.weight.dtype).removeprefix("torch.")
+    config = to_json(model.config, dtype, provenance or {})
+    out = {name: _pack(stored, weights) for name, stored in tensors(model.config).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "model.safetensors") as path:
+        try:
+            save_file(out, path, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{folder / 'model.safetensors'}: could not be written: {error}") from None
+    with atomic_path(folder / "config.json") as path:
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load(
+    directory: str | os.PathLike[str],
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+) -> Transformer:
+    """Read a checkpoint of a gpt2, llama or qwen3 shape, one file or sharded with an index.
+
+    dtype: "float32", "bfloat16", "float16", "float64" or torch's; None keeps the file's. ModelError says what is
+    wrong with the files: missing, truncated, of another shape, with a tensor too few or too many, with a weight that
+    is no number.
+    """
+    wanted = _dtype(dtype)
+    folder = Path(directory)
+    config = read_config(folder)
+    with torch.device("meta"):
+        model = Transformer(config)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    table = tensors(config)
+    loaded: dict[str, Tensor] = {}
+    for name, tensor in _read_tensors(folder, config, table):
+        stored = table[name]
+        _check_tensor(folder, name, tensor, _file_shape(stored, shapes))
+        target = tensor.to(device=device, dtype=wanted, copy=True)  # a copy: the file's own memory is mapped read-only
+        loaded |= _unpack(stored, target, shapes)
+    for name in shapes:
+        module, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(module), leaf, nn.Parameter(loaded[name]))
+    return model
+
+
+def read_config(directory: str | os.PathLike[str]) -> TransformerConfig:
+    """The shape in `directory`/config.json."""
+    return from_json(_read_json(Path(directory)), str(Path(directory) / "config.json"))
+
+
+def read_provenance(directory: str | os.PathLike[str]) -> dict[str, str]:
+    """What `save` was given as provenance; {} for a checkpoint that somebody else wrote."""
+    block = check_format(_read_json(Path(directory)), str(Path(directory) / "config.json"))
+    return {key: str(value) for key, value in block.items() if key != "format"}
+
+
+def _read_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    path = folder / name
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(
+            f"{folder}: wanted a checkpoint directory with config.json and model.safetensors, got no {name}"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: wanted JSON, got a file that does not parse ({error}); write it again") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: wanted a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _read_tensors(folder: Path, config: TransformerConfig, table: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of `table`, after comparing the names in the files with it."""
+    with ExitStack() as stack:
+        where: dict[str, Any] = {}
+        for path in _weight_files(folder):
+            try:
+                file = stack.enter_context(safe_open(path, framework="pt"))
+                where |= {_normal_name(name, config): (file, name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            except (SafetensorError, OSError) as error:
+                raise ModelError(
+                    f"{path}: wanted a whole safetensors file, got {error}; copy or download it again"
+                ) from None
+        where = {name: found for name, found in where.items() if not name.endswith((".attn.bias", ".masked_bias"))}
+        if config.tie_embeddings:  # some files carry the tied head as well; transformers ignores it too
+            where.pop("lm_head.weight", None)
+        missing, extra = sorted(table.keys() - where.keys()), sorted(where.keys() - table.keys())
+        if missing or extra:
+            raise ModelError(
+                f"{folder}: wanted the {len(table)} tensors that config.json describes, got {len(missing)} missing "
+                f"({_some(missing)}) and {len(extra)} unknown ({_some(extra)}); they do not belong together"
+            )
+        for name in table:
+            file, stored_name = where[name]
+            yield name, file.get_tensor(stored_name)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists():
+        return [single]
+    if not index.exists():
+        raise ModelError(f"{folder}: wanted model.safetensors or model.safetensors.index.json, got neither")
+    names = _read_json(folder, index.name).get("weight_map")
+    if not isinstance(names, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in names.values()
+    ):
+        raise ModelError(f"{index}: wanted a weight_map of file names, got {names!r:.80}")
+    return [folder / name for name in sorted(set(names.values()))]
+
+
+def _normal_name(name: str, config: TransformerConfig) -> str:
+    """GPT-2 as OpenAI published it lacks the prefix."""
+    bare = config.position == "learned" and not name.startswith(("transformer.", "lm_head."))
+    return f"transformer.{name}" if bare else name
+
+
+def _check_tensor(folder: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ModelError(f"{folder}: wanted {name} of shape {shape}, got {tuple(tensor.shape)}")
+    if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+        raise ModelError(f"{folder}: wanted {name} in float16, bfloat16, float32 or float64, got {tensor.dtype}")
+    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+    if bad:
+        raise ModelError(f"{folder}: wanted numbers in {name}, got {bad} that are NaN or infinite; training diverged?")
+
+
+def _file_shape(stored: Stored, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    first = shapes[stored.parts[0]]
+    shape = (sum(shapes[part][0] for part in stored.parts), *first[1:])
+    return shape[::-1] if stored.transposed else shape
+
+
+def _pack(stored: Stored, weights: Mapping[str, Tensor]) -> Tensor:
+    tensor = torch.cat([weights[part].detach() for part in stored.parts])
+    return (tensor.T if stored.transposed else tensor).cpu().contiguous()
+
+
+def _unpack(stored: Stored, tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    tensor = tensor.T if stored.transposed else tensor
+    pieces = torch.split(tensor, [shapes[part][0] for part in stored.parts])
+    return {part: piece.contiguous() for part, piece in zip(stored.parts, pieces, strict=True)}
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if isinstance(dtype, str):
+        if dtype not in _DTYPES:
+            raise ModelError(f"dtype: wanted one of {sorted(_DTYPES)}, got {dtype!r}")
+        return _DTYPES[dtype]
+    return dtype
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"

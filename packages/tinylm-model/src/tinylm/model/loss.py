@@ -1,0 +1,84 @@
+"""Cross-entropy of the head's logits, a chunk of rows at a time, so that the (tokens × vocabulary) logits never exist
+whole.
+
+Each chunk's gradient is computed while its logits are at hand (as in Liger kernel, Hsu et al. 2024); the backward
+pass only scales. Not here: the layers (transformer.py). Next: transformer.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+IGNORED = -100
+CHUNK_NUMBERS = 1 << 20  # logits per chunk; measured, see README: they stay in the processor's cache
+
+
+def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    """hidden (N, D), weight (V, D), targets (N,) int64 -> loss in nats: a scalar, or (N,) with reduction "none".
+
+    Targets of -100 count for nothing. When all are ignored the mean is 0 (not 0/0) and every gradient is 0.
+    """
+    valid = targets != IGNORED
+    if reduction == "none":
+        return _rowwise(hidden, weight, targets)
+    per_row = valid.to(torch.float32)
+    if reduction == "mean":
+        per_row = per_row / valid.sum().clamp(min=1)
+    apply: Callable[..., Tensor] = _FusedHead.apply  # torch leaves it untyped
+    return apply(hidden, weight, targets.where(valid, 0), per_row)
+
+
+def _rows_per_chunk(vocab_size: int) -> int:
+    return max(1, CHUNK_NUMBERS // vocab_size)
+
+
+class _FusedHead(torch.autograd.Function):
+    """loss = Σₙ sₙ · (logsumexp(zₙ) − zₙ[tₙ]) with z = h Wᵀ;  ∂loss/∂zₙ = sₙ · (softmax(zₙ) − onehot(tₙ))."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, per_row: Tensor) -> Tensor:
+        wants_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if wants_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
+        step = _rows_per_chunk(weight.shape[0])
+        for start in range(0, hidden.shape[0], step):
+            rows = slice(start, start + step)
+            h, s, t = hidden[rows], per_row[rows], targets[rows, None]
+            log_p = torch.log_softmax((h @ weight.T).float(), dim=-1)
+            loss -= (log_p.gather(1, t)[:, 0] * s).sum()
+            if grad_hidden is None or grad_weight is None:
+                continue
+            delta = log_p.exp_().scatter_add_(1, t, torch.full_like(t, -1, dtype=torch.float32)).to(h.dtype)
+            # s is applied to the narrow side of each product, D numbers a row instead of V
+            grad_hidden[rows] = (delta @ weight.to(h.dtype)) * s[:, None]
+            grad_weight += delta.T @ (h * s[:, None].to(h.dtype))
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        (scale,) = upstream
+        return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), None, None
+
+
+def _rowwise(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """(N,): one loss per row. Each row's upstream gradient is its own, so a chunk's logits are computed again in
+    backward."""
+    step = _rows_per_chunk(weight.shape[0])
+
+    def chunk(h: Tensor, w: Tensor, t: Tensor) -> Tensor:
+        return F.cross_entropy((h @ w.T).float(), t, ignore_index=IGNORED, reduction="none")
+
+    pieces = [
+        checkpoint(chunk, hidden[i : i + step], weight, targets[i : i + step], use_reentrant=False)
+        for i in range(0, hidden.shape[0], step)
+    ]
+    return torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=torch.float32)
