@@ -1,0 +1,146 @@
+"""tinylm-obs · read runs back.
+
+`read_run` (run.json), `read_metrics` (metrics.jsonl), `find_runs` (every run below a directory). Readers tolerate
+what a crash leaves behind: a torn last line is skipped, a torn line in the middle is skipped with a warning. They do
+NOT write, and they believe nothing: a file that is no run of ours is refused in words. Next: `cli.py` shows what is
+read here.
+"""
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ._errors import ObservabilityError
+from ._locks import has_writer
+from ._values import decode_row
+
+FORMAT = 1
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+
+
+def read_run(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The contents of `directory`/run.json: format, name, status, attempt, config, created, started, finished, command,
+    versions, machine, commit.
+
+    status is "running", "finished", "failed", "interrupted" or "unfinished": run.json says running, but no live process
+    writes (it was killed, or ended without finish). Raises ObservabilityError when there is no run or it cannot be
+    read.
+    """
+    path = Path(directory) / RUN_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ObservabilityError(
+            f"wanted a run (a directory with {RUN_FILE}), got {_what_is(Path(directory))}; "
+            "`tinylm-obs list DIR` finds the runs below DIR"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ObservabilityError(f"wanted to read {path}, got {error}") from error
+    run = _checked(path, text)
+    if run["status"] == "running" and has_writer(Path(directory) / METRICS_FILE) is False:
+        run["status"] = "unfinished"
+    return run
+
+
+def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The metrics of a run, one dictionary per step in order of steps: step, time, attempt and what was logged.
+
+    Of a step that occurs in several attempts (a resumed run repeats some) the highest attempt is taken; several rows
+    of one attempt and step are joined, the later value wins. nan and inf are floats again. Warns (UserWarning) about
+    unreadable lines before the last one. Raises ObservabilityError when `directory` is no run, or nothing in its
+    metrics is readable.
+    """
+    read_run(directory)
+    path = Path(directory) / METRICS_FILE
+    rows: dict[int, dict[str, Any]] = {}
+    for row in read_rows(path):
+        step = row["step"]
+        known = rows.get(step)
+        if known is None or row["attempt"] > known["attempt"]:
+            rows[step] = row
+        elif row["attempt"] == known["attempt"]:
+            known.update(row)
+    return [rows[step] for step in sorted(rows)]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Every readable row of a metrics.jsonl or histograms.jsonl as it was written, attempts included; no file, no
+    rows.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ObservabilityError(f"wanted to read {path}, got {error.strerror}") from error
+    last = lines.pop()  # empty after a whole last row; otherwise torn, or being written now
+    decoded = [(number, _row(line)) for number, line in enumerate(lines, start=1) if line]
+    rows = [row for _, row in decoded if row is not None]
+    unreadable = [number for number, row in decoded if row is None]
+    if unreadable and not rows:
+        raise ObservabilityError(
+            f"wanted rows of JSON in {path}, got {len(unreadable)} lines and none is one; is it ours?"
+        )
+    if unreadable:
+        warnings.warn(f"{path}: skipped {len(unreadable)} unreadable lines, first line {unreadable[0]}", stacklevel=3)
+    whole = _row(last)
+    return rows if whole is None else [*rows, whole]
+
+
+def find_runs(directory: str | os.PathLike[str]) -> list[Path]:
+    """The directories at or below `directory` that hold a run.json, sorted. Raises ObservabilityError without a
+    directory.
+    """
+    if not Path(directory).is_dir():
+        raise ObservabilityError(f"wanted a directory to look for runs in, got {_what_is(Path(directory))}")
+    return sorted(Path(folder) for folder, _, files in os.walk(directory) if RUN_FILE in files)
+
+
+def _checked(path: Path, text: str) -> dict[str, Any]:
+    try:
+        run = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ObservabilityError(
+            f"wanted JSON in {path}, got {error}; is the file half-written or not ours?"
+        ) from error
+    check_format(run, path)
+    for key, kind in (("name", str), ("status", str), ("attempt", int), ("config", dict)):
+        if not isinstance(run.get(key), kind):
+            raise ObservabilityError(
+                f"wanted {key!r} ({kind.__name__}) in {path}, got {run.get(key)!r}; is it a run of ours?"
+            )
+    checked: dict[str, Any] = run
+    return checked
+
+
+def check_format(data: object, path: Path) -> None:
+    """Raise ObservabilityError unless `data` is an object with a "format" that this version reads."""
+    number = data.get("format") if isinstance(data, dict) else None
+    if type(number) is not int or number < 1:
+        raise ObservabilityError(
+            f'wanted a JSON object with "format": {FORMAT} in {path}, got {number!r}; it is not ours'
+        )
+    if number > FORMAT:
+        raise ObservabilityError(
+            f"wanted format {FORMAT} or lower in {path}, got {number}; upgrade tinylm-obs to read it"
+        )
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """One line as a row, or None when it is torn or foreign."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or type(row.get("attempt")) is not int:
+        return None
+    return decode_row(row)
+
+
+def _what_is(path: Path) -> str:
+    if path.is_dir():
+        return f"{path}, a directory without it"
+    return f"{path}, which is a file" if path.exists() else f"{path}, which does not exist"
