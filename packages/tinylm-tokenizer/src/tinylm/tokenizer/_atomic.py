@@ -1,13 +1,15 @@
-"""Where you are: how this package writes files. A reader sees the whole new file or the old one, never a half.
+"""Write a file as a whole or not at all: a reader sees the new file or the old one. Knows nothing about tokenizers.
 
-It does not lock: of two writers, the last one wins. Next: `naive_bpe.py`, which saves its merges and vocabulary here.
+It does not lock: of two writers the last one wins.
 """
+
+from __future__ import annotations
 
 import os
 from pathlib import Path
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, flush it to the disk, then rename it into place; raises OSError and leaves no rest."""
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
@@ -15,7 +17,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

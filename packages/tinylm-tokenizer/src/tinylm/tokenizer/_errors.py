@@ -1,8 +1,5 @@
-"""Where you are: the tokenizer package's one public exception. It holds nothing else.
-
-Next: `naive_bpe.py`, the lowest rung.
-"""
+"""The one error of tinylm.tokenizer. It holds no logic; raise it with: what was wanted, what was got, what to do."""
 
 
 class TokenizerError(ValueError):
-    """Bad input to the tokenizer package; the message says what was wanted, what was got and what to do."""
+    """A text, a file, an id or an option that the tokenizer cannot use. The message is meant to be read by a person."""

@@ -1,0 +1,109 @@
+"""Find out which format a path holds and read it; the formats are in `_json_format` and `_tiktoken_format`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinylm.tokenizer import _json_format, _tiktoken_format
+from tinylm.tokenizer._errors import TokenizerError
+from tinylm.tokenizer._vocabulary import Vocabulary
+from tinylm.tokenizer.patterns import TRAINABLE
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a path holds: the vocabulary, the bytes of its tokenizer.json (None in other formats), and what stands
+    beside it: the chat template and the names that tokenizer_config.json gives to the first and the last token."""
+
+    vocabulary: Vocabulary
+    json_bytes: bytes | None = None
+    chat_template: str | None = None
+    bos_token: str | None = None
+    eos_token: str | None = None
+
+
+def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict[str, int] | None) -> Loaded:
+    """Read a tokenizer directory or file. Errors: TokenizerError that says what was wanted and what is there."""
+    path = Path(path)
+    if pattern is not None and pattern not in TRAINABLE:
+        raise TokenizerError(f"unknown pattern {pattern!r}: choose one of {', '.join(TRAINABLE)}")
+    if path.is_dir():
+        path = _in_directory(path)
+    if path.suffix == ".tiktoken":
+        return Loaded(_tiktoken_format.read(_bytes(path), str(path), pattern, special_tokens or {}))
+    if special_tokens is not None:
+        raise TokenizerError(f"special_tokens= is for .tiktoken files, which name none; {path.name} has its own")
+    if path.name in ("vocab.json", "merges.txt"):
+        vocab, merges = path.with_name("vocab.json"), path.with_name("merges.txt")
+        return Loaded(_tiktoken_format.read_gpt2(_bytes(vocab), _bytes(merges), str(path.parent), pattern))
+    if path.suffix != ".json" and path.exists():
+        raise TokenizerError(
+            f"wanted tokenizer.json, vocab.json + merges.txt or *.tiktoken, got {path}; SentencePiece .model and .gguf "
+            "files are not supported yet"
+        )
+    if pattern is not None:
+        raise TokenizerError(f"pattern= is for files that name no pattern; {path.name} has its own")
+    data = _bytes(path)
+    return Loaded(_json_format.read(data, str(path)), data, **_beside(path.parent))
+
+
+def _in_directory(directory: Path) -> Path:
+    for name in ("tokenizer.json", "vocab.json"):
+        if (directory / name).is_file() and (name == "tokenizer.json" or (directory / "merges.txt").is_file()):
+            return directory / name
+    ranks = sorted(directory.glob("*.tiktoken"))
+    if len(ranks) == 1:
+        return ranks[0]
+    if (directory / "merge_rules.txt").is_file():
+        raise TokenizerError(
+            f"{directory} holds the files of naive_bpe (merge_rules.txt), which is no byte-level BPE: use "
+            "the functions of tinylm.tokenizer.naive_bpe with them"
+        )
+    names = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
+    raise TokenizerError(
+        f"wanted tokenizer.json, vocab.json + merges.txt or one *.tiktoken in {directory}, got {names}"
+    )
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(
+            f"wanted a tokenizer, got {path}: {error.strerror or error}; check the path, or make one with "
+            "`tinylm-tokenizer train`"
+        ) from None
+
+
+def _beside(directory: Path) -> dict[str, Any]:
+    """The chat template and special names in the files beside a tokenizer.json, as Hugging Face keeps them."""
+    found: dict[str, Any] = {}
+    settings = directory / "tokenizer_config.json"
+    if settings.is_file():
+        try:
+            config = json.loads(settings.read_bytes().decode())
+            found["chat_template"] = _template_of(config.get("chat_template"))
+            for name in ("bos_token", "eos_token"):
+                token = config.get(name)
+                found[name] = token.get("content") if isinstance(token, dict) else token
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise TokenizerError(f"wanted JSON in {settings}, got a broken file: {error}") from None
+    template = directory / "chat_template.jinja"
+    if template.is_file():
+        try:
+            found["chat_template"] = template.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise TokenizerError(f"wanted UTF-8 text in {template}, got a broken file: {error}") from None
+    return found
+
+
+def _template_of(entry: Any) -> str | None:
+    """A template, or the one called "default" in a list of named ones."""
+    if isinstance(entry, list):
+        named = {item.get("name"): item.get("template") for item in entry}
+        entry = named.get("default")
+    return entry if isinstance(entry, str) else None
