@@ -1,0 +1,108 @@
+"""tinylm-obs · runs in a few words: what `list`, `compare` and `export` show.
+
+Plain data in, plain data out. It does NOT print (`cli.py`) and does NOT read files itself (`_readers.py`).
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_OWN = ("step", "time", "attempt")
+
+
+def last(rows: Iterable[Mapping[str, Any]], ending: str) -> float | None:
+    """The newest number under a name that ends so ("loss", "bits_per_character"); the name itself goes first."""
+    found: dict[str, float] = {}
+    for row in rows:
+        found.update((name, row[name]) for name in row if name.endswith(ending) and _is_number(row[name]))
+    return found.get(ending, next(iter(found.values()), None))
+
+
+def duration(run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds of the last attempt: to its end, or to its last row when it has none."""
+    try:
+        started = datetime.fromisoformat(run["started"]).timestamp()
+        ended = datetime.fromisoformat(run["finished"]).timestamp() if run.get("finished") else None
+    except (KeyError, TypeError, ValueError):
+        return None
+    if ended is None:
+        times = [row["time"] for row in rows if row["attempt"] == run["attempt"] and _is_number(row.get("time"))]
+        ended = max(times, default=None)
+    return None if ended is None else max(0.0, ended - started)
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as h:mm:ss, or – for none."""
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def local_time(text: object) -> str:
+    """An ISO 8601 time as the reader's clock shows it, to the minute."""
+    try:
+        return datetime.fromisoformat(str(text)).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return "–"
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """A curve in `width` characters or fewer, each the mean of its share of the values; nan and inf are left out."""
+    finite = [value for value in values if value - value == 0]
+    if not finite:
+        return ""
+    width = min(width, len(finite))
+    shares = [finite[len(finite) * i // width : len(finite) * (i + 1) // width] for i in range(width)]
+    means = [sum(share) / len(share) for share in shares]
+    low, span = min(means), (max(means) - min(means)) or 1.0
+    return "".join(_BLOCKS[round((mean - low) / span * (len(_BLOCKS) - 1))] for mean in means)
+
+
+def metric_names(runs: Iterable[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Every name under which a number was logged in any of the runs, in order of first appearance."""
+    names: dict[str, None] = {}
+    for rows in runs:
+        for row in rows:
+            names.update((name, None) for name in row if name not in _OWN and _is_number(row[name]))
+    return list(names)
+
+
+def series(rows: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    """The numbers logged under one name, in order of steps."""
+    return [row[name] for row in rows if _is_number(row.get(name))]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as one level: {"model.depth": 4}."""
+    level: dict[str, Any] = {}
+    for name, value in config.items():
+        level |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return level
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """The names whose values are not the same in all configurations, with the value of each (None where it is
+    absent).
+    """
+    levels = [flat(config) for config in configs]
+    names = dict.fromkeys(name for level in levels for name in level)
+    rows = [(name, [level.get(name) for level in levels]) for name in names]
+    return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as CSV: step, time and attempt first, then every name logged; a blank where a row has no such value."""
+    names = dict.fromkeys([*_OWN, *(name for row in rows for name in row)])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

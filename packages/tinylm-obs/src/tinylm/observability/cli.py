@@ -1,0 +1,257 @@
+"""tinylm-obs · the commands: list, compare, export, ladder.
+
+The only file that imports typer and rich. It reads through `_readers.py`, words runs through `_summary.py`, measures
+through `climb.py`, and holds the error boundary: an expected error is one line on stderr and exit code 1. It does NOT
+compute.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from ._errors import ObservabilityError
+
+_P = ParamSpec("_P")
+
+app = typer.Typer(
+    name="tinylm-obs",
+    help="Look at runs, compare them, and measure the ladders.",
+    epilog="Try: tinylm-obs list data/processed · tinylm-obs ladder logging",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+RunPath = Annotated[Path, typer.Argument(help="A run, or a directory with one run below it.", show_default=False)]
+
+
+def _bounded(command: Callable[_P, None]) -> Callable[_P, None]:
+    """The error boundary: one clear line and an exit code instead of a traceback."""
+
+    @functools.wraps(command)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows "?" and goes on
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()  # a full disk shows here, not in a traceback at exit
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader, `head` for one, has enough
+            _discard_stdout()
+        except ObservabilityError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            _discard_stdout()
+            print(f"error: wanted to write {error.filename or 'the output'}, got {error.strerror}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+    return wrapper
+
+
+def _discard_stdout() -> None:
+    """What is still buffered cannot be written: keep Python from trying again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    import importlib.metadata
+
+    from ._facts import machine
+
+    try:
+        version = importlib.metadata.version("tinylm-obs")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(not installed: run from a checkout)"
+    facts = machine()
+    print(f"tinylm-obs {version}, Python {facts['python']}, {facts['cpu']}, {facts['cores']} cores")
+    raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version, Python and CPU.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list", epilog="Try: tinylm-obs list runs")
+@_bounded
+def list_runs(
+    directory: Annotated[Path, typer.Argument(help="Look for runs here and below.")] = Path(),
+) -> None:
+    """Every run below a directory: name, status, attempt, last step, loss, bits per character, start, duration."""
+    from . import _summary as words
+    from ._readers import find_runs, read_metrics, read_run
+    from .tables import cell
+
+    found = find_runs(directory)
+    if not found:
+        raise ObservabilityError(f"wanted runs at or below {directory}, got none; obs.init(directory=...) starts one")
+    rows, unreadable = [], []
+    for path in found:
+        try:
+            run, metrics = read_run(path), read_metrics(path)
+        except ObservabilityError as error:
+            unreadable.append(str(error))
+            continue
+        figures = (words.last(metrics, "loss"), words.last(metrics, "bits_per_character"))
+        where = os.path.relpath(path, directory)
+        step = str(metrics[-1]["step"]) if metrics else "–"
+        times = (words.local_time(run.get("started")), words.clock(words.duration(run, metrics)))
+        rows.append([where, run["name"], run["status"], str(run["attempt"]), step, *map(cell, figures), *times])
+    if rows:
+        columns = ["run", "name", "status", "attempt", "step", "loss", "bits/char", "started", "duration"]
+        _print_table(columns, rows, numbers=range(3, 9))
+    for message in unreadable:
+        print(f"unreadable: {message}", file=sys.stderr)
+    if not rows:
+        raise ObservabilityError(f"wanted a readable run at or below {directory}, got {len(unreadable)} unreadable")
+
+
+@app.command(epilog="Try: tinylm-obs compare runs/a runs/b")
+@_bounded
+def compare(runs: Annotated[list[Path], typer.Argument(help="Two runs or more.", show_default=False)]) -> None:
+    """Two runs or more side by side: what differs in their configuration, their metrics, the shape of the loss."""
+    from . import _summary as words
+    from ._readers import read_metrics, read_run
+    from .tables import cell
+
+    if len(runs) < 2:
+        raise ObservabilityError("wanted two runs or more to compare, got one; `tinylm-obs list` shows what there is")
+    paths = [_one_run(path) for path in runs]
+    records, metrics = [read_run(path) for path in paths], [read_metrics(path) for path in paths]
+    labels = [record["name"] for record in records]
+    if len(set(labels)) < len(labels):
+        labels = [str(path) for path in runs]
+    changed = words.differences([record["config"] for record in records])
+    if changed:
+        _print_table(["configuration", *labels], [[name, *map(_config_cell, values)] for name, values in changed])
+    else:
+        print("The configurations are equal.")
+    rows = [["status", *(record["status"] for record in records)]]
+    rows.append(["last step", *(str(each[-1]["step"]) if each else "–" for each in metrics)])
+    for name in words.metric_names(metrics):
+        curves = [words.series(each, name) for each in metrics]
+        rows.append([name, *(f"{cell(curve[-1])} (lowest {cell(min(curve))})" if curve else "–" for curve in curves)])
+        if name.endswith("loss"):
+            rows.append(["", *map(words.sparkline, curves)])
+    _print_table(["metric, last", *labels], rows)
+
+
+@app.command(epilog="Try: tinylm-obs export runs/a --out a.csv")
+@_bounded
+def export(
+    run: RunPath,
+    out: Annotated[Path | None, typer.Option(help="The file to write; without it the CSV is printed.")] = None,
+) -> None:
+    """The metrics of a run as CSV, one line per step."""
+    from ._atomic import write_text
+    from ._readers import read_metrics
+    from ._summary import csv_text
+
+    text = csv_text(read_metrics(_one_run(run)))
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)
+        print(f"wrote {out}", file=sys.stderr)
+
+
+@app.command(epilog="Try: tinylm-obs ladder tokenizer --json ladder.json")
+@_bounded
+def ladder(
+    component: Annotated[str | None, typer.Argument(help="One component; without it all of them.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the results here as well.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Size of the work; without it each rung's own.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs per figure, of which the median is shown.")] = 3,
+) -> None:
+    """Climb the ladders: run every rung, check that it equals the one below, and measure what the step bought."""
+    from .climb import COLUMNS, climb, find_rungs
+    from .tables import new_table, write_table
+
+    rungs, notes = find_rungs(component)
+    for note in notes:
+        print(note, file=sys.stderr)
+    if not rungs:
+        raise ObservabilityError("wanted a phase with a ladder, got none; install tinylm-tokenizer or tinylm-model")
+    rows = climb(rungs, size, repeats, report=lambda line: print(line, file=sys.stderr, flush=True))
+    words = ["tinylm-obs ladder", component, f"--size {size}" if size else None]
+    words.append(f"--repeats {repeats}" if repeats != 3 else None)
+    table = new_table(f"Ladder: {component or 'all components'}", " ".join(filter(None, words)), COLUMNS, rows)
+    _print_ladders(table)
+    if json is not None:
+        write_table(table, json)
+        print(f"wrote {json}", file=sys.stderr)
+
+
+def _print_ladders(table: dict[str, Any]) -> None:
+    """One table per ladder; what changed and why stands below it, a line per rung."""
+    from .climb import COLUMNS
+    from .tables import cells, origin
+
+    columns = [column for column in COLUMNS if column not in ("ladder", "what changed", "hotspots of the rung below")]
+    for name in dict.fromkeys(row["ladder"] for row in table["rows"]):
+        rows = [row for row in table["rows"] if row["ladder"] == name]
+        print(f"\n{name}")
+        _print_table(columns, cells({"columns": columns, "rows": rows}), numbers=range(1, len(columns)))
+        for row in rows:
+            print(f"  {row['rung']}: {row['what changed']}")
+            if row["hotspots of the rung below"]:
+                print(f"    because the time below went to: {row['hotspots of the rung below']}")
+    print(f"\n{origin(table)}")
+
+
+def _one_run(path: Path) -> Path:
+    """The run at `path`, or the only one below it (a checkpoint directory holds run/)."""
+    from ._readers import RUN_FILE, find_runs
+
+    if (path / RUN_FILE).exists():
+        return path
+    found = find_runs(path)
+    if len(found) != 1:
+        raise ObservabilityError(
+            f"wanted one run at or below {path}, got {len(found)}; `tinylm-obs list {path}` shows what is there"
+        )
+    return found[0]
+
+
+def _config_cell(value: object) -> str:
+    return "–" if value is None else str(value)
+
+
+def _print_table(columns: list[str], rows: list[list[str]], numbers: range = range(0)) -> None:
+    """A table as wide as the terminal; elsewhere as wide as it needs."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 1000)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if index in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def main() -> None:
+    """`tinylm-obs`."""
+    app()

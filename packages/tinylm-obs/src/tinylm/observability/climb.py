@@ -1,0 +1,216 @@
+"""tinylm-obs · climb the ladders: measure every rung against the one below.
+
+Each phase offers `tinylm.<phase>.ladder.rungs()`: plain data and functions (see `Rung`). Here they are found, run
+taking turns, compared with the rung they must equal, and profiled: the top lines of a rung's profile are the reason
+for the next one. It does NOT know any component and does NOT print (`cli.py`); results are a table in the schema of
+`tables.py`.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ._errors import ObservabilityError
+from .tables import cell
+from .timing import Sample, middle, sample
+
+COLUMNS = (
+    "ladder",
+    "rung",
+    "what changed",
+    "size",
+    "time (s)",
+    "CPU (s)",
+    "RSS growth (MB)",
+    "throughput",
+    "× rung below",
+    "error",
+    "hotspots of the rung below",
+)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung as a phase describes it: the dictionary's keys, checked.
+
+    make(size) builds work, the same for the same size; run(work) does it; compare(result, reference) is the error
+    against the rung named by `equals` (None for the lowest), 0.0 when identical and at most `tolerance`; amount(work)
+    in `unit` is what the throughput counts; size is what this rung does in a second or so.
+    """
+
+    component: str
+    ladder: str
+    rung: str
+    module: str
+    change: str
+    equals: str | None
+    make: Callable[[int], Any]
+    run: Callable[[Any], Any]
+    compare: Callable[[Any, Any], float]
+    amount: Callable[[Any], float]
+    unit: str
+    size: int
+    tolerance: float = 0.0
+
+
+def find_rungs(component: str | None = None) -> tuple[list[Rung], list[str]]:
+    """The rungs of every installed phase (of one component if named), and one line per phase that has none to offer.
+
+    Raises ObservabilityError when no phase has the component.
+    """
+    import tinylm  # a namespace: its __path__ spans wheels, editable installs and checkouts
+
+    rungs: list[Rung] = []
+    notes: list[str] = []
+    for phase in pkgutil.iter_modules(tinylm.__path__, "tinylm."):
+        name = f"{phase.name}.ladder"
+        try:
+            offered = importlib.import_module(name).rungs()
+        except ModuleNotFoundError as error:
+            missing = (
+                "has no ladder yet" if error.name == name else f"needs {error.name}: install it to climb its ladder"
+            )
+            notes.append(f"{phase.name}: {missing}")
+        except ImportError as error:
+            notes.append(f"{phase.name}: its ladder cannot be imported: {error}")
+        else:
+            rungs += [_rung(name, one) for one in offered]
+    known = sorted({rung.component for rung in rungs})
+    chosen = [rung for rung in rungs if component in (None, rung.component)]
+    if component is not None and not chosen:
+        raise ObservabilityError(f"wanted a component of {', '.join(known) or 'no phase'}, got {component!r}")
+    return chosen, notes
+
+
+def climb(
+    rungs: Iterable[Rung], size: int | None = None, repeats: int = 3, report: Callable[[str], None] = lambda line: None
+) -> list[dict[str, Any]]:
+    """Measure rungs, ladder by ladder; one row per rung, keys as in COLUMNS and some more for programs.
+
+    size: work of this size for every rung; without it each rung's own. A ratio is always between two runs on the same
+    work: the smaller of the two sizes. Raises ObservabilityError when a rung's result differs from the rung it must
+    equal.
+    """
+    ladders: dict[tuple[str, str], list[Rung]] = {}
+    for rung in rungs:
+        ladders.setdefault((rung.component, rung.ladder), []).append(rung)
+    return [row for ladder in ladders.values() for row in _climb_one(ladder, size, repeats, report)]
+
+
+class _Job:
+    """One rung on work of one size."""
+
+    def __init__(self, rung: Rung, size: int) -> None:
+        self.rung = rung
+        self.size = size
+        self.work = rung.make(size)
+        self.samples: list[Sample] = []
+        self.result: Any = None
+
+    def turn(self) -> None:
+        taken, self.result = sample(lambda: self.rung.run(self.work))
+        self.samples.append(taken)
+
+
+def _climb_one(
+    ladder: list[Rung], size: int | None, repeats: int, report: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    by_name = {rung.rung: rung for rung in ladder}
+    jobs: dict[tuple[str, int], _Job] = {}
+
+    def job(rung: Rung, work_size: int) -> _Job:
+        key = (rung.rung, work_size)
+        if key not in jobs:
+            jobs[key] = _Job(rung, work_size)
+        return jobs[key]
+
+    pairs: list[tuple[_Job, _Job | None, _Job | None]] = []  # own size; same work as below; the rung below on that work
+    for rung in ladder:
+        below = _below(rung, by_name)
+        if below is None:
+            pairs.append((job(rung, size or rung.size), None, None))
+            continue
+        common = size or min(rung.size, below.size)
+        pairs.append((job(rung, size or rung.size), job(rung, common), job(below, common)))
+    for number in range(repeats):
+        report(f"{ladder[0].ladder}: round {number + 1} of {repeats}, {len(jobs)} runs")
+        for each in jobs.values():
+            each.turn()
+    return [_row(*pair) for pair in pairs]
+
+
+def _below(rung: Rung, by_name: Mapping[str, Rung]) -> Rung | None:
+    if rung.equals is not None and rung.equals not in by_name:
+        raise ObservabilityError(
+            f"wanted the rung {rung.equals!r} below {rung.rung!r} in {rung.ladder!r}, got no such rung"
+        )
+    return None if rung.equals is None else by_name[rung.equals]
+
+
+def _row(own: _Job, same: _Job | None, below: _Job | None) -> dict[str, Any]:
+    rung, figures = own.rung, middle(own.samples)
+    amount = rung.amount(own.work) / figures.seconds
+    row: dict[str, Any] = {
+        "component": rung.component,
+        "ladder": rung.ladder,
+        "rung": rung.rung,
+        "module": rung.module,
+        "what changed": rung.change,
+        "size": own.size,
+        "time (s)": figures.seconds,
+        "CPU (s)": figures.cpu_seconds,
+        "RSS growth (MB)": None if figures.peak_bytes is None else figures.peak_bytes / 1e6,
+        "device time (s)": figures.device_seconds,
+        "throughput": f"{cell(amount)} {rung.unit}/s",
+        "per second": amount,
+        "unit": rung.unit,
+        "repeats": len(own.samples),
+        "× rung below": None,
+        "error": None,
+        "hotspots of the rung below": None,
+    }
+    if same is not None and below is not None:
+        error = float(rung.compare(same.result, below.result))
+        if not error <= rung.tolerance:  # nan is not equal either
+            raise ObservabilityError(
+                f"wanted {rung.rung!r} to equal {below.rung.rung!r} within {rung.tolerance} on work of size {same.size} "
+                f"({rung.ladder}), got an error of {error}; one of them is wrong"
+            )
+        row["error"] = error
+        row["× rung below"] = middle(below.samples).seconds / middle(same.samples).seconds
+        row["compared at size"] = same.size
+        row["hotspots of the rung below"] = "; ".join(hotspots(lambda: below.rung.run(below.work)))
+    return row
+
+
+def hotspots(function: Callable[[], object], count: int = 3) -> list[str]:
+    """The `count` functions in which a call spends most time itself (cProfile), as "file.py:12 name 40 %", no
+    directories.
+    """
+    import cProfile  # 20 ms to import both: only when profiling
+    import pstats
+
+    profile = cProfile.Profile()
+    profile.runcall(function)
+    entries: dict[tuple[str, int, str], Any] = vars(pstats.Stats(profile))["stats"]
+    spent = sorted(((entry[2], key) for key, entry in entries.items()), reverse=True)
+    total = sum(seconds for seconds, _ in spent) or 1.0
+    return [
+        f"{_place(*key)} {100 * seconds / total:.0f} %" for seconds, key in spent[:count] if seconds / total >= 0.01
+    ]
+
+
+def _place(file: str, line: int, name: str) -> str:
+    return name.strip("<>{}") if file == "~" else f"{Path(file).name}:{line} {name}"  # "~": built in, has no file
+
+
+def _rung(module: str, data: Mapping[str, Any]) -> Rung:
+    try:
+        return Rung(**data)
+    except TypeError as error:
+        raise ObservabilityError(
+            f"wanted the keys of a rung from {module}.rungs(), got {sorted(data)}: {error}"
+        ) from error
