@@ -1,0 +1,289 @@
+"""tinylm.inference: the commands `tinylm-infer generate | chat | bench`. Terminal in, terminal out.
+
+The only file here that imports typer, and torch only inside a command, so that `--help` is quick. It computes nothing:
+see `llm.py` for writing, `conversation.py` for chat, `bench.py` for measuring.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from tinylm.inference.conversation import Conversation
+    from tinylm.inference.generation import Generation
+    from tinylm.inference.llm import LLM
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+app = typer.Typer(
+    name="tinylm-infer",
+    help="Text out of a trained model: generate, chat, bench.",
+    epilog="Try: tinylm-infer generate CHECKPOINT 'Once upon a time'",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint directory (Hugging Face layout).", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="auto (cuda > mps > cpu), cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16.")]
+MaxTokens = Annotated[int, typer.Option(help="Write at most this many tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the most likely token; higher is more varied.")]
+TopK = Annotated[int, typer.Option(help="Draw from the k most likely tokens; 0: from all.")]
+TopP = Annotated[float, typer.Option(help="Draw from the fewest tokens with this probability together.")]
+MinP = Annotated[float, typer.Option(help="Drop tokens less likely than this times the likeliest.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given more than once.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
+
+
+def _fail(message: str) -> typer.Exit:
+    print(f"error: {message}", file=sys.stderr)
+    return typer.Exit(1)
+
+
+def _bounded(command: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The error boundary: one clear line and an exit code instead of a traceback."""
+
+    @functools.wraps(command)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            result = command(*args, **kwargs)
+            sys.stdout.flush()  # a full disk shows here, not in a traceback at exit
+            return result
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader, `head` for one, has enough
+            _discard_stdout()
+            raise typer.Exit(1) from None
+        except OSError as error:
+            _discard_stdout()
+            raise _fail(f"{error.filename or 'output'}: {error.strerror or error}") from None
+        except ValueError as error:  # the base of every package's own error
+            raise _fail(str(error)) from None
+        except RuntimeError as error:
+            if "out of memory" not in str(error).lower():
+                raise  # a fault of ours: its traceback is wanted
+            raise _fail("the device is out of memory: try --device cpu, a smaller --dtype, or fewer tokens") from None
+
+    return wrapper
+
+
+def _discard_stdout() -> None:
+    """What is still buffered cannot be written: keep Python from trying again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open(checkpoint: Path, dtype: str, device: str) -> "LLM":
+    """Loads the model and states on stderr what it runs on."""
+    for stream in (sys.stdout, sys.stderr, sys.stdin):  # a terminal that lacks a character shows "?" and goes on
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    from tinylm.inference.llm import LLM
+
+    llm = LLM(str(checkpoint), dtype=dtype, device=device)
+    millions = llm.model.config.parameter_count() / 1e6
+    print(f"device: {llm.device}, {str(llm.dtype).removeprefix('torch.')}, {millions:.1f}M parameters", file=sys.stderr)
+    return llm
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    import importlib.metadata
+
+    import torch
+
+    from tinylm.inference.checkpoint import choose_device
+
+    try:
+        version = importlib.metadata.version("tinylm-infer")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(not installed: run from a checkout)"
+    print(f"tinylm-infer {version}, torch {torch.__version__}, device {choose_device('auto')}")
+    raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version, torch and device.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Try: tinylm-infer generate CHECKPOINT 'ROMEO:' --max-tokens 100 --temperature 0.8 --seed 1")
+@_bounded
+def generate(
+    checkpoint: Checkpoint,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to continue; '' begins a new one.")],
+    max_tokens: MaxTokens = 200,
+    temperature: Temperature = 0.8,
+    seed: Seed = 0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    stop: Stop = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Continue a text. It appears as it is written; the speed is printed on stderr."""
+    from tinylm.inference.sampling_params import SamplingParams
+
+    params = SamplingParams(
+        max_tokens=max_tokens, temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p, stop=stop
+    )
+    llm = _open(checkpoint, dtype, device)
+    start = time.perf_counter()
+    generation = llm.stream(prompt, params)
+    print(prompt, end="", flush=True)
+    _show(generation)
+    _print_speed(generation, time.perf_counter() - start)
+
+
+def _show(generation: "Generation") -> None:
+    for piece in generation:
+        print(piece, end="", flush=True)
+    print(flush=True)
+
+
+def _print_speed(generation: "Generation", seconds: float) -> None:
+    count = len(generation.token_ids)
+    speed = f"{count} tokens in {seconds:.2f} s: {count / seconds:.1f} tokens/s"
+    print(f"{speed} (ended by: {generation.finish_reason})", file=sys.stderr)
+
+
+@app.command(epilog="Try: tinylm-infer chat CHECKPOINT      or: echo 'Who are you?' | tinylm-infer chat CHECKPOINT")
+@_bounded
+def chat(
+    checkpoint: Checkpoint,
+    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.8,
+    seed: Seed = None,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    stop: Stop = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Talk to a model. /clear forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer."""
+    from tinylm.inference.conversation import Conversation
+    from tinylm.inference.sampling_params import SamplingParams
+
+    params = SamplingParams(
+        max_tokens=max_tokens, temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p, stop=stop
+    )
+    llm = _open(checkpoint, dtype, device)
+    if not llm.tuned_for_chat:
+        print("note: this model is not tuned for chat; it continues your text instead of answering", file=sys.stderr)
+    conversation = Conversation(llm, params, system)
+    for line in _lines():
+        if line.strip() == "/exit":
+            return
+        if line.strip() == "/clear":
+            conversation.clear()
+            print("(conversation forgotten)", file=sys.stderr)
+        elif line.strip():
+            _answer(conversation, line)
+
+
+def _lines() -> Iterator[str]:
+    """Lines of the terminal, with a prompt and editing, or of whatever is piped in."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # importing it gives input() line editing and history
+    print("/clear forgets, /exit or Ctrl-D leaves, Ctrl-C stops an answer", file=sys.stderr)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print("\n(Ctrl-D or /exit leaves)", file=sys.stderr)
+
+
+def _answer(conversation: "Conversation", text: str) -> None:
+    """One turn. An error or Ctrl-C ends the turn, not the conversation."""
+    try:
+        generation = conversation.ask(text)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return
+    if conversation.left_out:
+        print(f"(context full: the oldest {conversation.left_out} messages are left out)", file=sys.stderr)
+    try:
+        _show(generation)
+    except KeyboardInterrupt:
+        print("\n(stopped)", file=sys.stderr)
+    conversation.answered(generation.text)
+
+
+@app.command(epilog="Try: tinylm-infer bench CHECKPOINT --prompt-tokens 64 --max-tokens 128 --perplexity book.txt")
+@_bounded
+def bench(
+    checkpoint: Checkpoint,
+    prompt_tokens: Annotated[int, typer.Option(help="Length of the prompt (random tokens).")] = 64,
+    max_tokens: MaxTokens = 128,
+    repetitions: Annotated[int, typer.Option(min=1, help="The figures are medians of so many runs.")] = 3,
+    quantization: Annotated[str | None, typer.Option(help="Not built yet: refused.")] = None,
+    perplexity: Annotated[Path | None, typer.Option(help="Also: how well the model predicts this text file.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Measure speed, and with --perplexity quality. The last line of the output is one JSON object."""
+    if quantization is not None:
+        raise ValueError(
+            f"--quantization {quantization} is not built yet: weights run as they are stored; leave it out"
+        )
+    text = None if perplexity is None else _read_text(perplexity)
+    llm = _open(checkpoint, dtype, device)
+    from tinylm.inference import bench as measure
+
+    figures: dict[str, Any] = {
+        "format": 1,
+        "checkpoint": str(checkpoint),
+        "device": str(llm.device),
+        "dtype": str(llm.dtype).removeprefix("torch."),
+        "parameters": llm.model.config.parameter_count(),
+        **measure.speed(llm, prompt_tokens, max_tokens, repetitions),
+    }
+    print(f"time to first token  {figures['time_to_first_token_s'] * 1e3:.1f} ms (prompt of {prompt_tokens} tokens)")
+    print(f"time per token       {figures['time_per_token_s'] * 1e3:.2f} ms")
+    print(f"tokens per second    {figures['tokens_per_s']:.1f}", flush=True)
+    if text is not None:
+        quality = measure.perplexity(llm, text)
+        print(f"perplexity           {quality['perplexity']:.3f} over {quality['tokens']} tokens")
+        print(f"bits per character   {quality['bits_per_character']:.4f} over {quality['characters']} characters")
+        figures["perplexity"] = quality
+    print(json.dumps(figures))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from None
+
+
+def main() -> None:
+    """Entry point of `tinylm-infer` and of `python -m tinylm.inference`."""
+    app(prog_name="tinylm-infer")

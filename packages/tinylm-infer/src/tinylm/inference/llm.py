@@ -1,0 +1,204 @@
+"""tinylm.inference: `LLM`, a checkpoint that writes. vLLM's names and meanings; start reading here.
+
+`generate` and `chat` return whole answers, `stream` and `stream_chat` give text as it comes. Requests run one after the
+other; nothing is batched yet. The loop itself is in `generation.py`, reading the files in `checkpoint.py`.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from tinylm.inference._errors import InferenceError
+from tinylm.inference.checkpoint import open_checkpoint
+from tinylm.inference.generation import Generation
+from tinylm.inference.outputs import RequestOutput
+from tinylm.inference.sampling_params import SamplingParams
+
+Prompt = str | Mapping[str, Any]
+Message = Mapping[str, Any]
+
+
+class LLM:
+    """A model, its tokenizer and its cache, ready to write.
+
+    >>> llm = LLM("checkpoint")                                                             # doctest: +SKIP
+    >>> llm.generate("Once upon", SamplingParams(temperature=0.8, seed=1))[0].outputs[0].text  # doctest: +SKIP
+
+    To look at: `model`, `tokenizer` (None if skipped), `eos_token_ids`, `tuned_for_chat`, `device`, `dtype`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dtype: str | torch.dtype = "auto",
+        device: str = "auto",
+        quantization: str | None = None,
+        skip_tokenizer_init: bool = False,
+        **unsupported: object,
+    ) -> None:
+        """Opens the checkpoint directory `model`. InferenceError (a ValueError) says what is wrong with it.
+
+        `dtype` "auto" keeps the type of the stored weights; `device` "auto" is cuda > mps > cpu.
+        """
+        _refuse(unsupported, "LLM", "model, dtype, device, quantization=None, skip_tokenizer_init")
+        if quantization is not None:
+            raise InferenceError(
+                f"quantization={quantization!r} is not built yet: weights run as stored; leave it None"
+            )
+        checkpoint = open_checkpoint(model, dtype, device, skip_tokenizer_init)
+        self.model = checkpoint.model
+        self.tokenizer = checkpoint.tokenizer
+        self.eos_token_ids = checkpoint.eos_token_ids
+        self.tuned_for_chat = checkpoint.tuned_for_chat
+        self.device = self.model.head_weight.device
+        self.dtype = self.model.head_weight.dtype
+        self._request_ids = itertools.count()
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **unsupported: object,
+    ) -> list[RequestOutput]:
+        """Answers the prompts, in order. A prompt is text or {"prompt_token_ids": [...]}; params for all, or one each.
+
+        In a text prompt the names of special tokens count as these tokens (as in vLLM); in `chat` they never do. An
+        empty prompt begins at the tokenizer's beginning-of-text, else its end-of-text token. A prompt that leaves no
+        room for a token in the context is refused; a text that reaches the context's end has finish_reason "length".
+        """
+        _refuse(unsupported, "LLM.generate", "prompts, sampling_params")
+        requests = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+        params = self._params_for_each(sampling_params, len(requests))
+        prepared = [self._prompt(prompt) for prompt in requests]  # all are checked before the first is answered
+        return [self._answer(text, ids, p) for (text, ids), p in zip(prepared, params, strict=True)]
+
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Generation:
+        """One prompt's text, piece by piece: `for piece in llm.stream("Once"): print(piece, end="")`."""
+        return self._start_one(self._prompt(prompt)[1], sampling_params)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **unsupported: object,
+    ) -> list[RequestOutput]:
+        """The assistant's next message in one conversation, or in several.
+
+        A message is {"role": "user", "content": "..."}; the tokenizer's chat template lays them out. Text inside a
+        message cannot forge a turn. The answer ends at the template's end of turn.
+        """
+        _refuse(unsupported, "LLM.chat", "messages, sampling_params")
+        one = all(isinstance(message, Mapping) for message in messages)
+        conversations: Any = [messages] if one else messages
+        params = self._params_for_each(sampling_params, len(conversations))
+        prepared = [self._checked(self.chat_prompt(conversation)) for conversation in conversations]
+        return [self._answer(None, ids, p, self._ends_of_answer()) for ids, p in zip(prepared, params, strict=True)]
+
+    def stream_chat(self, messages: Sequence[Message], sampling_params: SamplingParams | None = None) -> Generation:
+        """The assistant's next message in one conversation, piece by piece."""
+        ids = self._checked(self.chat_prompt(messages))
+        return self._start_one(ids, sampling_params, self._ends_of_answer())
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of a conversation, up to where the assistant's next message begins."""
+        if self.tokenizer is None or self.tokenizer.chat_template is None:
+            raise InferenceError(
+                "chat needs a chat template, and this checkpoint has no chat_template.jinja; use generate, or train "
+                "the tokenizer with `tinylm-tokenizer train`, which adds one"
+            )
+        if not messages:
+            raise InferenceError("chat needs at least one message, got none")
+        for message in messages:
+            if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or "role" not in message:
+                raise InferenceError(f'a message must be {{"role": ..., "content": "text"}}, got {message!r}')
+        return self.tokenizer.apply_chat_template([dict(m) for m in messages], add_generation_prompt=True)
+
+    def _ends_of_answer(self) -> list[int]:
+        """End-of-text, and the last special token of a finished assistant message: what ends a turn."""
+        assert self.tokenizer is not None
+        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        special = set(self.tokenizer.special_tokens.values())
+        return [*self.eos_token_ids, *[i for i in self.tokenizer.apply_chat_template(turn) if i in special][-1:]]
+
+    def _params_for_each(
+        self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
+        if params is None or isinstance(params, SamplingParams):
+            return [params or SamplingParams()] * count
+        if len(params) != count:
+            raise InferenceError(
+                f"sampling_params: wanted one for all or one for each of {count} prompts, got {len(params)}"
+            )
+        return list(params)
+
+    def _prompt(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        """(text or None, checked ids) of one prompt."""
+        if isinstance(prompt, Mapping):
+            if set(prompt) != {"prompt_token_ids"}:
+                raise InferenceError(
+                    f'a prompt must be a text or {{"prompt_token_ids": [...]}}, got keys {sorted(prompt)}'
+                )
+            return None, self._checked(list(prompt["prompt_token_ids"]))
+        if not isinstance(prompt, str):
+            raise InferenceError(
+                f'a prompt must be a text or {{"prompt_token_ids": [...]}}, got {type(prompt).__name__}'
+            )
+        if self.tokenizer is None:
+            raise InferenceError(
+                'without a tokenizer (skip_tokenizer_init=True) a prompt must be {"prompt_token_ids": [...]}'
+            )
+        special = self.tokenizer.special_tokens
+        return prompt, self._checked(
+            self.tokenizer.encode(prompt, allowed_special=set(special), add_special_tokens=True)
+        )
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        """The ids, or the start token if there are none; refuses what the model cannot read."""
+        config = self.model.config
+        if not ids:
+            ids = self._start_token()
+        for token_id in ids:
+            if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < config.vocab_size:
+                raise InferenceError(
+                    f"prompt: token ids must be whole numbers from 0 to {config.vocab_size - 1}, got {token_id!r}"
+                )
+        if len(ids) >= config.context:
+            raise InferenceError(
+                f"the prompt has {len(ids)} tokens, and the model's context holds {config.context}, at least one of "
+                "them for the answer: shorten the prompt"
+            )
+        return ids
+
+    def _start_token(self) -> list[int]:
+        bos = None if self.tokenizer is None else self.tokenizer.bos_id
+        start = [bos] if bos is not None else list(self.eos_token_ids[:1])
+        if not start:
+            raise InferenceError("the prompt is empty, and this model has no token to begin a text with: give a prompt")
+        return start
+
+    def _start_one(
+        self, ids: list[int], params: SamplingParams | None, ends: Sequence[int] | None = None
+    ) -> Generation:
+        params = params or SamplingParams()
+        if params.n > 1:
+            raise InferenceError(f"a stream is one answer: n must be 1, got {params.n}; use generate for several")
+        return self._start(ids, params, ends)
+
+    def _start(
+        self, ids: list[int], params: SamplingParams, ends: Sequence[int] | None = None, index: int = 0
+    ) -> Generation:
+        return Generation(self.model, self.tokenizer, ids, params, self.eos_token_ids if ends is None else ends, index)
+
+    def _answer(
+        self, text: str | None, ids: list[int], params: SamplingParams, ends: Sequence[int] | None = None
+    ) -> RequestOutput:
+        outputs = [self._start(ids, params, ends, index).output() for index in range(params.n)]
+        return RequestOutput(str(next(self._request_ids)), text, ids, outputs)
+
+
+def _refuse(unsupported: Mapping[str, object], where: str, known: str) -> None:
+    """vLLM has many more arguments: one that would be ignored is refused by its name instead."""
+    if unsupported:
+        raise InferenceError(f"{where} does not support {', '.join(sorted(unsupported))}; it takes {known}")

@@ -1,0 +1,50 @@
+"""tinylm.inference: what `LLM.generate` and `LLM.chat` return, in vLLM's names and meanings. Plain data, no torch.
+
+Nothing here computes anything; `generation.py` fills these in.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """How likely the model found one token at one position.
+
+    `logprob` is in nats, from the model's own distribution: before penalties, temperature, top-k, top-p and min-p.
+    `rank` is 1 for the most likely token. `decoded_token` is None where there is no tokenizer.
+    """
+
+    logprob: float
+    rank: int
+    decoded_token: str | None
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One answer to one prompt.
+
+    - `text` ends before a stop string, before a stop token and before an end-of-text token; `token_ids` holds all that
+      was drawn, these included. A character that was cut in half at the end is in `token_ids` only.
+    - `cumulative_logprob` (nats) and `logprobs` (one dict per token, id -> Logprob) are None unless
+      `SamplingParams.logprobs` asked for them.
+    - `finish_reason` is "stop" (end-of-text, stop token or stop string) or "length" (max_tokens, or the context is
+      full). `stop_reason` is the stop string or stop token id that was met; None for end-of-text and for "length".
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None
+    logprobs: list[dict[int, Logprob]] | None
+    finish_reason: str
+    stop_reason: int | str | None
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """One prompt with its answers. `prompt` is None where ids were given; `outputs` has `SamplingParams.n` entries."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
