@@ -1,13 +1,13 @@
-"""Hugging Face's names: which config.json a shape is, and which tensor in the file holds which of ours.
+"""config.json in Hugging Face's words: which of its architectures a shape is, and back.
 
-Three architectures: GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM. No torch and no files here, so that the
-scalar rung and `plan` can use it. Not here: reading and writing (checkpoint.py). Next: checkpoint.py.
+Three architectures: GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM. No torch and no files here, so that the scalar
+rung and `plan` can use it. Not here: the tensors' names (_layout.py), reading and writing (checkpoint.py). Next:
+_layout.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from tinylm.model._errors import ModelError
@@ -153,64 +153,3 @@ def _rope_theta(fields: Mapping[str, Any], where: str) -> Any:
         )
     theta = parameters.get("rope_theta", fields.get("rope_theta"))
     return 10000.0 if theta is None else theta
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in the file: ours, one below the other in order (GPT-2 keeps q, k, v as one), and turned if `transposed`
-    (GPT-2's Conv1D keeps (in, out) where torch.nn.Linear keeps (out, in))."""
-
-    parts: tuple[str, ...]
-    transposed: bool = False
-
-
-def tensors(config: TransformerConfig) -> dict[str, Stored]:
-    """Every tensor of the file by its Hugging Face name. A tied head is the embedding and is not stored again."""
-    return _gpt2_tensors(config) if model_type(config) == "gpt2" else _llama_tensors(config)
-
-
-def _gpt2_tensors(config: TransformerConfig) -> dict[str, Stored]:
-    table = {
-        "transformer.wte.weight": Stored(("embed.weight",)),
-        "transformer.wpe.weight": Stored(("positions.weight",)),
-        "transformer.ln_f.weight": Stored(("final_norm.weight",)),
-        "transformer.ln_f.bias": Stored(("final_norm.bias",)),
-    }
-    linear = {
-        "attn.c_attn": ("attention.q", "attention.k", "attention.v"),
-        "attn.c_proj": ("attention.output",),
-        "mlp.c_fc": ("mlp.up",),
-        "mlp.c_proj": ("mlp.down",),
-    }
-    norms = {"ln_1": "attention_norm", "ln_2": "mlp_norm"}
-    for layer in range(config.depth):
-        there, here = f"transformer.h.{layer}", f"blocks.{layer}"
-        for theirs, ours in linear.items():
-            table[f"{there}.{theirs}.weight"] = Stored(tuple(f"{here}.{part}.weight" for part in ours), True)
-            table[f"{there}.{theirs}.bias"] = Stored(tuple(f"{here}.{part}.bias" for part in ours))
-        for theirs, our in norms.items():
-            table[f"{there}.{theirs}.weight"] = Stored((f"{here}.{our}.weight",))
-            table[f"{there}.{theirs}.bias"] = Stored((f"{here}.{our}.bias",))
-    return table if config.tie_embeddings else table | {"lm_head.weight": Stored(("head.weight",))}
-
-
-def _llama_tensors(config: TransformerConfig) -> dict[str, Stored]:
-    table = {
-        "model.embed_tokens.weight": Stored(("embed.weight",)),
-        "model.norm.weight": Stored(("final_norm.weight",)),
-    }
-    attention = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "output"}
-    norms = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
-    if config.qk_norm:
-        norms |= {"self_attn.q_norm": "attention.q_norm", "self_attn.k_norm": "attention.k_norm"}
-    for layer in range(config.depth):
-        there, here = f"model.layers.{layer}", f"blocks.{layer}"
-        for theirs, ours in norms.items():
-            table[f"{there}.{theirs}.weight"] = Stored((f"{here}.{ours}.weight",))
-        for theirs, ours in attention.items():
-            for kind in ("weight", "bias") if config.attention_bias else ("weight",):
-                table[f"{there}.self_attn.{theirs}.{kind}"] = Stored((f"{here}.attention.{ours}.{kind}",))
-        for name in ("gate", "up", "down"):
-            for kind in ("weight", "bias") if config.bias else ("weight",):
-                table[f"{there}.mlp.{name}_proj.{kind}"] = Stored((f"{here}.mlp.{name}.{kind}",))
-    return table if config.tie_embeddings else table | {"lm_head.weight": Stored(("head.weight",))}

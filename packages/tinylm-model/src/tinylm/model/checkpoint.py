@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from tinylm.model._atomic import atomic_path
 from tinylm.model._errors import ModelError
-from tinylm.model._huggingface import Stored, check_format, from_json, tensors, to_json
+from tinylm.model._huggingface import check_format, from_json, to_json
+from tinylm.model._layout import Stored, check_shapes, shapes, tensors
 from tinylm.model.config import TransformerConfig
 from tinylm.model.transformer import Transformer
 
@@ -65,15 +66,13 @@ def load(
     config = read_config(folder)
     with torch.device("meta"):
         model = Transformer(config)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    table = tensors(config)
+    ours, table = shapes(config), tensors(config)
     loaded: dict[str, Tensor] = {}
-    for name, tensor in _read_tensors(folder, config, table):
-        stored = table[name]
-        _check_tensor(folder, name, tensor, _file_shape(stored, shapes))
+    for name, tensor in _read_tensors(folder, config):
+        _check_numbers(folder, name, tensor)
         target = tensor.to(device=device, dtype=wanted, copy=True)  # a copy: the file's own memory is mapped read-only
-        loaded |= _unpack(stored, target, shapes)
-    for name in shapes:
+        loaded |= _unpack(table[name], target, ours)
+    for name in ours:
         module, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(module), leaf, nn.Parameter(loaded[name]))
     return model
@@ -105,8 +104,8 @@ def _read_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return content
 
 
-def _read_tensors(folder: Path, config: TransformerConfig, table: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of `table`, after comparing the names in the files with it."""
+def _read_tensors(folder: Path, config: TransformerConfig) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that `config` describes, once names and shapes in the files agree with it."""
     with ExitStack() as stack:
         where: dict[str, Any] = {}
         for path in _weight_files(folder):
@@ -117,18 +116,14 @@ def _read_tensors(folder: Path, config: TransformerConfig, table: Mapping[str, S
                 raise ModelError(
                     f"{path}: wanted a whole safetensors file, got {error}; copy or download it again"
                 ) from None
+        # causal masks that old GPT-2 files carry along
         where = {name: found for name, found in where.items() if not name.endswith((".attn.bias", ".masked_bias"))}
         if config.tie_embeddings:  # some files carry the tied head as well; transformers ignores it too
             where.pop("lm_head.weight", None)
-        missing, extra = sorted(table.keys() - where.keys()), sorted(where.keys() - table.keys())
-        if missing or extra:
-            raise ModelError(
-                f"{folder}: wanted the {len(table)} tensors that config.json describes, got {len(missing)} missing "
-                f"({_some(missing)}) and {len(extra)} unknown ({_some(extra)}); they do not belong together"
-            )
-        for name in table:
-            file, stored_name = where[name]
-            yield name, file.get_tensor(stored_name)
+        found = {name: tuple(file.get_slice(stored).get_shape()) for name, (file, stored) in where.items()}
+        check_shapes(config, found, str(folder))
+        for name, (file, stored) in where.items():
+            yield name, file.get_tensor(stored)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -151,20 +146,14 @@ def _normal_name(name: str, config: TransformerConfig) -> str:
     return f"transformer.{name}" if bare else name
 
 
-def _check_tensor(folder: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ModelError(f"{folder}: wanted {name} of shape {shape}, got {tuple(tensor.shape)}")
-    if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
-        raise ModelError(f"{folder}: wanted {name} in float16, bfloat16, float32 or float64, got {tensor.dtype}")
+def _check_numbers(folder: Path, name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in _DTYPES.values():
+        raise ModelError(f"{folder}: wanted {name} in one of {sorted(_DTYPES)}, got {tensor.dtype}")
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())
     if bad:
-        raise ModelError(f"{folder}: wanted numbers in {name}, got {bad} that are NaN or infinite; training diverged?")
-
-
-def _file_shape(stored: Stored, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    first = shapes[stored.parts[0]]
-    shape = (sum(shapes[part][0] for part in stored.parts), *first[1:])
-    return shape[::-1] if stored.transposed else shape
+        raise ModelError(
+            f"{folder}: wanted numbers in {name}, got {bad} that are NaN or infinite; take an older checkpoint"
+        )
 
 
 def _pack(stored: Stored, weights: Mapping[str, Tensor]) -> Tensor:
@@ -172,9 +161,9 @@ def _pack(stored: Stored, weights: Mapping[str, Tensor]) -> Tensor:
     return (tensor.T if stored.transposed else tensor).cpu().contiguous()
 
 
-def _unpack(stored: Stored, tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def _unpack(stored: Stored, tensor: Tensor, ours: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     tensor = tensor.T if stored.transposed else tensor
-    pieces = torch.split(tensor, [shapes[part][0] for part in stored.parts])
+    pieces = torch.split(tensor, [ours[part][0] for part in stored.parts])
     return {part: piece.contiguous() for part, piece in zip(stored.parts, pieces, strict=True)}
 
 
@@ -184,7 +173,3 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
             raise ModelError(f"dtype: wanted one of {sorted(_DTYPES)}, got {dtype!r}")
         return _DTYPES[dtype]
     return dtype
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
