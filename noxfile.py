@@ -165,7 +165,7 @@ def build(session: nox.Session) -> None:
         if name in COMPILED and is_pure(wheel):
             session.error(f"{wheel.name} should hold kernels and is pure: nox -s build -v shows the compiler's output")
 
-    pure = build_wheel(session, ROOT / "packages" / "tinylm-tokenizer", CC="/nonexistent", CXX="/nonexistent")
+    pure = build_wheel(session, copy_source(session, "tinylm-tokenizer"), CC="/nonexistent", CXX="/nonexistent")
     if not is_pure(pure):
         session.error(f"{pure.name} was built without a compiler and is not pure")
     install(session, str(pure), *PYTEST, *TEST_NEEDS["tokenizer"])
@@ -236,18 +236,24 @@ def wheels(session: nox.Session, *names: str) -> list[str]:
     wanted = {*names, *(need.split(">=")[0] for name in names for need in needs(name))}
     paths: list[str] = []
     for name in (name for name in PHASES.values() if name in wanted or not names):
-        source = ROOT / "packages" / name
+        source = copy_source(session, name)
         digest = hashlib.sha256(f"{sys.version} {os.environ.get('CXX')} {shutil.which('c++')}".encode())
-        for path in sorted(source.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(bytes(path.relative_to(source)) + path.read_bytes())
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            digest.update(bytes(path.relative_to(source)) + path.read_bytes())
         folder = ROOT / ".nox" / "wheels" / f"{name}-{digest.hexdigest()[:12]}"
-        if not folder.exists():
+        if not any(folder.glob("*.whl")):
             wheel = build_wheel(session, source)
-            folder.mkdir(parents=True)
-            shutil.copy(wheel, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            wheel.replace(folder / wheel.name)
         paths += map(str, folder.glob("*.whl"))
     return paths
+
+
+def copy_source(session: nox.Session, name: str) -> Path:
+    """Copy a package's source without what earlier builds left in it, so that a build is a first build."""
+    copy = Path(tempfile.mkdtemp(dir=session.create_tmp()), name)
+    leftovers = shutil.ignore_patterns("__pycache__", "build", "dist", "*.so")
+    return shutil.copytree(ROOT / "packages" / name, copy, ignore=leftovers)
 
 
 def build_wheel(session: nox.Session, source: Path, *options: str, **environment: str) -> Path:
@@ -261,8 +267,7 @@ def build_wheel(session: nox.Session, source: Path, *options: str, **environment
 
 def next_release(session: nox.Session, name: str) -> str:
     """Build, without an index, the wheel that a package's next release would be."""
-    copy = Path(tempfile.mkdtemp(dir=session.create_tmp()), name)
-    shutil.copytree(ROOT / "packages" / name, copy)
+    copy = copy_source(session, name)
     project = copy / "pyproject.toml"
     project.write_text(re.sub(r'\nversion = "(\d+)\.(\d+)\.\d+"', r'\nversion = "\1.\2.999"', project.read_text()))
     return str(build_wheel(session, copy, "--no-index", "--no-build-isolation"))
