@@ -281,7 +281,8 @@ def is_pure(wheel: Path) -> bool:
 def bits_per_character(checkpoint: Path) -> float:
     """The last validation figure of a run, from its metrics."""
     rows = [json.loads(line) for line in (checkpoint / "run" / "metrics.jsonl").read_text().splitlines()]
-    return float([row["bits_per_character"] for row in rows if "bits_per_character" in row][-1])
+    figures = [row["validation_bits_per_character"] for row in rows if "validation_bits_per_character" in row]
+    return float(figures[-1])
 
 
 def shakespeare(session: nox.Session) -> Path:
