@@ -69,8 +69,10 @@ def load(
     ours, table = shapes(config), tensors(config)
     loaded: dict[str, Tensor] = {}
     for name, tensor in _read_tensors(folder, config):
-        _check_numbers(folder, name, tensor)
+        if tensor.dtype not in _DTYPES.values():
+            raise ModelError(f"{folder}: wanted {name} in one of {sorted(_DTYPES)}, got {tensor.dtype}")
         target = tensor.to(device=device, dtype=wanted, copy=True)  # a copy: the file's own memory is mapped read-only
+        _check_numbers(folder, name, target)
         loaded |= _unpack(table[name], target, ours)
     for name in ours:
         module, _, leaf = name.rpartition(".")
@@ -147,12 +149,11 @@ def _normal_name(name: str, config: TransformerConfig) -> str:
 
 
 def _check_numbers(folder: Path, name: str, tensor: Tensor) -> None:
-    if tensor.dtype not in _DTYPES.values():
-        raise ModelError(f"{folder}: wanted {name} in one of {sorted(_DTYPES)}, got {tensor.dtype}")
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())
     if bad:
         raise ModelError(
-            f"{folder}: wanted numbers in {name}, got {bad} that are NaN or infinite; take an older checkpoint"
+            f"{folder}: wanted numbers in {name} as {tensor.dtype}, got {bad} that are NaN or infinite; "
+            "take an earlier checkpoint, or a dtype of wider range"
         )
 
 

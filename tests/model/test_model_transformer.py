@@ -1,0 +1,190 @@
+"""The transformer: masks, positions, taps, logits_at, initialisation, torch.compile."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinylm.model import ModelError, Transformer, TransformerConfig, initialise
+from tinylm.model.attention import attend, attend_with_pattern, causal_mask, padding_mask
+
+PRESETS = ("gpt2", "llama", "qwen3")
+
+
+def close(a, b, atol=2e-5):
+    torch.testing.assert_close(a, b, atol=atol, rtol=1e-5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_future_changes_nothing(preset, small, ids):
+    model, tokens = small(preset, depth=3), ids(2, 20)
+    changed = tokens.clone()
+    changed[:, 12:] = (changed[:, 12:] + 1) % 97
+    before, after = model(tokens), model(changed)
+    close(before[:, :12], after[:, :12])
+    assert not torch.allclose(before[:, 12:], after[:, 12:])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing_at_real_tokens(preset, side, small, ids):
+    model = small(preset, kv_heads=4 if preset == "gpt2" else 2)
+    rows, width = [ids(1, n)[0] for n in (3, 9, 14)], 14
+    batch, mask = torch.zeros(3, width, dtype=torch.long), torch.zeros(3, width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), None) if side == "left" else slice(0, len(row))
+        batch[i, place], mask[i, place] = row, True
+    logits = model(batch, mask=mask)
+    for i, row in enumerate(rows):
+        close(logits[i, mask[i]], model(row[None])[0])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("taps", [None, {}])
+def test_rows_without_any_real_token_are_finite(preset, taps, small, ids):
+    mask = torch.tensor([[False] * 6, [True] * 6])
+    model = small(preset)
+    logits = model(ids(2, 6), mask=mask, taps=taps)
+    assert logits.isfinite().all()
+    logits.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_the_explicit_pattern_gives_what_the_fast_attention_gives(data):
+    batch, kv, group = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    keys = data.draw(st.integers(1, 17))
+    queries = data.draw(st.integers(1, keys))
+    q = torch.randn(batch, kv * group, queries, 8)
+    k, v = torch.randn(2, batch, kv, keys, 8)
+    mask = None
+    if data.draw(st.booleans()):
+        real = torch.tensor(data.draw(st.lists(st.booleans(), min_size=batch * keys, max_size=batch * keys)))
+        mask = padding_mask(real.view(batch, keys), queries)
+    out, pattern = attend_with_pattern(q, k, v, mask)
+    close(attend(q, k, v, mask), out, atol=1e-5)
+    close(pattern.sum(-1), torch.ones(batch, kv * group, queries))
+    assert pattern.masked_select(~causal_mask(queries, keys, q.device)).eq(0).all()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_taps_record_the_documented_names_and_change_nothing(preset, small, ids):
+    import tinylm.model.transformer as module
+
+    model, tokens, taps = small(preset), ids(2, 7), {}
+    logits = model(tokens, taps=taps)
+    close(logits, model(tokens))
+    lines = [line.split()[0] for line in module.__doc__.splitlines() if line.startswith("    ")]
+    documented = {name.replace("<i>", str(layer)) for name in lines for layer in range(model.config.depth)}
+    assert set(taps) == documented
+    stream = taps["embed"]
+    for layer in range(model.config.depth):
+        stream = stream + taps[f"blocks.{layer}.attention.output"] + taps[f"blocks.{layer}.mlp"]
+        close(stream, taps[f"blocks.{layer}.output"])
+        assert taps[f"blocks.{layer}.attention.pattern"].shape == (2, 4, 7, 7)
+    close(taps["final_norm"], model.hidden(tokens))
+    assert taps["logits"] is logits
+
+
+def test_logits_at(small, ids):
+    model, tokens = small("qwen3"), ids(2, 9)
+    logits = model(tokens)
+    close(model(tokens, logits_at=[-1]), logits[:, -1:])
+    close(model(tokens, logits_at=torch.tensor([4, 0])), logits[:, [4, 0]])
+    close(model(tokens, logits_at=torch.tensor([[8], [3]])), torch.stack([logits[0, [8]], logits[1, [3]]]))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_positions_given_are_used(preset, small, ids):
+    model, tokens = small(preset), ids(1, 8)
+    close(model(tokens, positions=torch.arange(8)), model(tokens))
+    close(model(tokens, positions=torch.arange(8)[None]), model(tokens))
+    far = model(tokens, positions=torch.arange(8) * 3)
+    assert not torch.allclose(far, model(tokens))
+
+
+def test_rope_sees_only_distances(small, ids):
+    model, tokens = small("llama"), ids(1, 8)
+    close(model(tokens, positions=torch.arange(8) + 40), model(tokens), atol=1e-4)
+
+
+def test_ids_that_do_not_fit_are_refused(small):
+    model = small("qwen3")
+    with pytest.raises(ModelError, match="got 97"):
+        model(torch.tensor([[1, 97]]))
+    with pytest.raises(ModelError, match="got -1"):
+        model(torch.tensor([[1, -1]]))
+    with pytest.raises(ModelError, match="shape"):
+        model(torch.tensor([1, 2]))
+    with pytest.raises(ModelError, match="context"):
+        model(torch.zeros(1, 65, dtype=torch.long))
+    with pytest.raises(ModelError, match="context"):
+        model(torch.zeros(1, 2, dtype=torch.long), positions=torch.tensor([3, 64]))
+    with pytest.raises(ModelError, match="mask"):
+        model(torch.zeros(1, 2, dtype=torch.long), mask=torch.ones(1, 3, dtype=torch.bool))
+    with pytest.raises(ModelError, match="mask"):
+        model(torch.zeros(1, 2, dtype=torch.long), mask=torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_initialisation_follows_its_rules(preset):
+    torch.manual_seed(0)
+    model = Transformer(TransformerConfig.preset(preset, 500, 4, tie_embeddings=False))
+    for residual, shrink in (("scaled", 1 / math.sqrt(8)), ("zero", 0.0)):
+        initialise(model, residual)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                wanted, mean = 0.0, 0.0
+            elif parameter.ndim == 1:
+                wanted, mean = 0.0, 1.0
+            elif name in ("embed.weight", "positions.weight", "head.weight"):
+                wanted, mean = 0.02, 0.0
+            else:
+                wanted, mean = 0.02 * math.sqrt(768 / parameter.shape[1]), 0.0
+            if name.endswith(("attention.output.weight", "mlp.down.weight")):
+                wanted *= shrink
+            assert parameter.std().item() == pytest.approx(wanted, rel=0.03), name
+            assert parameter.mean().item() == pytest.approx(mean, abs=1e-3), name
+
+
+def test_initialisation_by_seed_and_by_wrong_name(small):
+    model = small("qwen3")
+    initialise(model, generator=torch.Generator().manual_seed(3))
+    first = model.embed.weight.clone()
+    initialise(model, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(first, model.embed.weight)
+    with pytest.raises(ModelError, match="residual"):
+        initialise(model, "identity")
+
+
+def test_activations_keep_their_size_at_any_width():
+    sizes = []
+    for width in (64, 256):
+        torch.manual_seed(0)
+        model = Transformer(TransformerConfig.preset("llama", 200, 2, width=width, context=64))
+        taps: dict[str, torch.Tensor] = {}
+        model(torch.randint(0, 200, (4, 64)), taps=taps)
+        sizes.append(taps["blocks.0.mlp"].std().item())
+    assert 0.5 < sizes[0] / sizes[1] < 2
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiles_without_a_graph_break(preset, backend, small, ids):
+    torch._dynamo.reset()
+    model, tokens = small(preset, vocab_size=97), ids(2, 16)
+    plain = model.loss(tokens, tokens)
+    plain.backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    loss = torch.compile(model.loss, fullgraph=True, backend=backend)(tokens, tokens)
+    loss.backward()
+    close(loss, plain)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        close(parameter.grad, gradient)
+    close(torch.compile(model, fullgraph=True, backend=backend)(tokens), model(tokens))
