@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, flush it to the disk, then rename it into place; raises OSError and leaves no rest."""
+    """Write `data` beside `path`, flush it to the disk, then rename it into place. OSError leaves no rest."""
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("xb") as file:

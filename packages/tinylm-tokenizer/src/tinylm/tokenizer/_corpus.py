@@ -18,16 +18,20 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise TokenizerError(f"wanted a text file, got {path}: {error.strerror or error}; check the path") from None
     if not data:
         raise TokenizerError(f"wanted a text file, got an empty one: {path}")
+    return decode_text(data, str(path))
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """`data` as text. Errors: TokenizerError, with the place, for bytes that are no UTF-8 text."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise TokenizerError(
-            f"wanted UTF-8 text, got byte 0x{data[error.start]:02x} at offset {error.start} of {path}: the file is "
-            "binary or in another encoding; convert it, for example with iconv -t UTF-8"
+            f"wanted UTF-8 text, got byte 0x{data[error.start]:02x} at offset {error.start} of {where}: it is binary "
+            "or in another encoding; convert it, for example with iconv -t UTF-8"
         ) from None
-    if "\0" in text:
-        offset = data.index(0)
-        raise TokenizerError(f"wanted text, got a zero byte at offset {offset} of {path}: the file looks binary")
+    if b"\0" in data:
+        raise TokenizerError(f"wanted text, got a zero byte at offset {data.index(0)} of {where}: it looks binary")
     return text
 
 

@@ -18,7 +18,7 @@ from tinylm.tokenizer.patterns import PATTERNS
 # GPT-2 writes bytes as printable characters, because its files hold one token a line: byte → character.
 _CHARACTER = {byte: chr(byte if id < 188 else 256 + id - 188) for id, byte in enumerate(BYTE_OF_ID)}
 _BYTE = {character: byte for byte, character in _CHARACTER.items()}
-_MAX_ID = 2**32 - 1
+_MAX_ID = 2**32 - 2  # the kernel keeps 2**32 - 1 for "none"
 
 
 def to_printable(token: bytes) -> str:

@@ -54,7 +54,7 @@ def read(data: bytes, where: str, pattern: str | None, special_tokens: Mapping[s
                 f"{where}, line {number}: wanted a token in base64 and its rank, got {line[:60]!r}; the file is "
                 "damaged or no tiktoken file"
             ) from None
-        if id in tokens or not 0 <= id < 2**32 or not token:
+        if id in tokens or not 0 <= id < 2**32 - 1 or not token:
             raise TokenizerError(f"{where}, line {number}: the rank {id} is there twice, too large, or its token empty")
         tokens[id] = token
     ids = {token: id for id, token in tokens.items()}

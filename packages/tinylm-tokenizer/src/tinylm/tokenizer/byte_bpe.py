@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tinylm.tokenizer._pretokenize import count_pieces, split
 
@@ -65,7 +65,7 @@ def train(texts: Iterable[str], vocab_size: int, pattern: str = "gpt2") -> list[
     return train_merges(count_pieces(texts, (pattern,)), vocab_size - 256)
 
 
-def train_merges(pieces: dict[str, int], wanted: int) -> list[Pair]:
+def train_merges(pieces: Mapping[str, int], wanted: int) -> list[Pair]:
     """Learn at most `wanted` merges from pieces and how often each occurs."""
     words: dict[tuple[int, ...], int] = {
         tuple(ID_OF_BYTE[byte] for byte in piece.encode()): count for piece, count in pieces.items()

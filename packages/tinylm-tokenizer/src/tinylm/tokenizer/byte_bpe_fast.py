@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ _CACHED_LENGTH = 64  # characters
 
 
 def train_merges(
-    pieces: dict[str, int], wanted: int, progress: Callable[[int], None] = lambda done: None
+    pieces: Mapping[str, int], wanted: int, progress: Callable[[int], None] = lambda done: None
 ) -> list[Pair]:
     """Learn at most `wanted` merges from pieces and how often each occurs; `progress(n)` is called after merge n."""
     words = [[ID_OF_BYTE[byte] for byte in piece.encode()] for piece in pieces]

@@ -7,9 +7,10 @@ It owns no algorithm: training and merging are in the rungs (`byte_bpe`, `byte_b
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import regex
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tinylm.tokenizer._explain import Merge
     from tinylm.tokenizer._streaming import StreamDecoder
 
 Allowed = Literal["all"] | Iterable[str]
@@ -42,7 +44,7 @@ class Tokenizer:
         self._setup(_load.Loaded(vocabulary, chat_template=chat_template))
 
     def _setup(self, loaded: _load.Loaded) -> None:
-        self._vocabulary = vocabulary = loaded.vocabulary
+        self.vocabulary = vocabulary = loaded.vocabulary
         self._json_bytes = loaded.json_bytes
         self.chat_template = loaded.chat_template
         self.special_tokens: dict[str, int] = dict(vocabulary.special_tokens)
@@ -105,7 +107,7 @@ class Tokenizer:
                 write_atomic(directory / "chat_template.jinja", self.chat_template.encode())
             else:
                 (directory / "chat_template.jinja").unlink(missing_ok=True)
-            write_atomic(directory / "tokenizer.json", self._json_bytes or _json_format.write(self._vocabulary))
+            write_atomic(directory / "tokenizer.json", self._json_bytes or _json_format.write(self.vocabulary))
         except OSError as error:
             raise TokenizerError(f"cannot write the tokenizer to {directory}: {error.strerror or error}") from None
 
@@ -124,7 +126,7 @@ class Tokenizer:
             else:
                 ids += self._encoder.encode_pieces(part)
         if add_special_tokens:
-            return [*self._vocabulary.prefix, *ids, *self._vocabulary.suffix]
+            return [*self.vocabulary.prefix, *ids, *self.vocabulary.suffix]
         return ids
 
     def encode_array(
@@ -138,7 +140,7 @@ class Tokenizer:
             for part in self._parts(text, allowed_special)
         ]
         if add_special_tokens:
-            around = (self._vocabulary.prefix, self._vocabulary.suffix)
+            around = (self.vocabulary.prefix, self.vocabulary.suffix)
             arrays = [np.array(around[0], np.uint32), *arrays, np.array(around[1], np.uint32)]
         return np.concatenate(arrays) if arrays else np.empty(0, np.uint32)
 
@@ -165,10 +167,10 @@ class Tokenizer:
                 f"wanted text, got the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}: it "
                 "has no UTF-8 form; remove or replace it"
             ) from None
-        return split(self._normalize(text), self._vocabulary.stages)
+        return split(self._normalize(text), self.vocabulary.stages)
 
     def _normalize(self, text: str) -> str:
-        if not self._vocabulary.nfc:
+        if not self.vocabulary.nfc:
             return text
         import unicodedata
 
@@ -182,6 +184,108 @@ class Tokenizer:
                 known = ", ".join(self.special_tokens) or "none"
                 raise TokenizerError(f"{name!r} is no special token of this tokenizer; it has: {known}")
         return regex.compile("|".join(map(regex.escape, sorted(names, key=len, reverse=True)))) if names else None
+
+    def encode_batch(
+        self,
+        texts: Iterable[str],
+        threads: int | None = None,
+        *,
+        allowed_special: Allowed = (),
+        add_special_tokens: bool = False,
+    ) -> list[list[int]]:
+        """`encode` of each text, on `threads` threads (default: one a core).
+
+        With the kernel the merging runs in parallel, because it holds no lock (GIL); cutting text into pieces and the
+        Python rung do not.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        threads = (os.cpu_count() or 1) if threads is None else threads
+        if threads < 1:
+            raise TokenizerError(f"wanted 1 or more threads, got {threads}")
+        names = allowed_special if isinstance(allowed_special, str) else tuple(allowed_special)
+
+        def encode(text: str) -> list[int]:
+            return self.encode(text, allowed_special=names, add_special_tokens=add_special_tokens)
+
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(encode, texts))
+
+    def encode_stream(self, chunks: Iterable[str], *, allowed_special: Allowed = ()) -> Iterator[int]:
+        """The ids of `"".join(chunks)` one by one, in memory that does not grow with the stream (a file is an iterable
+        of lines; open it with newline="" to keep every "\\r")."""
+        from tinylm.tokenizer import _streaming
+
+        names = allowed_special if isinstance(allowed_special, str) else tuple(allowed_special)
+        finder = self._special_finder(names)
+        allowed = self.special_tokens if names == "all" else [names] if isinstance(names, str) else names
+
+        def last_special_end(text: str, limit: int) -> int:
+            ends = [found.end() for found in (finder.finditer(text) if finder else ()) if found.start() < limit]
+            return ends[-1] if ends else 0
+
+        return _streaming.encode_stream(
+            _streaming.normalized(chunks) if self.vocabulary.nfc else chunks,
+            lambda text: self.encode(text, allowed_special=names),
+            self._pieces,
+            last_special_end,
+            max(map(len, allowed), default=0),
+        )
+
+    def count(self, text: str) -> int:
+        """How many ids `text` has."""
+        return len(self.encode_array(text))
+
+    def truncate(self, text: str, n: int) -> str:
+        """The longest start of `text` that ends between two of its tokens and characters and has at most `n` ids."""
+        if n < 0:
+            raise TokenizerError(f"wanted 0 or more tokens, got {n}")
+        ids = self.encode(text)
+        for kept in range(min(n, len(ids)), 0, -1):
+            start = self.decode_bytes(ids[:kept]).decode(errors="ignore")  # only the last character can be incomplete
+            if self.count(start) <= n:  # nearly always at once; a cut can change how its last piece is encoded
+                return text if kept == len(ids) else start
+        return ""
+
+    def offsets(self, text: str, unit: Literal["character", "byte"] = "character") -> list[tuple[int, int]]:
+        """Where each id of `encode(text)` stands in `text`: (start, end), end excluded.
+
+        A token that holds part of a character stands, in characters, at the whole of it.
+        """
+        if unit not in ("character", "byte"):
+            raise TokenizerError(f"wanted the unit 'character' or 'byte', got {unit!r}")
+        ids = self.encode(text)
+        if self._normalize(text) != text:
+            raise TokenizerError("this tokenizer normalises text to NFC first: give offsets a text that is in NFC")
+        ends = list(accumulate(len(self._bytes[id]) for id in ids))
+        spans = list(zip([0, *ends], ends, strict=False))
+        if unit == "byte" or text.isascii():
+            return spans
+        character_of = [number for number, character in enumerate(text) for _ in character.encode()]
+        return [(character_of[start], character_of[end - 1] + 1) for start, end in spans]
+
+    def explain(self, text: str) -> list[Merge]:
+        """Every merge that encoding `text` does, in order, as data."""
+        from tinylm.tokenizer._explain import explain_pieces
+
+        return explain_pieces(self._pieces(text), self.vocabulary)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """The ids of a conversation in the form of this tokenizer's chat template (extra: tinylm-tokenizer[chat]).
+
+        A message's content is encoded as text: a special token that is written in it cannot forge a turn.
+        """
+        from tinylm.tokenizer._chat import render
+
+        ids: list[int] = []
+        for part in render(self, messages, add_generation_prompt, tools):
+            ids += [part] if isinstance(part, int) else self.encode(part)
+        return ids
 
     # ---- ids → text ----
 

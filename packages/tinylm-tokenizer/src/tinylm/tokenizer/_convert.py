@@ -1,0 +1,36 @@
+"""Rewrite a tokenizer in another format. Says in words what the target format cannot hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinylm.tokenizer import _tiktoken_format
+from tinylm.tokenizer._atomic import write_atomic
+
+if TYPE_CHECKING:
+    from tinylm.tokenizer.tokenizer import Tokenizer
+
+
+def convert(tokenizer: Tokenizer, target: Path) -> list[str]:
+    """Write `tokenizer` to `target`: *.tiktoken, a path ending in vocab.json (merges.txt beside it), or a directory.
+
+    Returns one line for each thing that the format has no place for. Errors: TokenizerError where ids would change.
+    """
+    vocabulary = tokenizer.vocabulary
+    if target.suffix == ".tiktoken":
+        data = _tiktoken_format.write(vocabulary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, data)
+        return [
+            f"a .tiktoken file names no pattern: load it with pattern={vocabulary.stages[-1]!r}",
+            f"a .tiktoken file names no special tokens: load it with special_tokens={tokenizer.special_tokens}",
+        ]
+    if target.name == "vocab.json":
+        vocab, merges = _tiktoken_format.write_gpt2(vocabulary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target.with_name("merges.txt"), merges)
+        write_atomic(target, vocab)
+        return [f"vocab.json and merges.txt name no pattern: load them with pattern={vocabulary.stages[-1]!r}"]
+    tokenizer.save(target)
+    return []

@@ -1,0 +1,268 @@
+"""The command `tinylm-tokenizer`: train, encode, decode, inspect, convert. The only module that imports typer and rich.
+
+Each command reads its options here and calls `Tokenizer`; text that goes to a terminal is made here too. Results go to
+stdout, messages to stderr. Exit codes: 0 done, 1 bad input, 2 wrong usage, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tinylm.tokenizer._errors import TokenizerError
+
+if TYPE_CHECKING:
+    from tinylm.tokenizer.tokenizer import Tokenizer
+
+app = typer.Typer(
+    help="Text to ids and back: train, use and look into tokenizers.",
+    epilog="Example: tinylm-tokenizer train book.txt --vocab-size 2048 --out my-tokenizer",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+CHAT_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+Where = Annotated[Path, typer.Argument(metavar="TOKENIZER", help="A tokenizer directory or file.")]
+PatternOption = Annotated[
+    str | None, typer.Option("--pattern", help="Pattern, for a .tiktoken or vocab.json file that is not known.")
+]
+
+
+def _print_version(value: bool) -> None:
+    if not value:
+        return
+    from tinylm.tokenizer import kernels
+
+    try:
+        package = version("tinylm-tokenizer")
+    except PackageNotFoundError:
+        package = "(not installed)"
+    backend = "kernels (C++)" if kernels.available() else "python (no compiled kernel)"
+    print(f"tinylm-tokenizer {package}, backend {backend}, Python {platform.python_version()}, {os.cpu_count()} cores")
+    raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version and backend.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog="Example: tinylm-tokenizer train book.txt --vocab-size 2048 --out my-tokenizer",
+    short_help="Learn a tokenizer from text files.",
+)
+def train(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="UTF-8 text files.")],
+    vocab_size: Annotated[int, typer.Option(help="How many ids: 256 bytes, merges and special tokens together.")],
+    out: Annotated[Path, typer.Option(help="Directory for tokenizer.json; a tokenizer in it is replaced.")],
+    algorithm: Annotated[str, typer.Option(help="bpe; others are not there yet.")] = "bpe",
+    pattern: Annotated[str, typer.Option(help="How text is cut: gpt2, cl100k, o200k, llama3 or qwen2.")] = "cl100k",
+    special: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"A special token; may be repeated. Without it: {' '.join(CHAT_SPECIALS)} and a chat template."
+        ),
+    ] = None,
+    head: Annotated[float, typer.Option(help="Learn from this first part of each file's characters only.")] = 1.0,
+) -> None:
+    """Learn a tokenizer from text files and write it to a directory.
+
+    The result is a tokenizer.json that Hugging Face's tokenizers opens too.
+    """
+    from tinylm.tokenizer import Tokenizer
+    from tinylm.tokenizer._chat import CHATML
+    from tinylm.tokenizer._corpus import read_text
+
+    if not 0 < head <= 1:
+        raise typer.BadParameter(f"wanted a number above 0 and at most 1, got {head}", param_hint="--head")
+    started = time.monotonic()
+    texts = (text[: int(len(text) * head)] for text in map(read_text, files))
+    with ExitStack() as stack:
+        tokenizer = Tokenizer.train(
+            texts,
+            vocab_size=vocab_size,
+            algorithm=algorithm,
+            pattern=pattern,
+            special_tokens=CHAT_SPECIALS if special is None else special,
+            chat_template=CHATML if special is None else None,
+            progress=_progress(stack),
+        )
+    tokenizer.save(out)
+    seconds = time.monotonic() - started
+    typer.echo(f"{tokenizer.vocab_size} tokens in {seconds:.1f} s ({tokenizer.backend}) → {out / 'tokenizer.json'}")
+
+
+def _progress(stack: ExitStack) -> Callable[[int, int], None]:
+    """A bar on a terminal, one plain line every 5 seconds elsewhere; both on stderr."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+        task = bar.add_task("merges", total=None)
+        return lambda done, wanted: bar.update(task, completed=done, total=wanted)
+    last = time.monotonic()
+
+    def line(done: int, wanted: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 5:
+            last = time.monotonic()
+            typer.echo(f"merges {done}/{wanted}", err=True)
+
+    return line
+
+
+@app.command(
+    epilog='Examples: tinylm-tokenizer encode DIR "Hello there" · tinylm-tokenizer encode DIR --file a.txt --json',
+    short_help="Text → ids.",
+)
+def encode(
+    tokenizer: Where,
+    text: Annotated[str | None, typer.Argument(help="The text; without it and --file: stdin.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read the text from this file.")] = None,
+    json_list: Annotated[bool, typer.Option("--json", help="One JSON list instead of ids with spaces.")] = False,
+    allow_special: Annotated[bool, typer.Option(help="Take special tokens in the text for what they are.")] = False,
+    add_special_tokens: Annotated[bool, typer.Option(help="Put the tokenizer's BOS and EOS around the text.")] = False,
+    pattern: PatternOption = None,
+) -> None:
+    """Print the ids of a text."""
+    loaded = _load(tokenizer, pattern)
+    allowed = "all" if allow_special else ()
+    ids = loaded.encode(_text(text, file), allowed_special=allowed, add_special_tokens=add_special_tokens)
+    typer.echo(json.dumps(ids) if json_list else " ".join(map(str, ids)))
+
+
+@app.command(
+    epilog='Examples: tinylm-tokenizer decode DIR 39 420 78 · tinylm-tokenizer decode DIR "[39, 420]"',
+    short_help="Ids → text.",
+)
+def decode(
+    tokenizer: Where,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids, or one JSON list; without them: stdin.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read the ids from this file.")] = None,
+    pattern: PatternOption = None,
+) -> None:
+    """Print the text of ids, byte for byte and with no line end of its own."""
+    loaded = _load(tokenizer, pattern)
+    written = _text(" ".join(ids) if ids else None, file)
+    words = written.replace(",", " ").strip().removeprefix("[").removesuffix("]").split()
+    try:
+        numbers = [int(word) for word in words]
+    except ValueError as error:
+        raise TokenizerError(f"wanted ids (numbers with spaces between, or a JSON list), got {error}") from None
+    sys.stdout.buffer.write(loaded.decode_bytes(numbers))
+    sys.stdout.buffer.flush()
+
+
+@app.command(
+    epilog='Example: tinylm-tokenizer inspect my-tokenizer "Tokenizers are not magic."',
+    short_help="Show how a text is cut into tokens.",
+)
+def inspect(
+    tokenizer: Where,
+    text: Annotated[str | None, typer.Argument(help="The text; without it and --file: stdin.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read the text from this file.")] = None,
+    pattern: PatternOption = None,
+) -> None:
+    """Show the tokens of a text in colours, their ids, and how many bytes a token holds on average."""
+    from rich.console import Console
+    from rich.text import Text
+
+    loaded = _load(tokenizer, pattern)
+    written = _text(text, file)
+    ids = loaded.encode(written)
+    console = Console(highlight=False)
+    shown, numbers = Text(), Text()
+    colours = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
+    for number, id in enumerate(ids):
+        token = loaded.id_to_bytes(id).decode("utf-8", errors="backslashreplace")
+        visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)
+        shown.append(visible, colours[number % len(colours)])
+        if "\n" in token:
+            shown.append("\n")
+        elif not console.color_system:
+            shown.append("|")
+        numbers.append(f"{id} ", colours[number % len(colours)].split()[-1])
+    size = len(written.encode())
+    console.print(shown)
+    console.print(numbers)
+    average = f"{size / len(ids):.2f} bytes per token" if ids else "no tokens"
+    console.print(f"{len(written)} characters, {size} bytes, {len(ids)} tokens: {average}")
+
+
+@app.command(
+    epilog="Examples: tinylm-tokenizer convert cl100k_base.tiktoken cl100k · "
+    "tinylm-tokenizer convert my-tokenizer mine.tiktoken",
+    short_help="Rewrite a tokenizer in another format.",
+)
+def convert(
+    source: Annotated[Path, typer.Argument(help="A tokenizer directory or file in any format that can be read.")],
+    target: Annotated[
+        Path, typer.Argument(help="A directory (tokenizer.json), a name ending in .tiktoken, or one in vocab.json.")
+    ],
+    pattern: PatternOption = None,
+) -> None:
+    """Rewrite a tokenizer in another format; says what the target cannot hold."""
+    from tinylm.tokenizer._convert import convert as run
+
+    for line in run(_load(source, pattern), target):
+        typer.echo(line, err=True)
+    typer.echo(f"{source} → {target}")
+
+
+def _load(path: Path, pattern: str | None) -> Tokenizer:
+    from tinylm.tokenizer import Tokenizer
+
+    return Tokenizer.load(path, pattern=pattern)
+
+
+def _text(argument: str | None, file: Path | None) -> str:
+    """The one input that was given: an argument, a file, or stdin."""
+    from tinylm.tokenizer._corpus import decode_text, read_text
+
+    if argument is not None and file is not None:
+        raise typer.BadParameter("give the text or --file, not both")
+    if argument is not None:
+        return argument
+    return read_text(file) if file is not None else decode_text(sys.stdin.buffer.read(), "stdin")
+
+
+def main() -> None:
+    """Run the command; expected errors become one line on stderr and exit code 1."""
+    warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
+    try:
+        app(prog_name="tinylm-tokenizer")
+    except (TokenizerError, OSError) as error:
+        _fail(str(error))
+    except MemoryError:
+        _fail("not enough memory for this input")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk behind stdout: nothing more can be said there, so that exit does not try again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(1)

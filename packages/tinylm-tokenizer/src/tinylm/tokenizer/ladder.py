@@ -1,0 +1,123 @@
+"""The tokenizer's ladders as plain data, for `tinylm-obs ladder` and the benchmarks. Holds no algorithm.
+
+Each rung is a dictionary: component, ladder, rung, module, change (what changed and why), equals (the rung whose result
+it must give), make(size) → work, run(work) → result, compare(result, reference) → error (0.0: identical), amount(work)
+in `unit`, and a default size.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe
+from tinylm.tokenizer._pretokenize import count_pieces, split
+from tinylm.tokenizer._vocabulary import Vocabulary, from_training
+
+_PATTERN = "cl100k"
+_MERGES = 256
+
+
+def made_text(characters: int, seed: int = 0) -> str:
+    """Words of made-up letters whose frequencies fall like those of a language (Zipf), with punctuation and lines."""
+    chance = random.Random(seed)
+    syllables = ["ka", "to", "mi", "ren", "sol", "ba", "chi", "u", "per", "and", "ing", "the", "o", "est", "wa", "né"]
+    words = ["".join(chance.choices(syllables, k=chance.randint(1, 4))) for _ in range(5000)]
+    weights = [1 / rank for rank in range(1, len(words) + 1)]
+    ends = chance.choices([" ", ", ", ". ", ".\n", " 42 "], weights=[80, 8, 6, 4, 2], k=characters // 4 + 1)
+    drawn = chance.choices(words, weights=weights, k=len(ends))
+    return "".join(word + end for word, end in zip(drawn, ends, strict=True))[:characters]
+
+
+@lru_cache(maxsize=1)
+def _vocabulary() -> Vocabulary:
+    pieces = count_pieces([made_text(200_000, seed=1)], (_PATTERN,))
+    return from_training(byte_bpe_fast.train_merges(pieces, 1000), [], _PATTERN)
+
+
+def _encode_plain(text: str) -> list[int]:
+    return byte_bpe.encode(text, [(left, right) for left, right, _ in _vocabulary().merges], _PATTERN)
+
+
+def _train_naive(text: str) -> list[tuple[str, str]]:
+    """The demonstration of naive_bpe: count, take the best pair, merge, again."""
+    words = naive_bpe.char_spaced_word_freq(text)
+    merges: list[tuple[str, str]] = []
+    while len(merges) < _MERGES // 8 and (pairs := naive_bpe.bigram_pair_freq(words)):
+        merges.append(max(pairs, key=lambda pair: pairs[pair]))
+        words = naive_bpe.merge(merges[-1], words)
+    return merges
+
+
+def _differing(result: Any, reference: Any) -> float:
+    """The share of places where two lists differ."""
+    result, reference = list(result), list(reference)
+    longest = max(len(result), len(reference), 1)
+    same = sum(a == b for a, b in zip(result, reference, strict=False))
+    return 1 - same / longest
+
+
+def _megabytes(text: str) -> float:
+    return len(text.encode()) / 1e6
+
+
+def _rung(ladder: str, rung: str, change: str, equals: str | None, run: Callable[[str], Any]) -> dict[str, Any]:
+    return {
+        "component": "tokenizer",
+        "ladder": ladder,
+        "rung": rung,
+        "module": f"tinylm.tokenizer.{rung}",
+        "change": change,
+        "equals": equals,
+        "make": made_text,
+        "run": run,
+        "compare": _differing,
+        "amount": _megabytes,
+        "unit": "MB",
+        "size": 20_000 if ladder == "naive BPE training" else 100_000,
+    }
+
+
+def rungs() -> list[dict[str, Any]]:
+    """Every rung, the lowest of each ladder first."""
+    naive, training, encoding = "naive BPE training", "byte-level BPE training", "byte-level BPE encoding"
+
+    def on(train: Callable[..., Any]) -> Callable[[str], Any]:
+        return lambda text: train(count_pieces([text], (_PATTERN,)), _MERGES)
+
+    fast, kernel = byte_bpe_fast.Encoder(_vocabulary()), kernels.make_encoder(_vocabulary())
+    return [
+        _rung(naive, "naive_bpe", "the algorithm of Sennrich et al. 2015 as written", None, _train_naive),
+        _rung(training, "byte_bpe", "counts every pair again after every merge", None, on(byte_bpe.train_merges)),
+        _rung(
+            training,
+            "byte_bpe_fast",
+            "count_pairs took the time: only words that held the merged pair are counted again, a heap gives the next",
+            "byte_bpe",
+            on(byte_bpe_fast.train_merges),
+        ),
+        _rung(
+            training,
+            "kernels",
+            "the interpreter took the time: the same steps in C++",
+            "byte_bpe_fast",
+            on(kernels.train_merges),
+        ),
+        _rung(encoding, "byte_bpe", "replaces the lowest pair everywhere, in every piece", None, _encode_plain),
+        _rung(
+            encoding,
+            "byte_bpe_fast",
+            "the same pieces came again and again: each is encoded once and remembered; a heap for long ones",
+            "byte_bpe",
+            lambda text: fast.encode_pieces(split(text, (_PATTERN,))),
+        ),
+        _rung(
+            encoding,
+            "kernels",
+            "the loop over pieces took the time: looked up and merged in C++, tokens that are whole pieces at once",
+            "byte_bpe_fast",
+            lambda text: kernel.encode_pieces(split(text, (_PATTERN,))),
+        ),
+    ]
