@@ -81,7 +81,7 @@ def find_rungs(component: str | None = None) -> tuple[list[Rung], list[str]]:
     known = sorted({rung.component for rung in rungs})
     chosen = [rung for rung in rungs if component in (None, rung.component)]
     if component is not None and not chosen:
-        raise ObservabilityError(f"wanted a component of {', '.join(known) or 'no phase'}, got {component!r}")
+        raise ObservabilityError("; ".join([f"wanted a component of {', '.join(known)}, got {component!r}", *notes]))
     return chosen, notes
 
 
@@ -176,7 +176,7 @@ def _row(own: _Job, same: _Job | None, below: _Job | None) -> dict[str, Any]:
         error = float(rung.compare(same.result, below.result))
         if not error <= rung.tolerance:  # nan is not equal either
             raise ObservabilityError(
-                f"wanted {rung.rung!r} to equal {below.rung.rung!r} within {rung.tolerance} on work of size {same.size} "
+                f"wanted {rung.rung!r} to equal {below.rung.rung!r} within {rung.tolerance}, work of size {same.size} "
                 f"({rung.ladder}), got an error of {error}; one of them is wrong"
             )
         row["error"] = error
@@ -198,9 +198,8 @@ def hotspots(function: Callable[[], object], count: int = 3) -> list[str]:
     entries: dict[tuple[str, int, str], Any] = vars(pstats.Stats(profile))["stats"]
     spent = sorted(((entry[2], key) for key, entry in entries.items()), reverse=True)
     total = sum(seconds for seconds, _ in spent) or 1.0
-    return [
-        f"{_place(*key)} {100 * seconds / total:.0f} %" for seconds, key in spent[:count] if seconds / total >= 0.01
-    ]
+    shares = [(_place(*key), 100 * seconds / total) for seconds, key in spent[:count]]
+    return [f"{place} {share:.0f} %" for place, share in shares if share >= 1]
 
 
 def _place(file: str, line: int, name: str) -> str:
