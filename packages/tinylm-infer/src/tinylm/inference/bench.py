@@ -68,7 +68,7 @@ def perplexity(llm: LLM, text: str) -> dict[str, Any]:
     start = llm.tokenizer.bos_id if llm.tokenizer.bos_id is not None else llm.tokenizer.eos_id
     ids = [*([] if start is None else [start]), *llm.tokenizer.encode(text)]
     if len(ids) < 2:
-        raise InferenceError("perplexity: wanted a text of at least two tokens, got less")
+        raise InferenceError("perplexity: wanted a text with at least one token to predict, got none")
     context = llm.model.config.context
     nats = 0.0
     for begin in range(0, len(ids) - 1, context):

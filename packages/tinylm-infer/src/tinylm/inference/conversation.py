@@ -49,6 +49,9 @@ class Conversation:
         return llm.stream_chat([*self._system, *kept], self._params)
 
     def _plain_text(self) -> list[int]:
-        """Everything said, joined as it is: a base model continues it."""
+        """Everything said, one turn a line: a base model continues the last one."""
         assert self._llm.tokenizer is not None
-        return self._llm.tokenizer.encode("\n".join(str(m["content"]) for m in [*self._system, *self._messages]))
+        text = ""
+        for message in [*self._system, *self._messages]:
+            text += ("\n" if text and message["role"] == "user" else "") + message["content"]
+        return self._llm.tokenizer.encode(text)

@@ -189,6 +189,8 @@ class LLM:
     def _start(
         self, ids: list[int], params: SamplingParams, ends: Sequence[int] | None = None, index: int = 0
     ) -> Generation:
+        if self.tokenizer is None and params.stop_strings:
+            raise InferenceError("stop strings need a tokenizer (skip_tokenizer_init=True): use stop_token_ids")
         return Generation(self.model, self.tokenizer, ids, params, self.eos_token_ids if ends is None else ends, index)
 
     def _answer(

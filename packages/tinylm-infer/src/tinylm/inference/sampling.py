@@ -108,6 +108,8 @@ def sample(
         logits = apply_repetition_penalty(logits, [*prompt, *output], params.repetition_penalty)
     if params.presence_penalty or params.frequency_penalty:
         logits = apply_presence_and_frequency(logits, output, params.presence_penalty, params.frequency_penalty)
+    if not logits.max().isfinite():
+        raise InferenceError("the parameters rule out every token: min_tokens and logit_bias leave nothing to draw")
     if params.greedy:
         return int(logits.argmax())
     logits = apply_temperature(logits, params.temperature)
