@@ -36,9 +36,10 @@ COLUMNS = (
 class Rung:
     """One rung as a phase describes it: the dictionary's keys, checked.
 
-    make(size) builds work, the same for the same size; run(work) does it; compare(result, reference) is the error
-    against the rung named by `equals` (None for the lowest), 0.0 when identical and at most `tolerance`; amount(work)
-    in `unit` is what the throughput counts; size is what this rung does in a second or so.
+    make(size) builds work, the same for the same size; run(work) does it; compare(result, reference) is the error against
+    the rung named by `equals` (None for the lowest), 0.0 when identical. It may reach `tolerance`, by default what float32
+    rounding explains: results that must be identical count their differences, so that one is already too many.
+    amount(work), in `unit`, is what the throughput counts; size is what this rung does in about a second.
     """
 
     component: str
@@ -53,7 +54,7 @@ class Rung:
     amount: Callable[[Any], float]
     unit: str
     size: int
-    tolerance: float = 0.0
+    tolerance: float = 1e-5
 
 
 def find_rungs(component: str | None = None) -> tuple[list[Rung], list[str]]:
