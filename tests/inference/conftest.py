@@ -94,3 +94,22 @@ def recompute() -> Callable[..., list[int]]:
         return output
 
     return run
+
+
+@pytest.fixture(scope="session")
+def regret() -> Callable[..., list[float]]:
+    """How far each greedy token's logit is below the best one, both recomputed without a cache: 0 if it is the best.
+
+    In fractions of the largest logit. Rounding may swap two tokens that are nearly equal; a wrong cache does far worse.
+    """
+
+    @torch.inference_mode()
+    def run(llm: LLM, prompt: list[int], output: list[int]) -> list[float]:
+        lost = []
+        for position, token_id in enumerate(output):
+            ids = torch.tensor([[*prompt, *output[:position]]], device=llm.device)
+            logits = llm.model(ids)[0, -1].float()
+            lost.append(float((logits.max() - logits[token_id]) / logits.abs().max()))
+        return lost
+
+    return run
