@@ -188,3 +188,21 @@ def test_compiles_without_a_graph_break(preset, backend, small, ids):
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         close(parameter.grad, gradient)
     close(torch.compile(model, fullgraph=True, backend=backend)(tokens), model(tokens))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 5), size=st.integers(1, 40), scale=st.sampled_from([1e-3, 1.0, 1e3]))
+def test_rmsnorm_and_its_backward_by_hand(rows, size, scale):
+    from tinylm.model.norm import RMSNorm
+
+    norm = RMSNorm(size, eps=1e-6).double()
+    x = (torch.randn(rows, 2, size, dtype=torch.float64) * scale).requires_grad_()
+    norm.weight.data.normal_()
+    wanted = x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * norm.weight
+    upstream = torch.randn_like(wanted)
+    torch.testing.assert_close(norm(x), wanted, atol=1e-12, rtol=1e-12)
+    got = torch.autograd.grad(norm(x), (x, norm.weight), upstream)
+    for mine, theirs in zip(got, torch.autograd.grad(wanted, (x, norm.weight), upstream), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-10 / scale, rtol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(norm(x), wanted, atol=1e-12, rtol=1e-12)

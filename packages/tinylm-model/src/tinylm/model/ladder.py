@@ -50,7 +50,7 @@ def rungs() -> list[dict[str, Any]]:
             **forward,
             "rung": "transformer",
             "module": "tinylm.model.transformer",
-            "change": "torch.nn: whole matrices in compiled kernels, because the loop in linear() was nearly all the time",
+            "change": "torch.nn: whole matrices in compiled kernels; the loop in linear() was nearly all the time",
             "equals": "scalar",
             "run": _run_transformer,
         },

@@ -1,7 +1,7 @@
 """What a shape costs before anyone builds it: memory by kind, and the time that a number of tokens takes on a device.
 
-No torch here. The formulas are of what this package and AdamW in tinylm.training store; what the allocator rounds up, the
-CUDA context (about half a GiB) and torch.compile's own buffers come on top. Not here: measuring. Next: cli.py.
+No torch here. The formulas are of what this package and AdamW in tinylm.training store; what the allocator rounds up,
+the CUDA context (about half a GiB) and torch.compile's own buffers come on top. Not here: measuring. Next: cli.py.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def activation_numbers(config: TransformerConfig) -> int:
     Each operation keeps what its derivative needs; counted on `Transformer.loss` in float32 on the CPU by the tests.
     """
     heads, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    norms = (6 if config.norm == "rmsnorm" else 4) * config.width
+    norms = 4 * config.width
     attention = 2 * heads + 2 * kv + (heads if kv != heads else 0)
-    attention += 2 * (heads + kv) if config.qk_norm else 0
+    attention += heads + kv if config.qk_norm else 0
     mlp = (4 if config.activation == "swiglu" else 2) * config.mlp_width
     return config.depth * (norms + attention + mlp) + 4 * config.width
 

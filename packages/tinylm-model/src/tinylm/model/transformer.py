@@ -31,13 +31,14 @@ from tinylm.model.cache import Cache
 from tinylm.model.config import TransformerConfig
 from tinylm.model.initialisation import initialise
 from tinylm.model.loss import chunked_cross_entropy
+from tinylm.model.norm import RMSNorm, compute_dtype
 
 Taps = dict[str, Tensor]
 Rotation = tuple[Tensor, Tensor]
 
 
 def _norm(config: TransformerConfig, size: int) -> nn.Module:
-    kind = nn.RMSNorm if config.norm == "rmsnorm" else nn.LayerNorm
+    kind = RMSNorm if config.norm == "rmsnorm" else nn.LayerNorm
     return kind(size, eps=config.norm_eps)
 
 
@@ -182,7 +183,7 @@ class Transformer(nn.Module):
         x = self.embed(ids)
         if self.positions is not None:
             x = x + self.positions(positions)
-        cos_sin = rotation(self.config, positions, x.dtype) if self.config.position == "rope" else None
+        cos_sin = rotation(self.config, positions, compute_dtype(x)) if self.config.position == "rope" else None
         allowed = None if mask is None else padding_mask(mask, ids.shape[1])
         if taps is not None:
             taps["embed"] = x

@@ -1,0 +1,69 @@
+"""RMSNorm with its backward by hand for the CPU, where torch composes it of a dozen passes over memory.
+
+On CUDA and without gradients torch's own rms_norm is used. Not here: LayerNorm (torch.nn has a good one). Next:
+attention.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type that matrix products take x in: autocast's if it is on, else x's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+class RMSNorm(nn.Module):
+    """y = x / sqrt(mean(x²) + eps) · weight over the last axis (Zhang and Sennrich 2019).
+
+    Under autocast y has autocast's type, so that the products that share it do not each cast it again.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = compute_dtype(x)
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            apply: Callable[..., Tensor] = _RMSNormOnCPU.apply  # torch leaves it untyped
+            return apply(x, self.weight, self.eps, dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(dtype)
+
+
+class _RMSNormOnCPU(torch.autograd.Function):
+    """With r = 1 / sqrt(mean(x²) + eps), x̂ = x r and p = ∂y ⊙ x̂, summed over rows or over the last axis (of size D):
+
+    ∂weight = Σ_rows p,    ∂x = r (∂y ⊙ weight − x̂ · (p · weight) / D).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
+        r = (norm.square() / x.shape[-1] + eps).rsqrt()
+        ctx.save_for_backward(x, weight, r)
+        y: Tensor = (x * r).mul_(weight).to(dtype)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, r = ctx.saved_tensors
+        (dy,) = upstream
+        x_hat = x * r
+        p = dy * x_hat
+        shift = (p @ weight.to(p.dtype)).unsqueeze(-1) / x.shape[-1]
+        dx = (dy * weight).to(p.dtype).sub_(x_hat.mul_(shift)).mul_(r)
+        return dx.to(x.dtype), p.flatten(0, -2).sum(0).to(weight.dtype), None, None
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Squares are summed in float32 at least."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -1,0 +1,146 @@
+"""The command: what it prints, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinylm.model import Transformer, read_provenance
+
+SMALL = ["--vocab-size", "60", "--depth", "1"]
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "tinylm.model", *map(str, arguments)]
+    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "140"}
+    return subprocess.run(command, **({"capture_output": True, "text": True, "env": environment} | options))
+
+
+def ok(*arguments):
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def refused(*arguments, code=1):
+    done = run(*arguments)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_init_inspect_convert(tmp_path):
+    assert "parameters" in ok("init", tmp_path / "a", *SMALL, "--preset", "llama", "--set", "context=32", "--seed", 3)
+    ok("init", tmp_path / "b", *SMALL, "--preset", "llama", "--set", "context=32", "--seed", 3)
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    model = Transformer.load(tmp_path / "a")
+    assert model.config.context == 32
+
+    shown = ok("inspect", tmp_path / "a")
+    assert f"{model.config.parameter_count():,}" in shown
+    assert f"{model.config.flops_per_token():,}" in shown
+    facts = json.loads(ok("inspect", tmp_path / "a", "--json"))
+    assert facts["shapes"] == {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    assert facts["config"]["context"] == 32
+
+    (tmp_path / "a/tokenizer.json").write_text("{}")
+    model.save(tmp_path / "a", {"tokenizer_sha256": "abc"})
+    ok("convert", tmp_path / "a", "--out", tmp_path / "c", "--dtype", "bfloat16")
+    assert (tmp_path / "c/tokenizer.json").read_text() == "{}"
+    assert read_provenance(tmp_path / "c") == {"tokenizer_sha256": "abc"}
+    assert torch.equal(Transformer.load(tmp_path / "c").embed.weight, model.embed.weight.bfloat16())
+
+
+def test_init_zero_residual_and_dtype(tmp_path):
+    ok("init", tmp_path / "a", *SMALL, "--residual", "zero", "--dtype", "float16")
+    model = Transformer.load(tmp_path / "a")
+    assert model.blocks[0].mlp.down.weight.eq(0).all()
+    assert model.embed.weight.dtype == torch.float16
+
+
+def test_plan_counts_what_the_shape_counts():
+    shown = ok("plan", "--preset", "gpt2", "--depth", "12", "--tokens", "1e9", "--flops-per-second", "1e14")
+    assert "124,439,808" in shown  # OpenAI's GPT-2 small
+    assert "1,000,000,000" in shown
+
+
+def test_plan_names_devices():
+    shown = ok("plan", "--depth", 8, "--device", "h100", "--mfu", "0.5")
+    assert "50% of h100's 989 TFLOP/s" in shown
+    assert "20 per parameter" in shown
+
+
+def test_help_and_version():
+    for arguments in (["--help"], *([name, "--help"] for name in ("init", "inspect", "convert", "plan"))):
+        assert "Usage: tinylm-model" in ok(*arguments)
+    assert torch.__version__ in ok("--version")
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "sys.argv = ['tinylm-model', '--help']\n"
+        "from tinylm.model.cli import main\nmain()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_wrong_use_ends_with_2(tmp_path):
+    assert "No such option" in refused("plan", "--dpeth", 3, code=2)
+    assert "No such command" in refused("invent", code=2)
+    assert "gtp2" in refused("init", tmp_path / "a", "--preset", "gtp2", code=2)
+    assert refused("convert", tmp_path, code=2)  # --out is missing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["inspect", "absent"], "no config.json"),
+        (["convert", "absent", "--out", "x"], "no config.json"),
+        (["convert", "model.gguf", "--out", "x"], "not supported"),
+        (["convert", "absent", "--out", "x", "--to", "gguf"], "not supported"),
+        (["init", "x", "--set", "heads=5", "--set", "kv_heads=2"], "multiple of kv_heads"),
+        (["init", "x", "--set", "wdith=5"], "no such field"),
+        (["init", "x", "--set", "context"], "FIELD=VALUE"),
+        (["init", "x", "--set", "depth=3"], "--depth"),
+        (["init", "x", "--set", "context=many"], "whole number"),
+        (["plan", "--device", "abacus"], "one of h100"),
+        (["plan", "--device", "h100", "--flops-per-second", "1e9"], "got both"),
+        (["plan", "--device", "h100", "--mfu", "40"], "--mfu"),
+        (["plan", "--device", "h100", "--dtype", "float32"], "bfloat16"),
+        (["plan", "--tokens", "0", "--flops-per-second", "1"], "above 0"),
+        (["plan", "--tokens", "nan"], "--tokens"),
+    ],
+)
+def test_bad_input_is_one_line_and_1(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refused(*arguments)
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert words in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path):
+    ok("init", tmp_path / "a", *SMALL)
+    before = (tmp_path / "a/model.safetensors").read_bytes()
+    assert "without a model" in refused("init", tmp_path / "a", *SMALL)
+    assert "another directory" in refused("convert", tmp_path / "a", "--out", tmp_path / "a", "--dtype", "bfloat16")
+    assert (tmp_path / "a/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_one_line(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        done = run("plan", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "No space" in done.stderr
+    assert done.stderr.count("\n") == 1
