@@ -1,0 +1,97 @@
+"""Writing so that a reader never sees half a file or half a folder, and reading JSON of ours with its checks.
+
+A folder is filled under a temporary name beside its place, every file in it is fsynced, and it is renamed as a whole.
+Not here: what stands in the files (prepare.py, checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tinylm.training._errors import TrainingError
+
+FORMAT = 1
+
+
+def fsync(path: Path) -> None:
+    """Force a file's or a folder's contents to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def new_directory(final: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `final`, whole, when the block ends (replacing what stood there); it vanishes
+    when the block fails, and then what stood there still stands."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.parent / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in sorted(temporary.rglob("*"), reverse=True):
+            fsync(path)
+        fsync(temporary)
+        if final.exists():
+            final.rename(old := temporary.with_suffix(".old"))
+            temporary.rename(final)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(final)
+        fsync(final.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def publish(source: Path, target: Path) -> None:
+    """Copy one file over another so that a reader sees the old one or the new one, never a part."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        fsync(temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` with our format number, indented. The folder it stands in is what makes it atomic."""
+    path.write_text(
+        json.dumps({"format": FORMAT, **value}, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+    )
+
+
+def read_json(path: Path, wanted: str) -> dict[str, Any]:
+    """Read JSON of ours. Raises TrainingError when it is missing, damaged or of a later format; `wanted` names it."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(f"wanted {wanted} at {path}, got no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TrainingError(f"wanted {wanted} at {path}, got a file that cannot be read ({error})") from None
+    if not isinstance(value, dict) or not isinstance(value.get("format"), int):
+        raise TrainingError(f'wanted {wanted} at {path}, got JSON without our "format" number')
+    if value["format"] > FORMAT:
+        raise TrainingError(
+            f"wanted {wanted} of format {FORMAT}, got format {value['format']} in {path}: "
+            "it was written by a later version; upgrade tinylm-train"
+        )
+    return value

@@ -1,0 +1,192 @@
+"""What survives a kill: step folders, written whole or not at all, and the published copy of the newest one.
+
+    CHECKPOINT_DIR/
+      config.json model.safetensors tokenizer.json generation_config.json [chat_template.jinja]   published copies
+      steps/00000500/             the same files, and
+        state/                    the optimisers' tensors: safetensors through torch.distributed.checkpoint
+        state.json                step, RNG, loader position, options, and the SHA-256 of every file above
+
+Resume reads `steps/` only, newest first, and passes over a folder whose checksums do not agree.
+Not here: when to save (trainer.py); the layout of config.json and model.safetensors (tinylm.model).
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
+
+from tinylm.model import Transformer
+from tinylm.training._errors import TrainingError
+from tinylm.training._files import new_directory, publish, read_json, sha256, write_json
+from tinylm.training.data import LoaderState, TokenDataset
+from tinylm.training.optimizers import AdamW, Muon
+
+Optimizers = Mapping[str, AdamW | Muon]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """The part of a run's state that is neither weights nor optimiser tensors."""
+
+    step: int  # updates done
+    total_steps: int | None  # None: still being timed
+    loader: LoaderState
+    seconds: float  # training time so far, over all attempts
+    options: Mapping[str, Any]  # as given: a resumed run must have been given the same
+    data_sha256: str  # of data.json
+
+
+def save(
+    out: Path, model: Transformer, optimizers: Optimizers, progress: Progress, dataset: TokenDataset, keep: int
+) -> Path:
+    """Write steps/<step>/ as a whole, publish its model at the top of `out`, and drop all but the newest `keep`."""
+    final = out / "steps" / f"{progress.step:08d}"
+    with new_directory(final) as folder:
+        model.save(folder, provenance={"tokenizer_sha256": dataset.tokenizer_sha256})
+        for name in ("tokenizer.json", "chat_template.jinja"):
+            if (dataset.directory / name).is_file():
+                shutil.copyfile(dataset.directory / name, folder / name)
+        _write_generation_config(folder, dataset)
+        tensors, numbers = _flatten(model, optimizers)
+        _save_tensors(folder / "state", tensors)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        write_json(
+            folder / "state.json",
+            {
+                **dataclasses.asdict(progress),
+                "rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
+                "optimizer": numbers,
+                "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+            },
+        )
+    for path in final.iterdir():
+        if path.is_file() and path.name != "state.json":
+            publish(path, out / path.name)
+    for old in step_folders(out)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def step_folders(out: Path) -> list[Path]:
+    """The complete step folders of a checkpoint directory, newest first."""
+    steps = out / "steps"
+    return sorted(
+        (p for p in steps.glob("*") if p.name.isdigit() and p.is_dir()), key=lambda p: int(p.name), reverse=True
+    )
+
+
+def newest(out: Path, say: Callable[[str], None]) -> tuple[Path, Progress] | None:
+    """The newest step folder that is undamaged, and its progress; None when there is no step folder at all.
+
+    Raises TrainingError when there are step folders and every one is damaged, or one is of a later format.
+    """
+    folders = step_folders(out)
+    for folder in folders:
+        state = read_json(folder / "state.json", "a checkpoint's state")
+        damaged = [
+            name
+            for name, digest in state.get("sha256", {}).items()
+            if not (folder / name).is_file() or sha256(folder / name) != digest
+        ]
+        if not damaged:
+            return folder, _progress(folder, state)
+        say(f"{folder} is damaged ({', '.join(damaged)} is not what was written): going back to the one before")
+    if folders:
+        raise TrainingError(f"every checkpoint in {out / 'steps'} is damaged: remove {out} to start again")
+    return None
+
+
+def restore(folder: Path, model: Transformer, optimizers: Optimizers) -> None:
+    """Put the weights, the optimisers and the RNG of a step folder back in place, bit for bit."""
+    device = next(model.parameters()).device
+    weights = Transformer.load(folder, device=device).state_dict()
+    model.load_state_dict(weights)
+    tensors = _load_tensors(folder / "state")
+    state = read_json(folder / "state.json", "a checkpoint's state")
+    torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state["rng"])), dtype=torch.uint8))
+    for name, optimizer in optimizers.items():
+        for parameter_name, parameter in _named(model, optimizer):
+            prefix = f"{name}.{parameter_name}."
+            entry = {
+                key.removeprefix(prefix): value.to(device) for key, value in tensors.items() if key.startswith(prefix)
+            }
+            entry |= {key.removeprefix(prefix): v for key, v in state["optimizer"].items() if key.startswith(prefix)}
+            if entry:
+                optimizer.state[parameter] = entry
+
+
+def _progress(folder: Path, state: Mapping[str, Any]) -> Progress:
+    try:
+        values = {field.name: state[field.name] for field in dataclasses.fields(Progress)}
+        return Progress(**{**values, "loader": LoaderState(**state["loader"])})
+    except (KeyError, TypeError) as error:
+        raise TrainingError(f"wanted a checkpoint's state in {folder}/state.json, got one without {error}") from None
+
+
+def _write_generation_config(folder: Path, dataset: TokenDataset) -> None:
+    """Hugging Face's file with the ids that end a text, so that generation stops where the data did."""
+    from tinylm.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(dataset.tokenizer_file)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    known = {name: value for name, value in ids.items() if value is not None}
+    (folder / "generation_config.json").write_text(json.dumps(known, indent=2) + "\n", "utf-8")
+
+
+def _named(model: Transformer, optimizer: AdamW | Muon) -> list[tuple[str, torch.nn.Parameter]]:
+    mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) in mine]
+
+
+def _flatten(model: Transformer, optimizers: Optimizers) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Optimiser state as {"muon.blocks.0.mlp.up.weight.momentum_buffer": tensor} and the same for plain numbers."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, float] = {}
+    for name, optimizer in optimizers.items():
+        for parameter_name, parameter in _named(model, optimizer):
+            for key, value in optimizer.state[parameter].items():
+                full_name = f"{name}.{parameter_name}.{key}"
+                if isinstance(value, Tensor):
+                    tensors[full_name] = value
+                else:
+                    numbers[full_name] = value
+    return tensors, numbers
+
+
+def _save_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    writer = HuggingFaceStorageWriter(os.fspath(folder), save_distributed=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        try:
+            save_distributed(dict(tensors), storage_writer=writer, no_dist=True)
+        except CheckpointException as error:
+            causes = [cause[0] if isinstance(cause, tuple) else cause for cause in error.failures.values()]
+            raise OSError(f"could not write {folder}: {causes[0] if causes else error}") from error
+
+
+def _load_tensors(folder: Path) -> dict[str, Tensor]:
+    reader = HuggingFaceStorageReader(os.fspath(folder))
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load_distributed(tensors, storage_reader=reader, no_dist=True)
+    return tensors

@@ -1,0 +1,326 @@
+"""tinylm-train: the commands prepare | pretrain | evaluate, and the error boundary around them.
+
+The only file here that imports typer and rich, and torch only inside a command, so that `--help` is quick. It computes
+nothing: see prepare.py, trainer.py and evaluation.py. The live display is in the two classes at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import os
+import signal
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from tinylm.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from tinylm.training.trainer import Result, Status
+
+_P = ParamSpec("_P")
+
+app = typer.Typer(
+    name="tinylm-train",
+    help="Text to a token data set, and a token data set to a trained model.",
+    epilog="Try: tinylm-train pretrain --data DATA_DIR --out CHECKPOINT_DIR --depth 4 --minutes 3",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+
+class Interrupted(Exception):
+    """The run was stopped by the user and has said how to go on."""
+
+
+def _bounded(command: Callable[_P, None]) -> Callable[_P, None]:
+    """The error boundary: one clear line and an exit code instead of a traceback."""
+
+    @functools.wraps(command)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows "?" and goes on
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except (KeyboardInterrupt, Interrupted):
+            print(file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            _discard_stdout()
+            raise typer.Exit(1) from None
+        except OSError as error:
+            _discard_stdout()
+            where = f"{error.filename}: " if error.filename else ""
+            raise _fail(f"{where}{error.strerror or error}") from None
+        except ValueError as error:
+            if not _is_ours(error):
+                raise
+            raise _fail(str(error)) from None
+        except RuntimeError as error:
+            if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error):
+                raise
+            raise _fail("the device is out of memory: try a smaller --batch-size, --depth or --context") from None
+
+    return wrapper
+
+
+def _is_ours(error: ValueError) -> bool:
+    """Whether a package of TinyLM raised it as something that the user can put right."""
+    from tinylm.model import ModelError
+    from tinylm.observability import ObservabilityError
+    from tinylm.tokenizer import TokenizerError
+    from tinylm.training._errors import TrainingError
+
+    return isinstance(error, (TrainingError, ModelError, ObservabilityError, TokenizerError))
+
+
+def _fail(message: str) -> typer.Exit:
+    print(f"error: {message}", file=sys.stderr)
+    return typer.Exit(1)
+
+
+def _discard_stdout() -> None:
+    """What is still buffered cannot be written: keep Python from trying again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    import importlib.metadata
+
+    import torch
+
+    from tinylm.training.device import pick_device
+
+    try:
+        version = importlib.metadata.version("tinylm-train")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(not installed: run from a checkout)"
+    print(f"tinylm-train {version}, torch {torch.__version__}, device {pick_device('auto')}")
+    raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version, torch and device.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Try: tinylm-train prepare my.txt --tokenizer TOKENIZER_DIR --validation tail:0.1 --out DATA_DIR")
+@_bounded
+def prepare(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="UTF-8 text; each file is a document.")],
+    tokenizer: Annotated[Path, typer.Option(metavar="TOKENIZER_DIR", help="What tinylm-tokenizer train made.")],
+    out: Annotated[Path, typer.Option(metavar="DATA_DIR", help="The data set's folder.")],
+    validation: Annotated[
+        str, typer.Option(help="tail:0.1 (the end of each file), documents:0.01 (whole files), or a FILE.")
+    ] = "tail:0.1",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that stands at DATA_DIR.")] = False,
+) -> None:
+    """Tokenize text into a data set: data.json, the tokenizer, and shards of token ids."""
+    from tinylm.training.prepare import prepare as run
+
+    with _CharacterBar() as report:
+        description = run(files, tokenizer, out, validation, overwrite, report)
+    for name, split in description["splits"].items():
+        per_token = split["characters"] / max(1, split["tokens"])
+        print(f"{name}: {split['tokens']:,} tokens, {per_token:.2f} characters each, {split['documents']} document(s)")
+    print(f"data set: {out}")
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` a flag for every field of TrainConfig: name, type, help and group come from there.
+
+    A flag that is not given is None, so that the TOML file's value, or else the default, stands.
+    """
+    hints = typing.get_type_hints(TrainConfig)
+    parameters = [inspect.signature(command).parameters["config"]]
+    for field in dataclasses.fields(TrainConfig):
+        text = field.metadata["help"] + (f" Default: {field.default}." if field.default not in (None, "") else "")
+        option = typer.Option(help=text, rich_help_panel=field.metadata["group"], show_default=False)
+        kind: Any = str if typing.get_origin(hints[field.name]) is typing.Literal else hints[field.name]
+        annotation: Any = Annotated[kind | None, option]
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it; mypy has no name for it
+    return command
+
+
+@app.command(
+    epilog="Try: tinylm-train pretrain --data DATA_DIR --out CHECKPOINT_DIR --depth 4 --minutes 3. "
+    "The same command again continues an interrupted run."
+)
+@_options
+@_bounded
+def pretrain(
+    config: Annotated[Path | None, typer.Option(metavar="TOML", help="A file with options; flags win over it.")] = None,
+    **flags: Any,
+) -> None:
+    """Train a model from random weights. Ctrl-C saves and stops; the same command again goes on."""
+    options = TrainConfig.load(config, **flags)
+    from tinylm.training.trainer import Trainer
+
+    with _Display() as display:
+        trainer = Trainer(options, report=display.report, say=display.say)
+        shape, precision = trainer.shape, str(trainer.dtype).removeprefix("torch.")
+        display.say(
+            f"device: {trainer.device}, {precision}, {_threads()} threads. Model: {trainer.config.preset}, "
+            f"{shape.depth} layers of width {shape.width}, {shape.parameter_count() / 1e6:.1f}M parameters. "
+            f"Batch: {trainer.config.batch_size} x {trainer.config.context} tokens"
+        )
+        with _stop_after_step(trainer.request_stop, display.say):
+            result = trainer.train()
+    _conclude(result, options.out)
+
+
+def _conclude(result: Result, out: str) -> None:
+    if not result.finished:
+        of = f" of {result.total_steps}" if result.total_steps else ""
+        print(f"stopped after step {result.step}{of}; the model is saved in {out}. The same command again goes on.")
+        raise Interrupted
+    if result.validation_bits_per_character is None:
+        print(f"already finished: {result.step} steps. The model is in {out}; another run needs another --out.")
+    else:
+        print(f"finished: {result.step} steps in {result.seconds / 60:.1f} minutes. The model is in {out}")
+        print(f"validation: {result.validation_bits_per_character:.3f} bits per character")
+
+
+@app.command(epilog="Try: tinylm-train evaluate CHECKPOINT_DIR --data DATA_DIR")
+@_bounded
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT_DIR", help="A trained model.")],
+    data: Annotated[Path, typer.Option(metavar="DATA_DIR", help="The data set to judge it on.")],
+    split: Annotated[str, typer.Option(help="validation or train.")] = "validation",
+    device: Annotated[str, typer.Option(help="auto (cuda > mps > cpu), cpu, cuda, mps.")] = "auto",
+) -> None:
+    """Bits per character of a model on a data set's split: lower is better, and comparable across tokenizers."""
+    from tinylm.training.evaluation import evaluate as run
+
+    print(f"{split}: {run(checkpoint, data, split, device):.4f} bits per character")
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def _stop_after_step(request_stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
+    """First Ctrl-C (or SIGTERM): finish the step, save, stop. Second: stop now."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for which in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(which, signal.default_int_handler)
+        say("stopping after this step (Ctrl-C again: at once, and what came after the last checkpoint is lost)")
+        request_stop()
+
+    before = {which: signal.signal(which, handle) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+def _duration(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class _Display:
+    """Training as it goes: one live line on a terminal, one plain line every ten seconds elsewhere."""
+
+    INTERVAL = 10.0
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.console = Console(highlight=False)
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[numbers]}"))
+        self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self.task = self.progress.add_task("training", total=None, numbers="", visible=False)
+        self.last_line = time.monotonic()
+        self.last_validation: float | None = None
+
+    def __enter__(self) -> _Display:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def report(self, status: Status) -> None:
+        left = "" if status.seconds_left is None else f" · {_duration(status.seconds_left)} left"
+        numbers = (
+            f"loss {status.loss:.3f} · {status.bits_per_character:.3f} bits/character · "
+            f"{status.tokens_per_second:,.0f} tokens/s{left}"
+        )
+        of = f"/{status.total_steps}" if status.total_steps else ""
+        self.progress.update(
+            self.task,
+            description=f"step {status.step}{of}",
+            completed=status.step,
+            total=status.total_steps,
+            numbers=numbers,
+            visible=True,
+        )
+        validation = status.validation_bits_per_character
+        if validation is not None and validation != self.last_validation:
+            self.last_validation = validation
+            self.say(f"step {status.step}{of}: validation {validation:.3f} bits per character")
+        if not self.console.is_terminal and time.monotonic() - self.last_line >= self.INTERVAL:
+            self.last_line = time.monotonic()
+            self.say(f"step {status.step}{of} · {numbers}")
+
+
+class _CharacterBar:
+    """Progress over a known number of characters; nothing where there is no terminal and the work is short."""
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self.progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self.progress.start()
+        task = self.progress.add_task("tokenizing", total=None)
+        last = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            self.progress.update(task, completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - last >= 10:
+                last = time.monotonic()
+                print(f"tokenizing: {done / total:.0%} of {total:,} characters", file=sys.stderr)
+
+        return report
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+
+
+def main() -> Any:
+    """The console script."""
+    app()

@@ -1,0 +1,172 @@
+"""Every option of a training run, where its value comes from, and what the one dial sets.
+
+Precedence: defaults < TOML file < flags. A field that is None is set by the dial: `depth` decides width, heads and the
+learning rates, `minutes`, `steps` or `tokens` the length (trainer.py times the first steps to turn minutes into steps).
+`resolve` fills in every None, so that what a run stores says exactly how to repeat it.
+Not here: the shape that a depth stands for (tinylm.model.TransformerConfig.preset).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from tinylm.model import TransformerConfig
+from tinylm.training._errors import TrainingError
+
+
+def _option(default: Any, group: str, text: str) -> Any:
+    """A field with its help text: the command line is made from these, so that each option is described once."""
+    return dataclasses.field(default=default, metadata={"group": group, "help": text})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Options of `Trainer` and of `tinylm-train pretrain`, which has a flag for each; what they mean stands beside.
+
+    At most one of minutes, steps, tokens; none of them: 3 minutes. None elsewhere: set by the dial, see `resolve`.
+    Raises TrainingError for a value out of range.
+    """
+
+    data: str = _option("", "Files", "What tinylm-train prepare made.")
+    out: str = _option("", "Files", "Checkpoint folder: model, steps and run go here.")
+    depth: int = _option(4, "Shape", "Layers: the dial that sets the rest.")
+    preset: str = _option("qwen3", "Shape", "Architecture: qwen3, llama or gpt2.")
+    width: int | None = _option(None, "Shape", "Width of the residual stream.")
+    heads: int | None = _option(None, "Shape", "Attention heads.")
+    kv_heads: int | None = _option(None, "Shape", "Key and value heads.")
+    mlp_width: int | None = _option(None, "Shape", "Width inside the MLP.")
+    context: int | None = _option(None, "Shape", "Tokens the model sees at once.")
+    minutes: float | None = _option(None, "Length", "Train for so many minutes (3, when no length is given).")
+    steps: int | None = _option(None, "Length", "Train for so many updates.")
+    tokens: int | None = _option(None, "Length", "Train on so many tokens.")
+    batch_size: int | None = _option(None, "Optimiser", "Windows of the context's length per update.")
+    optimizer: Literal["muon", "adamw"] = _option(
+        "muon", "Optimiser", "muon (AdamW for embeddings and gains) or adamw."
+    )
+    learning_rate: float | None = _option(None, "Optimiser", "Peak, for the matrices of the blocks.")
+    embedding_learning_rate: float | None = _option(None, "Optimiser", "Peak, for embeddings, head and gains.")
+    weight_decay: float = _option(0.0, "Optimiser", "For the matrices of the blocks.")
+    warmup_steps: int = _option(20, "Optimiser", "Updates until the learning rate is at its peak.")
+    decay_fraction: float = _option(0.6, "Optimiser", "Share of the run in which the learning rate falls to zero.")
+    clip: float = _option(1.0, "Optimiser", "Largest gradient norm.")
+    validate_every: int | None = _option(
+        None, "Checkpoints and validation", "In updates; a tenth of the run when not given."
+    )
+    checkpoint_every: int | None = _option(
+        None, "Checkpoints and validation", "In updates; a tenth of the run when not given."
+    )
+    keep: int = _option(2, "Checkpoints and validation", "Step folders to keep.")
+    seed: int = _option(0, "Machine", "Same seed, same run.")
+    device: str = _option("auto", "Machine", "auto (cuda > mps > cpu), cpu, cuda or mps.")
+    dtype: Literal["auto", "float32", "bfloat16"] = _option("auto", "Machine", "auto, float32 or bfloat16.")
+    threads: int | None = _option(None, "Machine", "CPU threads.")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and not _in_range(field.name, value):
+                raise TrainingError(f"wanted {field.name} {_RANGES.get(field.name, _POSITIVE)[2]}, got {value}")
+        lengths = [name for name in ("minutes", "steps", "tokens") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise TrainingError(f"wanted one of minutes, steps and tokens, got {' and '.join(lengths)}: leave one")
+        for name, wanted in (("optimizer", ("muon", "adamw")), ("dtype", ("auto", "float32", "bfloat16"))):
+            if getattr(self, name) not in wanted:
+                raise TrainingError(f"wanted {name} to be one of {', '.join(wanted)}, got {getattr(self, name)!r}")
+
+    @classmethod
+    def load(cls, file: str | Path | None = None, **flags: Any) -> TrainConfig:
+        """Options from a TOML file, overridden by the `flags` that are not None.
+
+        Raises TrainingError for a file that cannot be read and for unknown, missing or mistyped options.
+        """
+        values: dict[str, Any] = {}
+        if file is not None:
+            try:
+                values = tomllib.loads(Path(file).read_text("utf-8"))
+            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+                raise TrainingError(f"wanted a TOML file with options at {file}, got: {error}") from None
+        values.update({name: value for name, value in flags.items() if value is not None})
+        return cls(**_checked(values))
+
+    def resolve(self, vocab_size: int) -> tuple[TrainConfig, TransformerConfig]:
+        """This configuration with what the dial sets filled in, and the model's shape."""
+        chosen = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads, "mlp_width": self.mlp_width}
+        overrides = {name: value for name, value in chosen.items() if value is not None}
+        context = self.context or 256
+        shape = TransformerConfig.preset(
+            self.preset, vocab_size=vocab_size, depth=self.depth, context=context, **overrides
+        )
+        rate = self.learning_rate or (0.02 if self.optimizer == "muon" else 3e-3)
+        batch_size = self.batch_size or max(1, 4096 // context)
+        steps, minutes = self.steps, self.minutes
+        if self.tokens is not None:
+            steps = max(1, self.tokens // (batch_size * context))
+        if steps is None and minutes is None:
+            minutes = 3.0
+        return (
+            dataclasses.replace(
+                self,
+                context=context,
+                width=shape.width,
+                heads=shape.heads,
+                kv_heads=shape.kv_heads,
+                mlp_width=shape.mlp_width,
+                batch_size=batch_size,
+                learning_rate=rate,
+                embedding_learning_rate=self.embedding_learning_rate or (0.005 if self.optimizer == "muon" else rate),
+                steps=steps,
+                minutes=minutes,
+                tokens=None,
+            ),
+            shape,
+        )
+
+    def description(self) -> dict[str, Any]:
+        """Plain values for run.json and state.json."""
+        return dataclasses.asdict(self)
+
+
+_POSITIVE = (0.0, False, "> 0")  # lowest value, is it allowed, and both in words
+_RANGES: dict[str, tuple[float, bool, str]] = {
+    "weight_decay": (0.0, True, ">= 0"),
+    "warmup_steps": (0.0, True, ">= 0"),
+    "decay_fraction": (0.0, True, "between 0 and 0.9"),
+    "seed": (0.0, True, ">= 0"),
+}
+
+
+def _in_range(name: str, value: float) -> bool:
+    lowest, allowed, _ = _RANGES.get(name, _POSITIVE)
+    return (value > lowest or (allowed and value == lowest)) and (name != "decay_fraction" or value <= 0.9)
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse unknown names and wrong types before the dataclass sees them."""
+    hints = typing.get_type_hints(TrainConfig)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise TrainingError(
+            f"wanted options of TrainConfig, got unknown {', '.join(unknown)}; known: {', '.join(hints)}"
+        )
+    missing = [name for name in ("data", "out") if not values.get(name)]
+    if missing:
+        raise TrainingError(f"wanted {' and '.join(missing)} among the options, got none")
+    return {name: _typed(name, value, hints[name]) for name, value in values.items()}
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if typing.get_origin(hint) is Literal:
+        return value  # __post_init__ checks these
+    if isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options:
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, tuple(options)):
+        wanted = " or ".join(option.__name__ for option in options if option is not type(None))
+        raise TrainingError(f"wanted {name} to be {wanted}, got {value!r}")
+    return value

@@ -1,0 +1,72 @@
+"""Where and in which precision a run computes: the device, bfloat16 or not, threads, and the allocator.
+
+Not here: several devices or hosts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+
+from tinylm.training._errors import TrainingError
+
+_BF16_PAYS_FROM = 1.5  # times float32's matmul speed; autocast's casts cost something, so a little faster is not enough
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: cuda, else mps, else cpu. Raises TrainingError for a device that is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
+    kind = name.partition(":")[0]
+    if not available.get(kind, False):
+        here = ", ".join(kind for kind, there in available.items() if there)
+        raise TrainingError(f"wanted device {name!r}, got a machine with {here}: choose one of these, or auto")
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """auto: bfloat16 where the device multiplies it clearly faster than float32, measured on the CPU; else float32."""
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and _matmul_seconds(torch.float32) > _BF16_PAYS_FROM * _matmul_seconds(torch.bfloat16):
+        return torch.bfloat16
+    return torch.float32
+
+
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    """The fastest of five products of 256 × 256 matrices: small, because a CPU without bf16 takes 100 times as long."""
+    a = torch.ones(256, 256, dtype=dtype)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """A context for the forward pass: weights stay float32, products are computed in `dtype`."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext
+    return lambda: torch.autocast(device.type, dtype=dtype)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large freed blocks instead of handing them back to the system.
+
+    Each step frees and takes the same large activations; by default every one of them is a new mapping whose pages the
+    kernel zeroes again. No other platform needs it, so elsewhere this does nothing.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)

@@ -1,0 +1,87 @@
+"""How good is a model? Bits per character on a held-out split, which can be compared across tokenizers.
+
+Non-overlapping windows of the context's length cover every token of the split once; each window's first token is
+predicted from the token before it, which the window is given as its first input. Not here: benchmarks with answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinylm.model import Transformer, read_provenance
+from tinylm.training._errors import TrainingError
+from tinylm.training.data import TokenDataset
+from tinylm.training.device import pick_device
+
+_TOKENS_AT_ONCE = 16384
+
+
+def bits_per_character(
+    model: Transformer,
+    dataset: TokenDataset,
+    context: int | None = None,
+    max_windows: int | None = None,
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> float:
+    """Total nats / ln 2 / characters over the split `dataset`.
+
+    max_windows: an estimate from at most that many windows spread evenly. The split's very first token has no token
+    before it and is predicted from id 0.
+    """
+    context = context or model.config.context
+    ids = torch.from_numpy(dataset.text_tokens())
+    if not len(ids):
+        raise TrainingError(f"wanted tokens to evaluate in the {dataset.split} split of {dataset.directory}, got none")
+    inputs = torch.cat([ids.new_zeros(1), ids[:-1]])
+    starts = list(range(0, len(ids), context))
+    if max_windows is not None and len(starts) > max_windows:
+        starts = starts[:: -(-len(starts) // max_windows)]
+    device = next(model.parameters()).device
+    nats, count = 0.0, 0
+    full = [s for s in starts if s + context <= len(ids)]
+    at_once = max(1, _TOKENS_AT_ONCE // context)
+    groups = [full[i : i + at_once] for i in range(0, len(full), at_once)]
+    groups += [[s] for s in starts if s + context > len(ids)]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), autocast():
+        for group in groups:
+            x, y = (_windows(source, group, context).to(device) for source in (inputs, ids))
+            nats += float(model.loss(x, y, reduction="sum"))
+            count += y.numel()
+    model.train(was_training)
+    return nats / count * len(ids) / math.log(2) / dataset.characters
+
+
+def _windows(ids: Tensor, starts: list[int], context: int) -> Tensor:
+    return torch.stack([ids[s : s + context] for s in starts])
+
+
+def evaluate(checkpoint: str | Path, data: str | Path, split: str = "validation", device: str = "auto") -> float:
+    """Bits per character of the model in `checkpoint` on a split of the data set `data`.
+
+    Raises TrainingError when the model and the data set were made with different tokenizers.
+    """
+    if split not in ("train", "validation"):
+        raise TrainingError(f"wanted split train or validation, got {split!r}")
+    dataset = TokenDataset(data, split)
+    model = Transformer.load(checkpoint, device=pick_device(device))
+    made_with = read_provenance(checkpoint).get("tokenizer_sha256")
+    if made_with is not None and made_with != dataset.tokenizer_sha256:
+        raise TrainingError(
+            f"{checkpoint} was trained with another tokenizer than the data set {data} "
+            f"(sha256 {made_with[:12]}… and {dataset.tokenizer_sha256[:12]}…): prepare the text with the model's own"
+        )
+    if model.config.vocab_size < dataset.vocab_size:
+        raise TrainingError(
+            f"wanted a data set of at most {model.config.vocab_size} token ids, as {checkpoint} has, got "
+            f"{dataset.vocab_size} in {data}"
+        )
+    return bits_per_character(model, dataset)
