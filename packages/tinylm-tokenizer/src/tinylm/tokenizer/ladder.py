@@ -42,20 +42,14 @@ def _encode_plain(text: str) -> list[int]:
 
 
 def _train_naive(text: str) -> list[tuple[str, str]]:
-    """The demonstration of naive_bpe: count, take the best pair, merge, again."""
-    words = naive_bpe.char_spaced_word_freq(text)
-    merges: list[tuple[str, str]] = []
-    while len(merges) < _MERGES // 8 and (pairs := naive_bpe.bigram_pair_freq(words)):
-        merges.append(max(pairs, key=lambda pair: pairs[pair]))
-        words = naive_bpe.merge(merges[-1], words)
-    return merges
+    return naive_bpe.learn_merges(naive_bpe.char_spaced_word_freq(text), _MERGES // 8)
 
 
 def _differing(result: Any, reference: Any) -> float:
     """The share of places where two lists differ."""
     result, reference = list(result), list(reference)
     longest = max(len(result), len(reference), 1)
-    same = sum(a == b for a, b in zip(result, reference, strict=False))
+    same = sum(1 for a, b in zip(result, reference, strict=False) if a == b)
     return 1 - same / longest
 
 
@@ -87,7 +81,9 @@ def rungs() -> list[dict[str, Any]]:
     def on(train: Callable[..., Any]) -> Callable[[str], Any]:
         return lambda text: train(count_pieces([text], (_PATTERN,)), _MERGES)
 
-    fast, kernel = byte_bpe_fast.Encoder(_vocabulary()), kernels.make_encoder(_vocabulary())
+    def with_new(make_encoder: Callable[[Vocabulary], Any]) -> Callable[[str], Any]:  # nothing remembered from before
+        return lambda text: make_encoder(_vocabulary()).encode_pieces(split(text, (_PATTERN,)))
+
     return [
         _rung(naive, "naive_bpe", "the algorithm of Sennrich et al. 2015 as written", None, _train_naive),
         _rung(training, "byte_bpe", "counts every pair again after every merge", None, on(byte_bpe.train_merges)),
@@ -111,13 +107,13 @@ def rungs() -> list[dict[str, Any]]:
             "byte_bpe_fast",
             "the same pieces came again and again: each is encoded once and remembered; a heap for long ones",
             "byte_bpe",
-            lambda text: fast.encode_pieces(split(text, (_PATTERN,))),
+            with_new(byte_bpe_fast.Encoder),
         ),
         _rung(
             encoding,
             "kernels",
             "the loop over pieces took the time: looked up and merged in C++, tokens that are whole pieces at once",
             "byte_bpe_fast",
-            lambda text: kernel.encode_pieces(split(text, (_PATTERN,))),
+            with_new(kernels.make_encoder),
         ),
     ]

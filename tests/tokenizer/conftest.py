@@ -1,0 +1,65 @@
+"""Shared fixtures: made text, one tokenizer a rung, and a way to hide the kernel."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tinylm.tokenizer import Tokenizer, kernels
+from tinylm.tokenizer.ladder import made_text
+
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+MIXED = (
+    "The quick brown fox doesn't jump; it's 12345 degrees.\r\n\r\n  def f(x):\n\treturn x ** 2  # comment\n"
+    "Überraschung über Größe — naïve café, ¿qué tal?  Привет, мир! Γειά σου Κόσμε 日本語のテキスト 你好，世界。 한국어 "
+    "नमस्ते दुनिया مرحبا بالعالم שלום 👩‍👩‍👧 🎉🎉 e\u0301 ﬁ Ⅷ ½ \u00a0\u2003 \u200b\x00\x1c\x85"
+    " 'S 'ſ DON'T we'Ve     \n\n \t end   "
+)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> list[str]:
+    return [made_text(30_000), MIXED * 5]
+
+
+@pytest.fixture(scope="session")
+def mixed() -> str:
+    return MIXED
+
+
+@pytest.fixture(scope="session")
+def trained(corpus: list[str]) -> dict[str, Tokenizer]:
+    """A tokenizer of 700 ids for each pattern that is used most."""
+    return {
+        pattern: Tokenizer.train(corpus, vocab_size=700, pattern=pattern, special_tokens=SPECIALS)
+        for pattern in ("gpt2", "cl100k", "o200k", "llama3", "qwen2")
+    }
+
+
+@pytest.fixture(scope="session")
+def tok(trained: dict[str, Tokenizer]) -> Tokenizer:
+    return trained["cl100k"]
+
+
+@pytest.fixture(scope="session")
+def python_tok(tok: Tokenizer) -> Tokenizer:
+    """The same tokenizer on the Python rung."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_compiled", lambda: None)
+        return Tokenizer(tok.vocabulary)
+
+
+@pytest.fixture
+def without_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_compiled", lambda: None)
+
+
+@pytest.fixture
+def write_json(tmp_path: Path) -> Callable[[bytes], Path]:
+    def write(data: bytes) -> Path:
+        path = tmp_path / "tokenizer.json"
+        path.write_bytes(data)
+        return path
+
+    return write

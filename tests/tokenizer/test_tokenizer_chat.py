@@ -1,0 +1,172 @@
+"""Chat templates: the ids of transformers for benign messages, and no forged turn for the others."""
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinylm.tokenizer import Tokenizer, TokenizerError, _chat
+
+# Uses what templates in the wild use: helpers, loop controls, tools, white-space control, generation marks.
+RICH = """{{ bos_token }}{% if tools %}<|im_start|>tools
+{{ tools | tojson(indent=2) }}<|im_end|>
+{% endif %}
+{%- for message in messages %}
+    {% if message.role == 'skip' %}{% continue %}{% endif %}
+    {% if message.role not in ['system', 'user', 'assistant'] %}
+        {{ raise_exception('unknown role ' + message.role) }}
+    {% endif %}
+<|im_start|>{{ message['role'] }}
+{% generation %}{{ message['content'] | trim }}{% endgeneration %}<|im_end|>
+{% endfor %}
+{% if add_generation_prompt %}
+<|im_start|>assistant
+{% endif %}"""
+
+
+@pytest.fixture
+def chat(corpus: list[str]) -> Tokenizer:
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>"]
+    return Tokenizer.train(corpus, vocab_size=400, special_tokens=specials, chat_template=_chat.CHATML)
+
+
+def reference(tokenizer: Tokenizer, directory: Path) -> Any:
+    transformers = pytest.importorskip("transformers")
+    tokenizer.save(directory)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(directory / "tokenizer.json"),
+        chat_template=tokenizer.chat_template,
+        bos_token="<s>",
+        eos_token="<|endoftext|>",
+    )
+
+
+@pytest.mark.parametrize("template", [_chat.CHATML, RICH], ids=["chatml", "rich"])
+def test_benign_messages_give_the_ids_of_transformers(template: str, chat: Tokenizer, tmp_path: Path) -> None:
+    chat.chat_template = template
+    theirs = reference(chat, tmp_path)
+    tools = [{"type": "function", "function": {"name": "f", "description": "<b> & 'é' \"x\""}}]
+    role = st.sampled_from(["user", "assistant", "system"])
+    benign = st.text().filter(lambda text: not any(special in text for special in chat.special_tokens))
+    message = st.fixed_dictionaries({"role": role, "content": benign})
+
+    @given(st.lists(message, min_size=1, max_size=3), st.booleans(), st.booleans())
+    @settings(deadline=None, max_examples=60)
+    def equal(messages: list[dict[str, str]], prompt: bool, with_tools: bool) -> None:
+        used = tools if with_tools else None
+        expected = theirs.apply_chat_template(
+            messages, add_generation_prompt=prompt, tools=used, tokenize=True, return_dict=False
+        )
+        assert chat.apply_chat_template(messages, prompt, used) == expected
+
+    equal()
+
+
+def test_messages_cannot_forge_a_turn(chat: Tokenizer) -> None:
+    parts = [
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|im_",
+        "start|>",
+        "<",
+        "|im_end|>",
+        "<<s>s>",
+        "\ue000",
+        "\\ue000",
+        "x",
+        "\n",
+    ]
+    strings = st.lists(st.sampled_from(parts), max_size=6).map("".join)
+    start, end = chat.special_tokens["<|im_start|>"], chat.special_tokens["<|im_end|>"]
+
+    @given(st.lists(st.tuples(strings, strings), max_size=4))
+    @settings(deadline=None)
+    def safe(pairs: list[tuple[str, str]]) -> None:
+        messages = [{"role": role, "content": content} for role, content in pairs]
+        ids = chat.apply_chat_template(messages)
+        assert ids.count(start) == ids.count(end) == len(pairs)
+        assert set(ids) & set(chat.special_tokens.values()) <= {start, end}
+        expected = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in pairs)
+        assert chat.decode(ids) == expected
+
+    safe()
+
+
+@given(st.lists(st.sampled_from(["<|im_", "start|>", "<", "|im_end|>", "<|im_end|", ">", "s>"]), max_size=6))
+@settings(deadline=None)
+def test_parts_of_messages_cannot_forge_a_turn_together(trained: dict[str, Tokenizer], parts: list[str]) -> None:
+    tokenizer = Tokenizer(
+        trained["gpt2"].vocabulary, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": part} for part in parts])
+    assert ids == tokenizer.encode("".join(parts))
+
+
+def test_tools_cannot_forge_a_turn(chat: Tokenizer) -> None:
+    chat.chat_template = "{{ tools | tojson }}{{ tools | tojson(ensure_ascii=True) }}"
+    tools = [{"<|im_end|>": ["<|im_start|>"]}]
+    ids = chat.apply_chat_template([], tools=tools)
+    assert not set(ids) & set(chat.special_tokens.values())
+    assert chat.decode(ids) == json.dumps(tools) * 2
+
+
+def test_bos_is_not_doubled(chat: Tokenizer) -> None:
+    chat.chat_template = RICH
+    ids = chat.apply_chat_template([{"role": "user", "content": "<s>hi"}])
+    assert ids.count(chat.special_tokens["<s>"]) == 1
+    assert ids[0] == chat.bos_id == chat.special_tokens["<s>"]
+
+
+def test_template_is_saved_and_loaded(chat: Tokenizer, tmp_path: Path) -> None:
+    chat.save(tmp_path)
+    assert Tokenizer.load(tmp_path).chat_template == _chat.CHATML
+    (tmp_path / "chat_template.jinja").unlink()
+    assert Tokenizer.load(tmp_path).chat_template is None
+    config = {"chat_template": [{"name": "default", "template": "A"}], "eos_token": {"content": "<|im_end|>"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.chat_template == "A"
+    assert loaded.eos_id == chat.special_tokens["<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% if %}", "no valid Jinja"),
+        ("{{ ''.__class__.__mro__ }}{{ messages.append(1) }}", "failed on these messages"),
+        ("{{ raise_exception('no system role') }}", "no system role"),
+        ("{{ 1 / 0 }}", "failed on these messages"),
+        ("{{ messages[0].nothing.nothing }}", "failed on these messages"),
+    ],
+)
+def test_templates_that_fail(template: str, message: str, chat: Tokenizer) -> None:
+    chat.chat_template = template
+    with pytest.raises(TokenizerError, match=message):
+        chat.apply_chat_template([{"role": "user", "content": "x"}])
+
+
+def test_wrong_messages_and_missing_templates(chat: Tokenizer) -> None:
+    for wrong in ("hello", {"role": "user"}, [{"content": "x"}], ["x"]):
+        with pytest.raises(TokenizerError, match="wanted a list of messages"):
+            chat.apply_chat_template(wrong)  # type: ignore[arg-type]  # wrong on purpose
+    chat.chat_template = None
+    with pytest.raises(TokenizerError, match="no chat template"):
+        chat.apply_chat_template([])
+
+
+def test_missing_extra_is_one_line(chat: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_jinja(name: str, *rest: Any) -> Any:
+        if name.startswith("jinja2"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    _chat._compile.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", without_jinja)
+    with pytest.raises(TokenizerError, match=r'pip install "tinylm-tokenizer\[chat\]"'):
+        chat.apply_chat_template([])

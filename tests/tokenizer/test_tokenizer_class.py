@@ -1,0 +1,203 @@
+"""`Tokenizer`: round trips, special tokens, streams, offsets, and what it refuses."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinylm.tokenizer import Tokenizer, TokenizerError, _streaming, kernels
+from tinylm.tokenizer.patterns import TRAINABLE
+
+texts = st.lists(
+    st.one_of(
+        st.sampled_from([" ", "\n", "\r", "'ll", "  x", "<|im_start|>", "<|im_", "日本", "9", "\u0301"]),
+        st.text(max_size=6),
+    ),
+    max_size=25,
+).map("".join)
+
+
+@pytest.fixture(params=["kernels", "python"])
+def any_tok(request: pytest.FixtureRequest, tok: Tokenizer, python_tok: Tokenizer) -> Tokenizer:
+    if request.param == "kernels" and not kernels.available():
+        pytest.skip("the compiled kernel is not installed")
+    chosen = tok if request.param == "kernels" else python_tok
+    assert chosen.backend == request.param
+    return chosen
+
+
+def test_round_trip_on_both_backends(any_tok: Tokenizer, tok: Tokenizer, mixed: str) -> None:
+    @given(texts)
+    @settings(deadline=None)
+    def back(text: str) -> None:
+        ids = any_tok.encode(text)
+        assert any_tok.decode(ids) == text
+        assert ids == tok.encode(text)
+        array = any_tok.encode_array(text)
+        assert array.dtype == np.uint32
+        assert array.tolist() == ids
+        assert any_tok.count(text) == len(ids)
+        special = any_tok.encode(text, allowed_special="all")
+        assert any_tok.decode(special) == text
+        assert any_tok.encode_array(text, allowed_special="all").tolist() == special
+
+    back()
+    assert any_tok.decode(any_tok.encode(mixed)) == mixed
+    assert any_tok.encode("") == []
+    assert any_tok.encode_array("").shape == (0,)
+
+
+def test_special_tokens_are_text_unless_allowed(tok: Tokenizer) -> None:
+    text = "a<|im_start|>b<|im_end|>"
+    start, end = tok.special_tokens["<|im_start|>"], tok.special_tokens["<|im_end|>"]
+    assert not {start, end} & set(tok.encode(text))
+    assert tok.encode(text, allowed_special=["<|im_end|>"])[-1] == end
+    assert start not in tok.encode(text, allowed_special=["<|im_end|>"])
+    assert tok.encode(text, allowed_special="all") == [*tok.encode("a"), start, *tok.encode("b"), end]
+    assert tok.encode("<|im_end|>", allowed_special="<|im_end|>") == [end]
+    with pytest.raises(TokenizerError, match="no special token"):
+        tok.encode(text, allowed_special=["<nope>"])
+    assert tok.eos_id == tok.special_tokens["<|endoftext|>"]
+    assert tok.bos_id is None
+
+
+def test_ids_of_our_own_training(tok: Tokenizer) -> None:
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    assert [tok.id_to_bytes(id)[0] for id in range(188)] == printable
+    assert list(tok.special_tokens.values()) == [697, 698, 699]
+    assert tok.vocab_size == 700
+
+
+@given(text=texts, data=st.data())
+@settings(deadline=None)
+@pytest.mark.parametrize("pattern", TRAINABLE)
+def test_stream_equals_whole(pattern: str, trained: dict[str, Tokenizer], text: str, data: st.DataObject) -> None:
+    """Any cut into chunks, at the smallest possible buffer, gives the ids of the whole text."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
+    chunks = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_streaming, "_ENOUGH", 1)
+        tokenizer = trained[pattern]
+        assert list(tokenizer.encode_stream(chunks)) == tokenizer.encode(text)
+        for allowed in ("all", ["<|im_start|>"]):
+            ids = list(tokenizer.encode_stream(chunks, allowed_special=allowed))
+            assert ids == tokenizer.encode(text, allowed_special=allowed)
+
+
+def test_stream_of_characters_and_its_memory(tok: Tokenizer, mixed: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_streaming, "_ENOUGH", 20)
+        assert list(tok.encode_stream(mixed * 2)) == tok.encode(mixed * 2)
+        held = 0
+        encode = tok.encode
+
+        def watch(text: str, **options: object) -> list[int]:
+            nonlocal held
+            held = max(held, len(text))
+            return encode(text)
+
+        patch.setattr(tok, "encode", watch)
+        assert sum(1 for _ in tok.encode_stream(mixed for _ in range(50))) > 50 * 100
+        assert held < 3 * len(mixed)
+
+
+@given(text=st.text("e\u0301a\u0323 ö", max_size=40), size=st.integers(1, 5))
+def test_normalized_stream_equals_whole(text: str, size: int) -> None:
+    import unicodedata
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_streaming, "_ENOUGH", 1)
+        chunks = [text[start : start + size] for start in range(0, len(text), size)]
+        assert "".join(_streaming.normalized(chunks)) == unicodedata.normalize("NFC", text)
+
+
+@given(text=texts)
+def test_stream_decoder_never_gives_half_a_character(tok: Tokenizer, text: str) -> None:
+    decoder = tok.stream_decoder()
+    given_out = [decoder.push(id) for id in tok.encode(text)]
+    assert "".join(given_out) == text
+    assert all("\ufffd" not in part for part in given_out) or "\ufffd" in text
+    assert decoder.finish() == ""
+
+
+def test_stream_decoder_at_a_broken_end(tok: Tokenizer) -> None:
+    decoder = tok.stream_decoder()
+    first = next(id for id in range(256) if tok.id_to_bytes(id) == "é".encode()[:1])
+    assert decoder.push(first) == ""
+    assert decoder.finish() == "\ufffd"
+    assert decoder.push(tok.encode("x")[0]) == "x"
+
+
+@given(text=texts, n=st.integers(0, 30))
+def test_truncate_and_offsets(tok: Tokenizer, text: str, n: int) -> None:
+    start = tok.truncate(text, n)
+    assert text.startswith(start)
+    assert tok.count(start) <= n
+    assert tok.count(text) > n or start == text
+    ids = tok.encode(text)
+    spans = tok.offsets(text, "byte")
+    assert [text.encode()[begin:end] for begin, end in spans] == [tok.id_to_bytes(id) for id in ids]
+    for (begin, end), (first, last) in zip(spans, tok.offsets(text), strict=True):
+        assert len(text[:first].encode()) <= begin < end <= len(text[:last].encode())
+        assert last - first <= end - begin
+
+
+def test_truncate_keeps_what_fits(tok: Tokenizer) -> None:
+    text = "the quick brown fox " * 20
+    for n in (1, 7, 50):
+        assert tok.count(tok.truncate(text, n)) == n
+    with pytest.raises(TokenizerError, match="0 or more"):
+        tok.truncate(text, -1)
+
+
+def test_batch_equals_one_by_one(any_tok: Tokenizer, corpus: list[str]) -> None:
+    lines = [line for text in corpus for line in text.splitlines(keepends=True)]
+    expected = [any_tok.encode(line) for line in lines]
+    assert any_tok.encode_batch(lines) == any_tok.encode_batch(iter(lines), threads=4) == expected
+    assert any_tok.encode_batch([]) == []
+    with pytest.raises(TokenizerError, match="threads"):
+        any_tok.encode_batch(lines, threads=0)
+
+
+def test_explain_ends_in_the_tokens(tok: Tokenizer, mixed: str) -> None:
+    merges = tok.explain(mixed)
+    made = {(merge.position, merge.result) for merge in merges}
+    for id, (start, end) in zip(tok.encode(mixed), tok.offsets(mixed, "byte"), strict=True):
+        assert end - start == 1 or (start, tok.id_to_bytes(id)) in made
+    for merge in merges:
+        assert merge.left + merge.right == merge.result
+        assert mixed.encode()[merge.position :].startswith(merge.result)
+        assert tok.vocabulary.tokens[tok.vocabulary.merges[merge.rank][2]] == merge.result
+
+
+@pytest.mark.parametrize("id", [-1, 700, 10**12, "5", None, 1.5])
+def test_ids_out_of_range_are_named(tok: Tokenizer, id: object) -> None:
+    for decode in (tok.decode, tok.decode_bytes):
+        with pytest.raises(TokenizerError, match="from 0 to 699, got"):
+            decode([1, id])  # type: ignore[list-item]  # wrong on purpose
+    with pytest.raises(TokenizerError, match="from 0 to 699, got"):
+        tok.stream_decoder().push(id)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_texts_that_are_none_are_refused(any_tok: Tokenizer) -> None:
+    with pytest.raises(TokenizerError, match=r"lone surrogate U\+DC80 at character 1"):
+        any_tok.encode("a\udc80")
+    with pytest.raises(TokenizerError, match="wanted a string, got bytes"):
+        any_tok.encode(b"a")  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(TokenizerError, match="wanted a string, got int"):
+        any_tok.encode(3, allowed_special="all")  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(TokenizerError, match="unit"):
+        any_tok.offsets("a", "word")  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_decode_takes_arrays_and_error_handlers(tok: Tokenizer) -> None:
+    ids = tok.encode_array("héllo")
+    assert tok.decode(ids) == "héllo"
+    assert tok.decode(ids.astype(np.int64)) == "héllo"
+    half = [id for id in range(256) if tok.id_to_bytes(id) == b"\xc3"]
+    assert tok.decode(half) == "\ufffd"
+    assert tok.decode(half, errors="ignore") == ""
+    with pytest.raises(UnicodeDecodeError):
+        tok.decode(half, errors="strict")

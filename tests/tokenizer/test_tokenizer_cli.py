@@ -1,0 +1,191 @@
+"""The command `python -m tinylm.tokenizer`, as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from tinylm.tokenizer import Tokenizer, cli, kernels
+
+
+def run(*arguments: str | Path, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "tinylm.tokenizer", *map(str, arguments)]
+    done = subprocess.run(command, input=stdin, capture_output=True, env={**os.environ, "NO_COLOR": "1"}, timeout=120)
+    assert done.returncode == code, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+def call(capfd: pytest.CaptureFixture[str], *arguments: str | Path, code: int) -> str:
+    """The same in this process, which is quicker: the exit code is checked, stderr is returned."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(sys, "argv", ["tinylm-tokenizer", *map(str, arguments)])
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        cli.main()
+    assert exit.value.code == code
+    return capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def book(corpus: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("book") / "book.txt"
+    path.write_bytes("".join(corpus).replace("\0", "").encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def directory(book: Path) -> Path:
+    out = book.parent / "tokenizer"
+    done = run("train", book, "--vocab-size", "400", "--out", out)
+    assert b"400 tokens" in done.stdout
+    return out
+
+
+def test_train_equals_the_api(directory: Path, book: Path, tmp_path: Path) -> None:
+    text = book.read_bytes().decode()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    mine = Tokenizer.train([text], vocab_size=400, special_tokens=specials)
+    loaded = Tokenizer.load(directory)
+    assert loaded.vocabulary == mine.vocabulary
+    assert loaded.chat_template is not None
+    assert len(loaded.apply_chat_template([{"role": "user", "content": "x"}])) > 3
+    run(
+        "train",
+        book,
+        "--vocab-size",
+        "300",
+        "--out",
+        tmp_path,
+        "--head",
+        "0.5",
+        "--pattern",
+        "gpt2",
+        "--special",
+        "<e>",
+    )
+    half = Tokenizer.train([text[: int(len(text) * 0.5)]], vocab_size=300, pattern="gpt2", special_tokens=["<e>"])
+    assert Tokenizer.load(tmp_path).vocabulary == half.vocabulary
+    assert Tokenizer.load(tmp_path).chat_template is None
+
+
+def test_encode_and_decode(directory: Path, tmp_path: Path) -> None:
+    tok = Tokenizer.load(directory)
+    text = "Hello, wörld <|im_end|>\r\n"
+    spaced = run("encode", directory, text).stdout
+    assert [int(word) for word in spaced.split()] == tok.encode(text)
+    listed = run("encode", directory, "--json", stdin=text.encode()).stdout
+    assert json.loads(listed) == tok.encode(text)
+    assert run("decode", directory, stdin=listed).stdout == text.encode()
+    assert run("decode", directory, *spaced.decode().split()).stdout == text.encode()
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    special = run("encode", directory, "--file", tmp_path / "a.txt", "--allow-special").stdout
+    assert [int(word) for word in special.split()] == tok.encode(text, allowed_special="all")
+
+
+def test_inspect_shows_tokens_ids_and_bytes(directory: Path) -> None:
+    shown = run("inspect", directory, "Hello there\n").stdout.decode()
+    tok = Tokenizer.load(directory)
+    ids = tok.encode("Hello there\n")
+    assert " ".join(map(str, ids)) in shown
+    assert f"{len(ids)} tokens: {12 / len(ids):.2f} bytes per token" in shown
+    assert "\x1b" not in shown
+
+
+def test_convert_there_and_back(directory: Path, tmp_path: Path) -> None:
+    told = run("convert", directory, tmp_path / "x.tiktoken").stderr.decode()
+    assert "no pattern" in told
+    assert "no special tokens" in told
+    run("convert", tmp_path / "x.tiktoken", tmp_path / "json", "--pattern", "cl100k")
+    tok, back = Tokenizer.load(directory), Tokenizer.load(tmp_path / "json")
+    assert back.encode("Hello there") == tok.encode("Hello there")
+    run("convert", directory, tmp_path / "pair" / "vocab.json")
+    assert (tmp_path / "pair" / "merges.txt").is_file()
+
+
+def test_help_and_version() -> None:
+    for command in ("train", "convert"):
+        assert b"Example" in run(command, "--help").stdout
+    backend = "kernels" if kernels.available() else "python"
+    assert f"backend {backend}" in run("--version").stdout.decode()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['x', '--help']\n"
+        "try:\n    from tinylm.tokenizer.cli import main; main()\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'regex', 'torch', 'jinja2', 'tokenizers', 'tiktoken'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_using_the_package_imports_no_reference() -> None:
+    code = (
+        "import sys\nfrom tinylm.tokenizer import Tokenizer\n"
+        "Tokenizer.train(['ab ab'], vocab_size=258).encode('ab')\n"
+        "heavy = {'torch', 'tokenizers', 'tiktoken', 'transformers', 'rich', 'typer'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_bad_input_is_one_line_and_exit_code_1(
+    directory: Path, book: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run("encode", tmp_path / "nowhere", "x", code=1)
+    binary, empty, out = tmp_path / "b.bin", tmp_path / "empty", tmp_path / "out"
+    binary.write_bytes(b"abc\xff\x00")
+    empty.write_bytes(b"")
+    broken = tmp_path / "tokenizer.json"
+    broken.write_bytes((directory / "tokenizer.json").read_bytes()[:5000])
+    train = ("--vocab-size", "300", "--out", out)
+    for arguments, message in [
+        (("train", tmp_path / "missing.txt", *train), "No such file"),
+        (("train", binary, *train), "offset 3"),
+        (("train", empty, *train), "empty"),
+        (("train", book, "--vocab-size", "10", "--out", out), "at least 259"),
+        (("train", book, *train, "--algorithm", "unigram"), "not there yet"),
+        (("train", book, *train, "--pattern", "nope"), "unknown pattern"),
+        (("train", book, "--vocab-size", "300", "--out", book), "cannot write"),
+        (("encode", broken, "x"), "broken JSON"),
+        (("encode", tmp_path / "nowhere", "x"), "No such file"),
+        (("encode", directory, "--file", binary), "offset 3"),
+        (("decode", directory, "1", "400"), "from 0 to 399, got 400"),
+        (("decode", directory, "one"), "wanted ids"),
+    ]:
+        error = call(capfd, *arguments, code=1).strip()
+        assert error.startswith("error: ")
+        assert message in error
+        assert "\n" not in error
+    assert not out.exists()
+
+
+def test_wrong_usage_is_exit_code_2(directory: Path, book: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run("nonsense", code=2)
+    for arguments in [
+        ("train", book, "--nonsense"),
+        ("encode", directory, "x", "--file", book),
+        ("train", book, "--vocab-size", "300", "--out", directory, "--head", "1.5"),
+        ("train", book, "--vocab-size", "many", "--out", directory),
+    ]:
+        assert "Usage" in call(capfd, *arguments, code=2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_full_disk_behind_stdout(directory: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        for arguments in (
+            ["encode", str(directory), "x"],
+            ["decode", str(directory), "1"],
+            ["inspect", str(directory), "x"],
+        ):
+            command = [sys.executable, "-m", "tinylm.tokenizer", *arguments]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60)
+            assert done.returncode == 1
+            assert done.stderr.decode().strip().splitlines()[0].startswith("error: ")
+            assert b"Traceback" not in done.stderr
+            assert b"Exception ignored" not in done.stderr
