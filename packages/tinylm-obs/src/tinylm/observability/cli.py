@@ -187,7 +187,7 @@ def ladder(
     from .tables import new_table, write_table
 
     rungs, notes = find_rungs(component)
-    for note in notes:
+    for note in notes if component is None else []:
         print(note, file=sys.stderr)
     if not rungs:
         raise ObservabilityError("wanted a phase with a ladder, got none; install tinylm-tokenizer or tinylm-model")

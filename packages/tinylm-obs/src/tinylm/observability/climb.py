@@ -36,10 +36,10 @@ COLUMNS = (
 class Rung:
     """One rung as a phase describes it: the dictionary's keys, checked.
 
-    make(size) builds work, the same for the same size; run(work) does it; compare(result, reference) is the error against
-    the rung named by `equals` (None for the lowest), 0.0 when identical. It may reach `tolerance`, by default what float32
-    rounding explains: results that must be identical count their differences, so that one is already too many.
-    amount(work), in `unit`, is what the throughput counts; size is what this rung does in about a second.
+    make(size) builds work, the same for the same size; run(work) does it; compare(result, reference) is the error
+    against the rung named by `equals` (None for the lowest), 0.0 when identical. It may reach `tolerance`, by default
+    what float32 rounding explains: results that must be identical count their differences, so that one is already too
+    many. amount(work), in `unit`, is what the throughput counts; size is what this rung does in about a second.
     """
 
     component: str
