@@ -76,7 +76,7 @@ GENERATE = "tinylm-infer generate"
         (f"{GENERATE} @model ANNA. --no-such-option", 2, "no-such-option"),
         ("tinylm-model inspect @cut_model", 1, "model.safetensors"),
         ("tinylm-obs list @nowhere", 1, "nowhere"),
-        ("tinylm-obs compare @tokens @model/run", 1, "run.json"),
+        ("tinylm-obs compare @tokens @model/run", 1, "tokens"),
     ],
 )
 def test_bad_input_is_one_message(line, code, said, place, command, snapshot) -> None:
@@ -95,7 +95,7 @@ def test_bad_input_is_one_message(line, code, said, place, command, snapshot) ->
 @pytest.mark.parametrize(
     ("line", "limit"),
     [
-        (f"{TOKENIZER} @play.txt --vocab-size 400 --out @new", 4000),
+        (f"{TOKENIZER} @play.txt --vocab-size 400 --out @new", 100),
         (f"{PREPARE} @play.txt --tokenizer @tokenizer --validation tail:0.1 --out @new", 12000),
         (f"{PRETRAIN} --data @tokens", 100_000),
     ],
