@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 
 from tinylm.model import Transformer, read_provenance
+from tinylm.model.cli import main
 
 SMALL = ["--vocab-size", "60", "--depth", "1"]
 
 
-def run(*arguments, **options):
-    command = [sys.executable, "-m", "tinylm.model", *map(str, arguments)]
-    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "140"}
-    return subprocess.run(command, **({"capture_output": True, "text": True, "env": environment} | options))
+def run(*arguments):
+    """Call the entry point in this process (a new one would import torch each time); -> (exit code, stdout, stderr)."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["tinylm-model", *map(str, arguments)])
+        patch.setenv("COLUMNS", "140")
+        with pytest.raises(SystemExit) as end:
+            main()
+    return end.value.code, out.getvalue(), err.getvalue()
 
 
 def ok(*arguments):
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    return out
 
 
 def refused(*arguments, code=1):
-    done = run(*arguments)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
+    got, out, err = run(*arguments)
+    assert got == code, out + err
+    return err
 
 
 def test_init_inspect_convert(tmp_path):
@@ -115,7 +120,7 @@ def test_wrong_use_ends_with_2(tmp_path):
         (["plan", "--device", "h100", "--flops-per-second", "1e9"], "got both"),
         (["plan", "--device", "h100", "--mfu", "40"], "--mfu"),
         (["plan", "--device", "h100", "--dtype", "float32"], "bfloat16"),
-        (["plan", "--tokens", "0", "--flops-per-second", "1"], "above 0"),
+        (["plan", "--tokens", "5", "--flops-per-second", "0"], "above 0"),
         (["plan", "--tokens", "nan"], "--tokens"),
     ],
 )
@@ -139,7 +144,8 @@ def test_nothing_is_overwritten(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_one_line(tmp_path):
     with Path("/dev/full").open("w") as full:
-        done = run("plan", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        command = [sys.executable, "-m", "tinylm.model", "plan"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "No space" in done.stderr

@@ -149,6 +149,8 @@ def plan(
     """Parameters, FLOPs, memory by kind, and the time that training takes."""
     with _boundary():
         config = _shape(preset, vocab_size, depth, fields)
+        if tokens is not None and not 1 <= tokens < float("inf"):
+            raise ModelError(f"--tokens: wanted a number of at least 1, got {tokens}")
         count = 20 * config.parameter_count() if tokens is None else int(tokens)
         facts = _facts(config)
         facts["training tokens"] = f"{count:,}" + (" (20 per parameter)" if tokens is None else "")
