@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from tinylm.tokenizer import Tokenizer, kernels
+from tinylm.tokenizer._vocabulary import from_training
 from tinylm.tokenizer.ladder import made_text
+from tinylm.tokenizer.patterns import TRAINABLE
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -35,6 +38,39 @@ def trained(corpus: list[str]) -> dict[str, Tokenizer]:
         pattern: Tokenizer.train(corpus, vocab_size=700, pattern=pattern, special_tokens=SPECIALS)
         for pattern in ("gpt2", "cl100k", "o200k", "llama3", "qwen2")
     }
+
+
+@pytest.fixture(scope="session")
+def crossing() -> dict[str, Tokenizer]:
+    """A tokenizer for each pattern whose merges were learned from text that was not cut into pieces.
+
+    Its merges cross every kind of boundary, so its ids tell whether text is cut in exactly the right places.
+    """
+    parts = [
+        " ",
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "\u00a0",
+        "'",
+        "'s",
+        "'LL",
+        "x",
+        "Ab",
+        "é",
+        "12",
+        "3",
+        "!",
+        "/",
+        "日",
+        "<|im_",
+    ]
+    chance = Random(0)
+    whole = {"".join(chance.choices(parts, k=6)): 1 for _ in range(4000)}
+    merges = kernels.train_merges(whole, 500)
+    return {name: Tokenizer(from_training(merges, SPECIALS, name)) for name in TRAINABLE}
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,11 @@ def run(*arguments: str | Path, stdin: bytes = b"", code: int = 0) -> subprocess
 
 def call(capfd: pytest.CaptureFixture[str], *arguments: str | Path, code: int) -> str:
     """The same in this process, which is quicker: the exit code is checked, stderr is returned."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["tinylm-tokenizer", *map(str, arguments)])
         patch.setattr(warnings, "showwarning", warnings.showwarning)
-        cli.main()
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
     assert exit.value.code == code
     return capfd.readouterr().err
 

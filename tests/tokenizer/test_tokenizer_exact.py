@@ -48,8 +48,8 @@ def tiktoken_of(tokenizer: Tokenizer) -> Any:
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k", "llama3", "qwen2"])
-def test_ids_equal_tiktoken(pattern: str, trained: dict[str, Tokenizer], mixed: str) -> None:
-    tokenizer = trained[pattern]
+def test_ids_equal_tiktoken(pattern: str, crossing: dict[str, Tokenizer], mixed: str) -> None:
+    tokenizer = crossing[pattern]
     reference = tiktoken_of(tokenizer)
 
     @given(tricky)
@@ -64,13 +64,13 @@ def test_ids_equal_tiktoken(pattern: str, trained: dict[str, Tokenizer], mixed: 
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k"])
-def test_every_assigned_character_is_cut_as_tiktoken_does(pattern: str, trained: dict[str, Tokenizer]) -> None:
+def test_every_assigned_character_is_cut_as_tiktoken_does(pattern: str, crossing: dict[str, Tokenizer]) -> None:
     """Characters that Unicode has had since 2015: newer ones depend on the tables that each library was built with."""
     import unicodedata
 
     old = unicodedata.ucd_3_2_0
     characters = [chr(code) for code in range(0x110000) if old.category(chr(code)) not in ("Cn", "Cs")]
-    tokenizer, reference = trained[pattern], tiktoken_of(trained[pattern])
+    tokenizer, reference = crossing[pattern], tiktoken_of(crossing[pattern])
     for start in range(0, len(characters), 2000):
         text = "".join(f"a{character} {character}1{character}.\n" for character in characters[start : start + 2000])
         assert tokenizer.encode(text) == reference.encode_ordinary(text)
@@ -78,10 +78,10 @@ def test_every_assigned_character_is_cut_as_tiktoken_does(pattern: str, trained:
 
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k", "llama3", "qwen2"])
 def test_saved_file_gives_the_same_ids_in_hugging_face(
-    pattern: str, trained: dict[str, Tokenizer], tmp_path: Path
+    pattern: str, crossing: dict[str, Tokenizer], tmp_path: Path
 ) -> None:
     tokenizers = pytest.importorskip("tokenizers")
-    tokenizer = trained[pattern]
+    tokenizer = crossing[pattern]
     tokenizer.save(tmp_path)
     reference = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert reference.get_vocab_size() == tokenizer.vocab_size

@@ -69,18 +69,17 @@ def _safe_cut(
 
     Up to `certain` no special token can begin that is not complete. From the last one that does begin there the text is
     ordinary, and it may be cut at the start of a piece if (1) a margin follows, for patterns look a little ahead, and
-    (2) a character that is not white space follows in it: patterns look ahead over the whole of a run of white space.
+    (2) no white space precedes: how a run of white space is cut depends on what follows the whole of it.
     """
     certain = len(text) - max(longest_special - 1, 0)
     start = last_special_end(text, certain)
-    limit = min(certain - _MARGIN, len(text[:certain].rstrip()) - 1)
     cut = position = start
-    if start < limit:
-        for piece in pieces(text[start:certain]):
-            if position > limit:
-                break
+    for piece in pieces(text[start:certain]):
+        if position > certain - _MARGIN:
+            break
+        if position > start and not text[position - 1].isspace():
             cut = position
-            position += len(piece)
+        position += len(piece)
     return cut
 
 
