@@ -2,7 +2,8 @@
 
 `TokenDataset` checks a data set folder and memory-maps its shards. `Loader` cuts each shard into windows of the
 context's length, draws them without replacement in an order that is a function of (seed, epoch) alone, and shifts the
-cuts by a random offset each epoch, so that its whole state is two integers and a resumed run draws what an unbroken one would.
+cuts by a random offset each epoch, so that its whole state is two integers and a resumed run draws what an unbroken
+one would.
 Not here: making a data set (prepare.py); packing by document and sharding over ranks.
 """
 
@@ -45,16 +46,22 @@ class TokenDataset:
             self.tokens, self.characters = int(facts["tokens"]), int(facts["characters"])
             self.vocab_size = int(self.description["vocab_size"])
             self.tokenizer_sha256 = str(self.description["tokenizer"]["sha256"])
+            self.dtype = np.dtype(str(self.description["dtype"]))
             shards = [(str(s["file"]), int(s["tokens"]), str(s["sha256"])) for s in facts["shards"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise TrainingError(
                 f"wanted a data set's description in {directory}/data.json, got one without {error}"
             ) from None
+        if self.characters < 1 or self.tokens != sum(tokens for _, tokens, _ in shards):
+            raise TrainingError(
+                f"wanted counts that agree in {directory}/data.json, got {self.characters} characters and {self.tokens} "
+                f"tokens of {split} in all: prepare the data set again with --overwrite"
+            )
         got = sha256(self.tokenizer_file) if self.tokenizer_file.is_file() else "no such file"
         if got != self.tokenizer_sha256:
             raise TrainingError(
                 f"the data set {directory} was made with another tokenizer than the tokenizer.json in it (sha256 "
-                f"wanted {self.tokenizer_sha256[:12]}…, got {got[:12]}…): prepare the data set again"
+                f"wanted {self.tokenizer_sha256[:12]}…, got {got[:12]}…): prepare the data set again with --overwrite"
             )
         self.shards = [self._open(*shard) for shard in shards]
 
@@ -67,20 +74,21 @@ class TokenDataset:
         ids: npt.NDArray[Any]
         path = self.directory / Path(name).name
         try:
-            ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            ids = np.lib.format.open_memmap(path, mode="r")  # never unpickles, and reads no other kind of file
+        except Exception as error:  # numpy evaluates the header, and a damaged one fails in many ways
             raise TrainingError(
-                f"wanted a shard of token ids at {path}, got: {error}; prepare the data set again"
+                f"wanted a shard of token ids at {path}, got: {error}; prepare the data set again with --overwrite"
             ) from None
-        if ids.shape != (tokens,) or ids.dtype != np.dtype(self.description["dtype"]):
+        if ids.shape != (tokens,) or ids.dtype != self.dtype:
             raise TrainingError(
-                f"wanted {tokens} ids of {self.description['dtype']} in {path}, got {ids.shape} of {ids.dtype}: "
-                "prepare the data set again"
+                f"wanted {tokens} ids of {self.dtype} in {path}, got {ids.shape} of {ids.dtype}: "
+                "prepare the data set again with --overwrite"
             )
         damaged = ids.nbytes <= _CHECKSUM_LIMIT and sha256(path) != digest
         if damaged or (tokens and int(ids.max()) >= self.vocab_size):
             raise TrainingError(
-                f"the shard {path} is damaged (not the bytes that were written): prepare the data set again"
+                f"the shard {path} is damaged (not the bytes that were written): prepare the data set again with "
+                "--overwrite"
             )
         return ids
 
