@@ -7,7 +7,7 @@ or environment variables, and does NOT import torch or wake a GPU: what is alrea
 import os
 import platform
 import sys
-from datetime import UTC, datetime
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def command() -> list[str]:
 
 def now() -> str:
     """The time, UTC, ISO 8601, whole seconds."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
 
 
 def git_commit() -> str | None:
