@@ -46,9 +46,9 @@ DEVICES = {"cpu": "not cuda", "cuda": "cuda"}  # the device: the mark that picks
 COMPILED = ["tinylm-tokenizer"]  # wheels that must hold kernels
 PYTEST = ["pytest", "pytest-timeout", "hypothesis"]
 TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the package itself needs
-    "tokenizer": ["jinja2", "tiktoken", "tokenizers"],
+    "tokenizer": ["jinja2", "tiktoken", "tokenizers", "transformers"],
     "model": ["tokenizers", "transformers"],
-    "observability": ["psutil"],
+    "observability": ["numpy", "psutil"],
     "training": ["tokenizers", "transformers"],
     "inference": ["tokenizers", "transformers"],
 }
