@@ -7,6 +7,7 @@ Not here: what stands in the files (prepare.py, checkpoint.py).
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -18,6 +19,10 @@ from typing import Any
 from tinylm.training._errors import TrainingError
 
 FORMAT = 1
+
+
+class LaterFormat(TrainingError):
+    """The file is whole, but a later version wrote it."""
 
 
 def fsync(path: Path) -> None:
@@ -38,10 +43,11 @@ def sha256(path: Path) -> str:
 @contextlib.contextmanager
 def new_directory(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes `final`, whole, when the block ends (replacing what stood there); it vanishes
-    when the block fails, and then what stood there still stands."""
+    when the block fails, and then what stood there still stands. What a killed process left of the same is removed."""
+    final = final.resolve()  # a link stays, and what it leads to is replaced; "." gets its name
     final.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(final.parent, final.name)
     temporary = final.parent / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
@@ -49,19 +55,28 @@ def new_directory(final: Path) -> Iterator[Path]:
             fsync(path)
         fsync(temporary)
         if final.exists():
-            final.rename(old := temporary.with_suffix(".old"))
-            temporary.rename(final)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(final)
+            final.rename(temporary.with_suffix(".old"))
+        temporary.rename(final)
         fsync(final.parent)
+        for old in final.parent.glob(f".{glob.escape(final.name)}.*.old"):
+            shutil.rmtree(old)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
+def remove_leftovers(parent: Path, name: str = "") -> None:
+    """Remove the temporary folders and files of killed processes: those for `name`, or all of them."""
+    for path in parent.glob(f".{glob.escape(name)}.*.tmp" if name else ".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def publish(source: Path, target: Path) -> None:
     """Copy one file over another so that a reader sees the old one or the new one, never a part."""
+    remove_leftovers(target.parent, target.name)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         shutil.copyfile(source, temporary)
@@ -90,7 +105,7 @@ def read_json(path: Path, wanted: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise TrainingError(f'wanted {wanted} at {path}, got JSON without our "format" number')
     if value["format"] > FORMAT:
-        raise TrainingError(
+        raise LaterFormat(
             f"wanted {wanted} of format {FORMAT}, got format {value['format']} in {path}: "
             "it was written by a later version; upgrade tinylm-train"
         )

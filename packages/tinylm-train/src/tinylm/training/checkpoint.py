@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -32,7 +33,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 
 from tinylm.model import Transformer
 from tinylm.training._errors import TrainingError
-from tinylm.training._files import new_directory, publish, read_json, sha256, write_json
+from tinylm.training._files import LaterFormat, new_directory, publish, read_json, sha256, write_json
 from tinylm.training.data import LoaderState, TokenDataset
 from tinylm.training.optimizers import AdamW, Muon
 
@@ -49,6 +50,8 @@ class Progress:
     seconds: float  # training time so far, over all attempts
     options: Mapping[str, Any]  # as given: a resumed run must have been given the same
     data_sha256: str  # of data.json
+    dtype: str  # what "auto" came to: measured again after a stop, it might come to something else,
+    threads: int  # and sums taken in another order are other numbers
 
 
 def save(
@@ -67,19 +70,39 @@ def save(
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         write_json(
             folder / "state.json",
-            {
-                **dataclasses.asdict(progress),
-                "rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
-                "optimizer": numbers,
-                "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
-            },
+            _sealed(
+                {
+                    **dataclasses.asdict(progress),
+                    "rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
+                    "optimizer": numbers,
+                    "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+                }
+            ),
         )
-    for path in final.iterdir():
+    publish_model(final, out)
+    # What stands at a later step than this one was found damaged: a run goes on from the newest that is whole.
+    kept = [folder for folder in step_folders(out) if int(folder.name) <= progress.step][:keep]
+    for folder in step_folders(out):
+        if folder not in kept:
+            shutil.rmtree(folder)
+    return final
+
+
+def publish_model(folder: Path, out: Path) -> None:
+    """Put the model's files of a step folder at the top of `out`, where they differ from what stands there."""
+    for path in folder.iterdir():
+        target = out / path.name
+        if not path.is_file() or path.name == "state.json":
+            continue
+        if not target.is_file() or sha256(target) != sha256(path):
+            publish(path, target)
+
+
+def publish_model(folder: Path, out: Path) -> None:
+    """Make the top of `out` hold the model of the step folder `folder`."""
+    for path in folder.iterdir():
         if path.is_file() and path.name != "state.json":
             publish(path, out / path.name)
-    for old in step_folders(out)[keep:]:
-        shutil.rmtree(old)
-    return final
 
 
 def step_folders(out: Path) -> list[Path]:
@@ -97,15 +120,10 @@ def newest(out: Path, say: Callable[[str], None]) -> tuple[Path, Progress] | Non
     """
     folders = step_folders(out)
     for folder in folders:
-        state = read_json(folder / "state.json", "a checkpoint's state")
-        damaged = [
-            name
-            for name, digest in state.get("sha256", {}).items()
-            if not (folder / name).is_file() or sha256(folder / name) != digest
-        ]
+        damaged = _damaged(folder)
         if not damaged:
-            return folder, _progress(folder, state)
-        say(f"{folder} is damaged ({', '.join(damaged)} is not what was written): going back to the one before")
+            return folder, _progress(folder, read_json(folder / "state.json", "a checkpoint's state"))
+        say(f"{folder} is damaged ({', '.join(damaged)}: not what was written): going back to the one before")
     if folders:
         raise TrainingError(f"every checkpoint in {out / 'steps'} is damaged: remove {out} to start again")
     return None
@@ -114,8 +132,10 @@ def newest(out: Path, say: Callable[[str], None]) -> tuple[Path, Progress] | Non
 def restore(folder: Path, model: Transformer, optimizers: Optimizers) -> None:
     """Put the weights, the optimisers and the RNG of a step folder back in place, bit for bit."""
     device = next(model.parameters()).device
-    weights = Transformer.load(folder, device=device).state_dict()
-    model.load_state_dict(weights)
+    stored = Transformer.load(folder, device=device)
+    if stored.config != model.config:
+        raise TrainingError(f"{folder} holds a model of another shape ({stored.config}) than wanted ({model.config})")
+    model.load_state_dict(stored.state_dict())
     tensors = _load_tensors(folder / "state")
     state = read_json(folder / "state.json", "a checkpoint's state")
     torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state["rng"])), dtype=torch.uint8))
@@ -128,6 +148,30 @@ def restore(folder: Path, model: Transformer, optimizers: Optimizers) -> None:
             entry |= {key.removeprefix(prefix): v for key, v in state["optimizer"].items() if key.startswith(prefix)}
             if entry:
                 optimizer.state[parameter] = entry
+
+
+def _sealed(state: dict[str, Any]) -> dict[str, Any]:
+    """`state` with the SHA-256 of itself, so that damage to state.json is found too."""
+    seal = hashlib.sha256(json.dumps(state, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return {**state, "seal": seal}
+
+
+def _damaged(folder: Path) -> list[str]:
+    """The files of a step folder that are not what was written. TrainingError only for one of a later format."""
+    try:
+        state = read_json(folder / "state.json", "a checkpoint's state")
+    except LaterFormat:
+        raise
+    except TrainingError:
+        return ["state.json"]
+    bare = {name: value for name, value in state.items() if name not in ("format", "seal")}
+    if _sealed(bare)["seal"] != state.get("seal"):
+        return ["state.json"]
+    return [
+        name
+        for name, digest in state["sha256"].items()
+        if not (folder / name).is_file() or sha256(folder / name) != digest
+    ]
 
 
 def _progress(folder: Path, state: Mapping[str, Any]) -> Progress:
@@ -176,6 +220,8 @@ def _save_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
             save_distributed(dict(tensors), storage_writer=writer, no_dist=True)
         except CheckpointException as error:
             causes = [cause[0] if isinstance(cause, tuple) else cause for cause in error.failures.values()]
+            if causes and isinstance(causes[0], KeyboardInterrupt):  # torch wraps this one too
+                raise KeyboardInterrupt from None
             raise OSError(f"could not write {folder}: {causes[0] if causes else error}") from error
 
 

@@ -68,8 +68,9 @@ def _bounded(command: Callable[_P, None]) -> Callable[_P, None]:
             if not _is_ours(error):
                 raise
             raise _fail(str(error)) from None
-        except RuntimeError as error:
-            if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            known = ("out of memory", "can't allocate memory", "unable to allocate")
+            if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in known):
                 raise
             raise _fail("the device is out of memory: try a smaller --batch-size, --depth or --context") from None
 
@@ -194,7 +195,8 @@ def pretrain(
 def _conclude(result: Result, out: str) -> None:
     if not result.finished:
         of = f" of {result.total_steps}" if result.total_steps else ""
-        print(f"stopped after step {result.step}{of}; the model is saved in {out}. The same command again goes on.")
+        saved = f"; the model is saved in {out}" if result.step else ""
+        print(f"stopped after step {result.step}{of}{saved}. The same command again goes on.")
         raise Interrupted
     if result.validation_bits_per_character is None:
         print(f"already finished: {result.step} steps. The model is in {out}; another run needs another --out.")
@@ -230,8 +232,9 @@ def _stop_after_step(request_stop: Callable[[], None], say: Callable[[str], None
     def handle(number: int, frame: FrameType | None) -> None:
         for which in (signal.SIGINT, signal.SIGTERM):
             signal.signal(which, signal.default_int_handler)
-        say("stopping after this step (Ctrl-C again: at once, and what came after the last checkpoint is lost)")
         request_stop()
+        with contextlib.suppress(RuntimeError):  # the signal may have come while a line was being written
+            say("stopping after this step (Ctrl-C again: at once, and what came after the last checkpoint is lost)")
 
     before = {which: signal.signal(which, handle) for which in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -9,6 +9,7 @@ Not here: the shape that a depth stands for (tinylm.model.TransformerConfig.pres
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tomllib
 import types
 import typing
@@ -132,18 +133,19 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-_POSITIVE = (0.0, False, "> 0")  # lowest value, is it allowed, and both in words
+_POSITIVE = (0.0, False, "> 0 and finite")  # lowest value, is it allowed, and both in words
 _RANGES: dict[str, tuple[float, bool, str]] = {
     "weight_decay": (0.0, True, ">= 0"),
     "warmup_steps": (0.0, True, ">= 0"),
     "decay_fraction": (0.0, True, "between 0 and 0.9"),
-    "seed": (0.0, True, ">= 0"),
+    "seed": (0.0, True, "between 0 and 2^63 - 1"),
 }
 
 
 def _in_range(name: str, value: float) -> bool:
     lowest, allowed, _ = _RANGES.get(name, _POSITIVE)
-    return (value > lowest or (allowed and value == lowest)) and (name != "decay_fraction" or value <= 0.9)
+    highest = {"decay_fraction": 0.9, "seed": (1 << 63) - 1}.get(name, sys.float_info.max)
+    return lowest < value <= highest or (allowed and value == lowest)
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:

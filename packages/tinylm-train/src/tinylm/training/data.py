@@ -52,10 +52,11 @@ class TokenDataset:
             raise TrainingError(
                 f"wanted a data set's description in {directory}/data.json, got one without {error}"
             ) from None
-        if self.characters < 1 or self.tokens != sum(tokens for _, tokens, _ in shards):
+        agree = self.characters > 0 and self.tokens == sum(tokens for _, tokens, _ in shards) > 0
+        if not agree or self.dtype not in (np.uint16, np.uint32):
             raise TrainingError(
-                f"wanted counts that agree in {directory}/data.json, got {self.characters} characters and {self.tokens} "
-                f"tokens of {split} in all: prepare the data set again with --overwrite"
+                f"wanted tokens of uint16 or uint32 in {directory}/data.json, as many as its {split} shards have, got "
+                f"{self.tokens} of {self.dtype} and {self.characters} characters: prepare it again with --overwrite"
             )
         got = sha256(self.tokenizer_file) if self.tokenizer_file.is_file() else "no such file"
         if got != self.tokenizer_sha256:

@@ -27,6 +27,10 @@ def pick_device(name: str) -> torch.device:
     if not available.get(kind, False):
         here = ", ".join(kind for kind, there in available.items() if there)
         raise TrainingError(f"wanted device {name!r}, got a machine with {here}: choose one of these, or auto")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # cuda:9 where there are fewer, cuda:first
+        raise TrainingError(f"wanted a device such as {kind} or {kind}:0, got {name!r}: {error}") from None
     return torch.device(name)
 
 

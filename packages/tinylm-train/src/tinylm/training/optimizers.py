@@ -21,13 +21,18 @@ class _Optimizer(torch.optim.Optimizer):
     """What the two share: checks, the closure, and a step that is a plain loop over the parameters."""
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch, and every number of the group is checked."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
         for name in ("lr", "weight_decay", "eps"):
-            if name in defaults and not defaults[name] >= 0:
-                raise TrainingError(f"wanted {name} >= 0, got {defaults[name]}")
-        for beta in defaults.get("betas", (defaults.get("momentum", 0),)):
+            if name in group and not 0 <= group[name] < float("inf"):
+                raise TrainingError(f"wanted {name} >= 0 and finite, got {group[name]}")
+        for beta in group.get("betas", (group.get("momentum", 0),)):
             if not 0 <= beta < 1:
                 raise TrainingError(f"wanted momentum and betas in [0, 1), got {beta}")
-        super().__init__(params, defaults)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -124,10 +129,16 @@ class Muon(_Optimizer):
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "steps": steps}
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.ndim < 2:
-                    raise TrainingError(f"wanted matrices for Muon, got a parameter of shape {tuple(parameter.shape)}")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; the parameters must be matrices."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if not isinstance(group["steps"], int) or group["steps"] < 1:
+            raise TrainingError(f"wanted at least one Newton-Schulz step, got {group['steps']}")
+        for parameter in group["params"]:
+            if parameter.ndim < 2:
+                raise TrainingError(f"wanted matrices for Muon, got a parameter of shape {tuple(parameter.shape)}")
 
     def update(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not state:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def prepare(
     files: Sequence[str | Path],
     tokenizer: str | Path,
     out: str | Path,
-    validation: str | Path = "documents:0.01",
+    validation: str | Path = "tail:0.1",
     overwrite: bool = False,
     report: Report | None = None,
 ) -> dict[str, Any]:
@@ -84,13 +85,14 @@ def prepare(
         "tokenizer": {"file": "tokenizer.json", "sha256": sha256(folder / "tokenizer.json")},
         "vocab_size": loaded.vocab_size,
         "dtype": "uint16" if loaded.vocab_size <= 1 << 16 else "uint32",
-        "validation": str(validation) if ":" in str(validation) else Path(validation).name,
+        "validation": str(validation) if _is_share(str(validation)) else _name(Path(validation)),
         "sources": [
-            {"name": s.path.name, "bytes": s.bytes, "characters": s.characters, "sha256": s.sha256} for s in sources
+            {"name": _name(s.path), "bytes": s.bytes, "characters": s.characters, "sha256": s.sha256} for s in sources
         ],
     }
     if out.exists() and not overwrite:
         return _same_or_refuse(out, description)
+    _refuse_foreign(out)
     total = sum(end - start for split in parts.values() for _, start, end in split)
     progress = _Progress(total, report)
     with new_directory(out) as temporary:
@@ -133,7 +135,7 @@ def _source(path: Path) -> _Source:
 def _split(sources: list[_Source], validation: str) -> tuple[dict[str, list[_Part]], list[_Source]]:
     """Which characters of which source belong to which split, and every source that is used."""
     kind, _, share = validation.partition(":")
-    if kind not in ("tail", "documents"):
+    if not _is_share(validation):
         held_out = [_source(Path(validation))]
         train = [(s, 0, s.characters) for s in sources]
         return {"train": train, "validation": [(s, 0, s.characters) for s in held_out]}, sources + held_out
@@ -155,6 +157,16 @@ def _split(sources: list[_Source], validation: str) -> tuple[dict[str, list[_Par
     return {"train": train, "validation": held}, sources
 
 
+def _is_share(validation: str) -> bool:
+    """Whether it is "tail:..." or "documents:...", and not a file."""
+    return validation.partition(":")[0] in ("tail", "documents")
+
+
+def _name(path: Path) -> str:
+    """The file's name as JSON can hold it: a name need not be UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", errors="replace")
+
+
 def _fraction(share: str, validation: str) -> float:
     try:
         fraction = float(share)
@@ -169,12 +181,30 @@ def _same_or_refuse(out: Path, description: dict[str, Any]) -> dict[str, Any]:
     """What stands at `out`, when it is what would be written; otherwise TrainingError says what differs."""
     existing = read_json(out / "data.json", "a data set's description (or an --out that does not exist yet)")
     different = [key for key in description if existing.get(key) != description[key]]
+    if not isinstance(existing.get("splits"), dict):
+        different.append("splits")
     if different:
         raise TrainingError(
             f"{out} already holds a data set made from something else (it differs in {', '.join(different)}): "
             "choose another --out, or replace it with --overwrite"
         )
+    for shard in (shard for split in existing["splits"].values() for shard in split["shards"]):
+        if not (out / shard["file"]).is_file() or sha256(out / shard["file"]) != shard["sha256"]:
+            raise TrainingError(f"{out / shard['file']} is damaged: replace the data set with --overwrite")
     return existing
+
+
+def _refuse_foreign(out: Path) -> None:
+    """--overwrite removes what stands at `out`, so nothing but a data set may stand there."""
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"wanted a folder for the data set, got the file {out}: choose another --out")
+    known = ("data.json", "tokenizer.json", "chat_template.jinja")
+    foreign = [p.name for p in (out.iterdir() if out.exists() else ()) if p.name not in known and p.suffix != ".npy"]
+    if foreign:
+        raise TrainingError(
+            f"--overwrite would remove what is no part of a data set from {out} ({', '.join(sorted(foreign)[:5])}): "
+            "choose another --out, or remove it yourself"
+        )
 
 
 class _Progress:
@@ -228,6 +258,8 @@ class _ShardWriter:
         self.shards: list[dict[str, Any]] = []
 
     def start_document(self) -> None:
+        if self.tokens == SHARD_TOKENS:
+            self._write()
         self.documents.append(self.tokens)
 
     def append(self, ids: npt.NDArray[Any]) -> None:

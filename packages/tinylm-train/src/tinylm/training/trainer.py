@@ -23,7 +23,7 @@ from tinylm import observability as obs
 from tinylm.model import Transformer
 from tinylm.training import checkpoint
 from tinylm.training._errors import TrainingError
-from tinylm.training._files import sha256
+from tinylm.training._files import remove_leftovers, sha256
 from tinylm.training.checkpoint import Progress
 from tinylm.training.config import TrainConfig
 from tinylm.training.data import Loader, LoaderState, TokenDataset
@@ -96,8 +96,10 @@ class Trainer:
             total_steps=self.config.steps,
             loader=LoaderState(),
             seconds=0.0,
-            options=_comparable(config),
+            options=_comparable(self.config),
             data_sha256=sha256(self.train_data.directory / "data.json"),
+            dtype=str(self.dtype).removeprefix("torch."),
+            threads=torch.get_num_threads(),
         )
         self.stop_requested = False
         self.validation: float | None = None
@@ -111,6 +113,7 @@ class Trainer:
         self._resume()
         if self._finished:
             return self._result()
+        remove_leftovers(self.out / "steps")
         batch_size, context = self.config.batch_size, self.config.context
         assert batch_size is not None  # resolve() has filled both in
         assert context is not None
@@ -118,6 +121,7 @@ class Trainer:
         with obs.init(directory=self.out / "run", config=self._description(), name=self.out.name) as run:
             self._loop(loader, run)
             run.finish("finished" if self._finished else "interrupted")
+        self.stop_requested = False
         return self._result()
 
     def _loop(self, loader: Loader, run: obs.Run) -> None:
@@ -153,10 +157,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         nats = float(loss.detach())
         if not math.isfinite(nats) or not math.isfinite(float(norm)):
-            raise TrainingError(
-                f"the loss is {nats} and the gradient norm {float(norm)} at step {self.progress.step + 1}: the run has "
-                f"diverged. The last checkpoint in {self.out} still stands; start again with a lower --learning-rate"
-            )
+            raise self._diverged(f"the loss is {nats} and the gradient norm {float(norm)}", self.progress.step + 1)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
@@ -194,7 +195,17 @@ class Trainer:
         windows = None if whole else _VALIDATION_WINDOWS
         return bits_per_character(self.model, self.validation_data, max_windows=windows, autocast=self.autocast)
 
+    def _diverged(self, sign: str, step: int) -> TrainingError:
+        stands = any(True for _ in checkpoint.step_folders(self.out))
+        left = f"The last checkpoint in {self.out} still stands" if stands else "No checkpoint had been saved"
+        return TrainingError(
+            f"{sign} at step {step}: the run has diverged. {left}; start again in another --out with a lower "
+            "--learning-rate or --embedding-learning-rate"
+        )
+
     def _save(self) -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self._diverged("a weight is not a number", self.progress.step)
         checkpoint.save(self.out, self.model, self.optimizers, self.progress, self.train_data, self.config.keep)
 
     def _resume(self) -> None:
@@ -216,10 +227,17 @@ class Trainer:
                 f"{self.out} was started with other options ({changes}): give the same to continue it, or choose "
                 "another --out"
             )
+        checkpoint.publish_model(folder, self.out)  # a kill may have come between the two
         checkpoint.restore(folder, self.model, self.optimizers)
+        checkpoint.publish_model(folder, self.out)
+        began, now = (progress.dtype, progress.threads), (self.progress.dtype, self.progress.threads)
+        self.dtype = getattr(torch, progress.dtype)
+        self.autocast = autocast(self.device, self.dtype)
+        torch.set_num_threads(progress.threads)
         self.progress = progress
         if not self._finished:
-            self.say(f"continuing after step {progress.step}")
+            as_before = "" if began == now else f", in {began[0]} on {began[1]} threads, as the run began"
+            self.say(f"continuing after step {progress.step}{as_before}")
 
     @property
     def _finished(self) -> bool:
