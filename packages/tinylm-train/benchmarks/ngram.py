@@ -3,7 +3,8 @@
 Two ways to give unseen n-grams a probability, after a context c that was seen count(c) times:
 plain          (count(c, x) + 0.1) / (count(c) + 0.1 · alphabet), nothing else;
 Witten-Bell    (count(c, x) + kinds(c) · p(x after c without its first character)) / (count(c) + kinds(c)), down to
-               uniform over the alphabet, where kinds(c) is how many different characters followed c (Witten, Bell 1991).
+               uniform over the alphabet, where kinds(c) is how many different characters followed c (Witten and
+               Bell 1991).
 They are what counting alone can do with the same nine tenths of the text.
 
     python packages/tinylm-train/benchmarks/ngram.py data/raw/shakespeare/shakespeare.txt

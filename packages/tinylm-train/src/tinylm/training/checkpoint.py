@@ -98,13 +98,6 @@ def publish_model(folder: Path, out: Path) -> None:
             publish(path, target)
 
 
-def publish_model(folder: Path, out: Path) -> None:
-    """Make the top of `out` hold the model of the step folder `folder`."""
-    for path in folder.iterdir():
-        if path.is_file() and path.name != "state.json":
-            publish(path, out / path.name)
-
-
 def step_folders(out: Path) -> list[Path]:
     """The complete step folders of a checkpoint directory, newest first."""
     steps = out / "steps"

@@ -227,7 +227,6 @@ class Trainer:
                 f"{self.out} was started with other options ({changes}): give the same to continue it, or choose "
                 "another --out"
             )
-        checkpoint.publish_model(folder, self.out)  # a kill may have come between the two
         checkpoint.restore(folder, self.model, self.optimizers)
         checkpoint.publish_model(folder, self.out)
         began, now = (progress.dtype, progress.threads), (self.progress.dtype, self.progress.threads)
