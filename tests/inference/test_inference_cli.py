@@ -182,7 +182,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(make_checkpoint: Callable[...
 
     directory = make_checkpoint(context=8192)
     terminal, inside = pty.openpty()
-    command = [*COMMAND, "chat", str(directory), "--max-tokens", "8000", "--seed", "0"]
+    command = [*COMMAND, "chat", str(directory), "--max-tokens", "8000", "--temperature", "0"]
     process = subprocess.Popen(
         command, stdin=inside, stdout=inside, stderr=inside, start_new_session=True, env={**os.environ, "TERM": "dumb"}
     )
@@ -214,7 +214,16 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(make_checkpoint: Callable[...
 
 
 def test_ctrl_c_ends_generate_with_130(make_checkpoint: Callable[..., Path]) -> None:
-    command = [*COMMAND, "generate", str(make_checkpoint(context=8192)), "The", "--max-tokens", "8000"]
+    command = [
+        *COMMAND,
+        "generate",
+        str(make_checkpoint(context=8192)),
+        "The",
+        "--max-tokens",
+        "8000",
+        "--temperature",
+        "0",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.read(20)  # it has begun to write
         process.send_signal(signal.SIGINT)

@@ -227,13 +227,44 @@ def test_an_empty_prompt_begins_at_end_of_text(llm: LLM, prompt: object) -> None
     assert request.outputs[0].token_ids == only(llm, "<|endoftext|>", GREEDY).token_ids
 
 
+def test_ids_may_be_an_array(llm: LLM) -> None:
+    array = llm.tokenizer.encode_array(PROMPT)
+    for prompt in (array, torch.tensor(array.tolist())):
+        request = llm.generate({"prompt_token_ids": prompt}, GREEDY)[0]
+        assert request.prompt_token_ids == ids(llm, PROMPT)
+        assert request.outputs[0].token_ids == only(llm, PROMPT, GREEDY).token_ids
+
+
+def test_a_text_that_was_broken_off_says_so(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = llm.stream(PROMPT, GREEDY)
+    next(stream)
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tinylm.inference.generation.sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    assert stream.text
+    with pytest.raises(InferenceError, match="broken off"):
+        stream.output()
+
+
 def test_no_prompts_no_answers(llm: LLM) -> None:
     assert llm.generate([]) == []
 
 
 @pytest.mark.parametrize(
     "prompt",
-    [5, {"prompt_token_ids": [-1]}, {"prompt_token_ids": [10**6]}, {"prompt_token_ids": [1.0]}, {"prompt": "x"}, b"x"],
+    [
+        5,
+        {"prompt_token_ids": [-1]},
+        {"prompt_token_ids": [10**6]},
+        {"prompt_token_ids": [1.0]},
+        {"prompt_token_ids": 5},
+        {"prompt": "x"},
+        b"x",
+    ],
 )
 def test_a_prompt_that_cannot_be_read_is_refused(llm: LLM, prompt: object) -> None:
     with pytest.raises(InferenceError, match="prompt"):
@@ -242,7 +273,7 @@ def test_a_prompt_that_cannot_be_read_is_refused(llm: LLM, prompt: object) -> No
 
 def test_bad_prompts_are_refused_before_any_work(llm: LLM, write: Callable[[list[int]], None]) -> None:
     write([])  # drawing a single token would fail with StopIteration
-    with pytest.raises(InferenceError, match="from 0 to"):
+    with pytest.raises(InferenceError, match="0 to"):
         llm.generate(["fine", {"prompt_token_ids": [10**6]}])
 
 

@@ -6,6 +6,7 @@ Reads config.json, model.safetensors, tokenizer.json, generation_config.json and
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ class Checkpoint:
     tuned_for_chat: bool
 
 
-def open_checkpoint(path: str | Path, dtype: str | torch.dtype, device: str, skip_tokenizer_init: bool) -> Checkpoint:
+def open_checkpoint(
+    path: str | os.PathLike[str], dtype: str | torch.dtype, device: str, skip_tokenizer_init: bool
+) -> Checkpoint:
     """Reads the directory `path`. `dtype`: vLLM's names, "auto" keeps the file's; `device`: see `choose_device`.
 
     Raises InferenceError, or the model's or the tokenizer's own error (all ValueErrors), for what is missing, damaged

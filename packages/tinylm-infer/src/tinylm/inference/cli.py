@@ -74,7 +74,7 @@ def _bounded(command: Callable[_P, _R]) -> Callable[_P, _R]:
         except ValueError as error:  # the base of every package's own error
             raise _fail(str(error)) from None
         except RuntimeError as error:
-            if "out of memory" not in str(error).lower():
+            if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error):
                 raise  # a fault of ours: its traceback is wanted
             raise _fail("the device is out of memory: try --device cpu, a smaller --dtype, or fewer tokens") from None
 

@@ -73,7 +73,8 @@ class Generation:
         """Writes to the end if need be; the whole answer."""
         for _ in self._run:
             pass
-        assert self.finish_reason is not None
+        if self.finish_reason is None:  # an error or Ctrl-C came out of an earlier step
+            raise InferenceError("this text was broken off; what was written stands in .text and .token_ids")
         drawn = None if self.logprobs is None else zip(self.logprobs, self.token_ids, strict=True)
         total = None if drawn is None else sum(choices[token_id].logprob for choices, token_id in drawn)
         return CompletionOutput(
@@ -109,9 +110,9 @@ class Generation:
     @torch.inference_mode()
     def _choose(self, logits: Tensor) -> int:
         allowed = logits
-        too_early = sorted(i for i in self._eos | self._stop_ids if i < len(logits))
-        if too_early and len(self.token_ids) < self._params.min_tokens:
-            allowed = logits.index_fill(0, torch.tensor(too_early), -torch.inf)
+        if len(self.token_ids) < self._params.min_tokens:
+            ends = [i for i in self._eos | self._stop_ids if i < len(logits)]
+            allowed = logits.index_fill(0, torch.tensor(ends, dtype=torch.long), -torch.inf)
         token_id = sample(allowed, self._params, self.prompt_token_ids, self.token_ids, self._random)
         if self.logprobs is not None:
             self.logprobs.append(self._describe(logits.log_softmax(dim=0), token_id))

@@ -5,8 +5,10 @@ other; nothing is batched yet. The loop itself is in `generation.py`, reading th
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -31,7 +33,7 @@ class LLM:
 
     def __init__(
         self,
-        model: str,
+        model: str | os.PathLike[str],
         dtype: str | torch.dtype = "auto",
         device: str = "auto",
         quantization: str | None = None,
@@ -140,7 +142,7 @@ class LLM:
                 raise InferenceError(
                     f'a prompt must be a text or {{"prompt_token_ids": [...]}}, got keys {sorted(prompt)}'
                 )
-            return None, self._checked(list(prompt["prompt_token_ids"]))
+            return None, self._checked(prompt["prompt_token_ids"])
         if not isinstance(prompt, str):
             raise InferenceError(
                 f'a prompt must be a text or {{"prompt_token_ids": [...]}}, got {type(prompt).__name__}'
@@ -154,16 +156,16 @@ class LLM:
             self.tokenizer.encode(prompt, allowed_special=set(special), add_special_tokens=True)
         )
 
-    def _checked(self, ids: list[int]) -> list[int]:
-        """The ids, or the start token if there are none; refuses what the model cannot read."""
+    def _checked(self, token_ids: Iterable[SupportsIndex]) -> list[int]:
+        """The ids as Python numbers, or the start token if there are none; refuses what the model cannot read."""
         config = self.model.config
-        if not ids:
-            ids = self._start_token()
+        try:
+            ids = [operator.index(token_id) for token_id in token_ids] or self._start_token()
+        except TypeError as error:
+            raise InferenceError(f"prompt: wanted a list of token ids (whole numbers): {error}") from None
         for token_id in ids:
-            if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < config.vocab_size:
-                raise InferenceError(
-                    f"prompt: token ids must be whole numbers from 0 to {config.vocab_size - 1}, got {token_id!r}"
-                )
+            if not 0 <= token_id < config.vocab_size:
+                raise InferenceError(f"prompt: token ids are 0 to {config.vocab_size - 1} here, got {token_id}")
         if len(ids) >= config.context:
             raise InferenceError(
                 f"the prompt has {len(ids)} tokens, and the model's context holds {config.context}, at least one of "
