@@ -121,6 +121,10 @@ def test_ids_that_do_not_fit_are_refused(small):
         model(torch.tensor([[1, -1]]))
     with pytest.raises(ModelError, match="shape"):
         model(torch.tensor([1, 2]))
+    with pytest.raises(ModelError, match="whole numbers"):
+        model(torch.tensor([[1.0, 2.0]]))
+    with pytest.raises(ModelError, match="mask"):
+        model(torch.tensor([[1, 2]]), positions=torch.arange(2), mask=torch.ones(1, 1, dtype=torch.bool))
     with pytest.raises(ModelError, match="context"):
         model(torch.zeros(1, 65, dtype=torch.long))
     with pytest.raises(ModelError, match="context"):
@@ -171,6 +175,13 @@ def test_activations_keep_their_size_at_any_width():
         model(torch.randint(0, 200, (4, 64)), taps=taps)
         sizes.append(taps["blocks.0.mlp"].std().item())
     assert 0.5 < sizes[0] / sizes[1] < 2
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_shapes_can_be_followed_without_memory(preset):
+    with torch.device("meta"):
+        model = Transformer(TransformerConfig.preset(preset, 1000, 12))
+        assert model(torch.zeros(2, 9, dtype=torch.long)).shape == (2, 9, 1000)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -102,6 +102,9 @@ def from_json(fields: Mapping[str, Any], where: str) -> TransformerConfig:
     for name, accepted in _REQUIRED[kind].items():
         if fields.get(name, accepted[0]) not in accepted:
             raise ModelError(f"{where}: wanted {name} to be {accepted[0]!r}, got {fields[name]!r}: not supported here")
+    layers = fields.get("layer_types") or ()
+    if any(layer != "full_attention" for layer in layers):
+        raise ModelError(f"{where}: wanted layer_types of 'full_attention', got {layers!r:.80}: not supported here")
     ours: dict[str, Any] = {name: fields.get(theirs, default) for name, (theirs, default) in _FIELDS[kind].items()}
     if kind == "gpt2":
         ours |= {"norm": "layernorm", "position": "learned", "activation": "gelu"}
@@ -151,5 +154,7 @@ def _rope_theta(fields: Mapping[str, Any], where: str) -> Any:
         raise ModelError(
             f"{where}: wanted RoPE of type 'default', got {kind!r}: RoPE scaling is not supported here yet"
         )
+    if parameters.get("partial_rotary_factor", fields.get("partial_rotary_factor")) not in (None, 1, 1.0):
+        raise ModelError(f"{where}: wanted RoPE over the whole head, got a partial_rotary_factor: not supported here")
     theta = parameters.get("rope_theta", fields.get("rope_theta"))
     return 10000.0 if theta is None else theta

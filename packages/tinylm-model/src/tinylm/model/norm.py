@@ -17,7 +17,9 @@ from torch import Tensor, nn
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The type that matrix products take x in: autocast's if it is on, else x's own."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if kind == "meta" or not torch.is_autocast_enabled(kind):  # torch raises for a device that cannot autocast
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
 
 
 class RMSNorm(nn.Module):

@@ -174,10 +174,13 @@ class Transformer(nn.Module):
         Raises ModelError for ids outside the vocabulary (checked on the CPU only: elsewhere it would wait for the
         device) and for a sequence longer than the context.
         """
-        if ids.ndim != 2:
-            raise ModelError(f"ids: wanted shape (batch, time), got {tuple(ids.shape)}")
+        if ids.ndim != 2 or ids.is_floating_point():
+            raise ModelError(f"ids: wanted whole numbers of shape (batch, time), got {ids.dtype} {tuple(ids.shape)}")
+        start = 0 if cache is None else getattr(cache, "length", None)
+        if mask is not None:
+            self._check_mask(ids, mask, start)
         if positions is None:
-            positions = self._positions(ids, mask, cache)
+            positions = self._positions(ids, mask, start)
         self._check("ids", ids, self.config.vocab_size, "the vocabulary")
         self._check("positions", positions, self.config.context, "the context")
         x = self.embed(ids)
@@ -213,7 +216,7 @@ class Transformer(nn.Module):
             taps["logits"] = logits
         return logits
 
-    def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean", mask: Tensor | None = None) -> Tensor:
+    def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         """Cross-entropy in nats of targets (B, T) after ids (B, T); targets of -100 are ignored.
 
         reduction: "mean" over the targets that count (0 with zero gradients if none does), "sum", or "none" -> (B, T).
@@ -222,8 +225,7 @@ class Transformer(nn.Module):
             raise ModelError(f"loss: wanted reduction 'mean', 'sum' or 'none', got {reduction!r}")
         if targets.shape != ids.shape:
             raise ModelError(f"loss: wanted targets of the shape of ids {tuple(ids.shape)}, got {tuple(targets.shape)}")
-        hidden = self.hidden(ids, mask=mask)
-        loss = chunked_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten(), reduction)
+        loss = chunked_cross_entropy(self.hidden(ids).flatten(0, 1), self.head_weight, targets.flatten(), reduction)
         return loss.view(targets.shape) if reduction == "none" else loss
 
     @property
@@ -249,25 +251,29 @@ class Transformer(nn.Module):
 
         return checkpoint.load(directory, dtype, device)
 
-    def _positions(self, ids: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        start = 0 if cache is None else getattr(cache, "length", None)
+    def _positions(self, ids: Tensor, mask: Tensor | None, start: int | None) -> Tensor:
+        """Counted on from the `start` tokens that are cached, or the real tokens of the mask counted."""
         if start is None:
             raise ModelError("positions: this cache has no single length, so wanted positions=(B, T), got None")
+        if mask is not None:
+            return (mask.cumsum(dim=1) - 1).clamp(min=0)[:, start:]
+        end = start + ids.shape[1]
+        if end > self.config.context:
+            raise ModelError(
+                f"sequence: wanted at most {self.config.context} tokens (the context), got {end}; shorten it, or "
+                "make a model with a longer context"
+            )
+        return torch.arange(start, end, device=ids.device)
+
+    @staticmethod
+    def _check_mask(ids: Tensor, mask: Tensor, start: int | None) -> None:
         batch, time = ids.shape
-        keys = start + time
-        if mask is None:
-            if keys > self.config.context:
-                raise ModelError(
-                    f"sequence: wanted at most {self.config.context} tokens (the context), got {keys}; shorten it, or "
-                    "make a model with a longer context"
-                )
-            return torch.arange(start, keys, device=ids.device)
-        if mask.shape != (batch, keys) or mask.dtype != torch.bool:
+        keys = mask.shape[-1] if start is None else start + time
+        if mask.shape != (batch, keys) or keys < time or mask.dtype != torch.bool:
             raise ModelError(
                 f"mask: wanted bool of shape {(batch, keys)} (batch, cached + new tokens), "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}"
             )
-        return (mask.cumsum(dim=1) - 1).clamp(min=0)[:, start:]
 
     @staticmethod
     def _check(name: str, values: Tensor, limit: int, what: str) -> None:
