@@ -51,7 +51,8 @@ def test_benign_messages_give_the_ids_of_transformers(template: str, chat: Token
     theirs = reference(chat, tmp_path)
     tools = [{"type": "function", "function": {"name": "f", "description": "<b> & 'é' \"x\""}}]
     role = st.sampled_from(["user", "assistant", "system"])
-    benign = st.text().filter(lambda text: not any(special in text for special in chat.special_tokens))
+    assigned = st.characters(exclude_categories=["Cn", "Cs"])  # newer ones depend on each library's Unicode tables
+    benign = st.text(assigned).filter(lambda text: not any(special in text for special in chat.special_tokens))
     message = st.fixed_dictionaries({"role": role, "content": benign})
 
     @given(st.lists(message, min_size=1, max_size=3), st.booleans(), st.booleans())
