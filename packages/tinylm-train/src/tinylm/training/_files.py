@@ -100,7 +100,7 @@ def read_json(path: Path, wanted: str) -> dict[str, Any]:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise TrainingError(f"wanted {wanted} at {path}, got no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number or a nesting too large
         raise TrainingError(f"wanted {wanted} at {path}, got a file that cannot be read ({error})") from None
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise TrainingError(f'wanted {wanted} at {path}, got JSON without our "format" number')

@@ -48,7 +48,7 @@ class Progress:
     total_steps: int | None  # None: still being timed
     loader: LoaderState
     seconds: float  # training time so far, over all attempts
-    options: Mapping[str, Any]  # as given: a resumed run must have been given the same
+    options: Mapping[str, Any]  # with what the dial set: a resumed run must come to the same
     data_sha256: str  # of data.json
     dtype: str  # what "auto" came to: measured again after a stop, it might come to something else,
     threads: int  # and sums taken in another order are other numbers
