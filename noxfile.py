@@ -56,7 +56,7 @@ TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the 
 # The main job, in one place.
 VOCABULARY = "2048"
 MINUTES = "3"
-PROMPT = "KING HENRY.\n"
+PROMPT = "KING HENRY."
 ARCHIVE_SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
 CORPUS_SHA256 = "a74b54d1ef1dc44be145d3c93068267ab7beba0c7045a7b6a844b83ed5d7054f"
 FIVE_GRAM = 2.42  # bits per character on the last tenth of Shakespeare: packages/tinylm-train/benchmarks/ngram.py
@@ -75,8 +75,8 @@ def quickstart(session: nox.Session) -> None:
         session.error(f"wanted a text file, found none at {text}; give its path: nox -s quickstart -- path/to/my.txt")
 
     say("Installing the five packages and PyTorch into .nox/quickstart (a minute; longer where PyTorch is downloaded)")
-    install(session, *wheels(session), silent=not sys.stdout.isatty())
-    install(session, *wheels(session), "--no-deps", "--force-reinstall")  # same version, perhaps newer source
+    install(session, *wheels(session), silent=not sys.stdout.isatty(), log=False)
+    install(session, *wheels(session), "--no-deps", "--force-reinstall", log=False)  # a newer source, perhaps
 
     name = str(text.relative_to(ROOT) if text.is_relative_to(ROOT) else text)
     out = f"data/processed/{text.stem}"
@@ -86,7 +86,7 @@ def quickstart(session: nox.Session) -> None:
         f"tinylm-tokenizer train {quote(name)} --vocab-size {VOCABULARY} --head 0.9 --out {out}/tokenizer",
         f"tinylm-train prepare {quote(name)} --tokenizer {out}/tokenizer --validation tail:0.1 --out {out}/tokens",
         f"tinylm-train pretrain --data {out}/tokens --out {out}/model --minutes {MINUTES}",
-        f"tinylm-infer generate {out}/model {quote(prompt)} --max-tokens 300",
+        f"tinylm-infer generate {out}/model {quote(prompt)} --max-tokens 240",
     ):
         say(f"$ {command}")
         session.run(*shlex.split(command), log=False, interrupt_timeout=None)  # pretrain saves first on Ctrl-C
@@ -207,9 +207,9 @@ def say(line: str) -> None:
     print(f"\n{line}", flush=True)
 
 
-def install(session: nox.Session, *what: str, silent: bool = True) -> None:
+def install(session: nox.Session, *what: str, silent: bool = True, log: bool = True) -> None:
     """Install into the session's environment, every version as tests/constraints.txt pins it."""
-    session.install("-c", CONSTRAINTS, *what, silent=silent)
+    session.install("-c", CONSTRAINTS, *what, silent=silent, log=log)
 
 
 def pytest(session: nox.Session, folder: str, *options: str) -> None:
