@@ -1,7 +1,8 @@
 """What survives a kill: step folders, written whole or not at all, and the published copy of the newest one.
 
     CHECKPOINT_DIR/
-      config.json model.safetensors tokenizer.json generation_config.json [chat_template.jinja]   published copies
+      config.json model.safetensors generation_config.json                                        published copies
+      tokenizer.json tokenizer_config.json [chat_template.jinja]
       steps/00000500/             the same files, and
         state/                    the optimisers' tensors: safetensors through torch.distributed.checkpoint
         state.json                step, RNG, loader position, options, and the SHA-256 of every file above
@@ -64,7 +65,7 @@ def save(
         for name in ("tokenizer.json", "chat_template.jinja"):
             if (dataset.directory / name).is_file():
                 shutil.copyfile(dataset.directory / name, folder / name)
-        _write_generation_config(folder, dataset)
+        _write_settings(folder, dataset)
         tensors, numbers = _flatten(model, optimizers)
         _save_tensors(folder / "state", tensors)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -175,14 +176,26 @@ def _progress(folder: Path, state: Mapping[str, Any]) -> Progress:
         raise TrainingError(f"wanted a checkpoint's state in {folder}/state.json, got one without {error}") from None
 
 
-def _write_generation_config(folder: Path, dataset: TokenDataset) -> None:
-    """Hugging Face's file with the ids that end a text, so that generation stops where the data did."""
+def _write_settings(folder: Path, dataset: TokenDataset) -> None:
+    """Two small files of Hugging Face's: which ids end a text, and that tokenizer.json is to be taken as it is.
+
+    Without the second, transformers takes the tokenizer class of the model's family (Qwen2's, GPT-2's) with that one's
+    own splitting of text, and the ids differ silently.
+    """
     from tinylm.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(dataset.tokenizer_file)
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    known = {name: value for name, value in ids.items() if value is not None}
-    (folder / "generation_config.json").write_text(json.dumps(known, indent=2) + "\n", "utf-8")
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+    known = {name: number for name, number in ids.items() if number is not None}
+    names = {number: token for token, number in tokenizer.special_tokens.items()}
+    generation = {f"{name}_id": number for name, number in known.items()}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **{name: names[number] for name, number in known.items() if number in names},
+    }
+    for file, content in (("generation_config.json", generation), ("tokenizer_config.json", settings)):
+        (folder / file).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def _named(model: Transformer, optimizer: AdamW | Muon) -> list[tuple[str, torch.nn.Parameter]]:
