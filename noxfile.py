@@ -75,7 +75,8 @@ def quickstart(session: nox.Session) -> None:
         session.error(f"wanted a text file, found none at {text}; give its path: nox -s quickstart -- path/to/my.txt")
 
     say("Installing the five packages and PyTorch into .nox/quickstart (a minute; longer where PyTorch is downloaded)")
-    install(session, *wheels(session), silent=not sys.stdout.isatty(), log=False)
+    watched = sys.stdout.isatty() and not Path(session.bin, "tinylm-infer").exists()  # show a first, long download
+    install(session, *wheels(session), silent=not watched, log=False)
     install(session, *wheels(session), "--no-deps", "--force-reinstall", log=False)  # a newer source, perhaps
 
     name = str(text.relative_to(ROOT) if text.is_relative_to(ROOT) else text)
