@@ -15,10 +15,11 @@ PRESETS = ("gpt2", "llama", "qwen3")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("depth", [1, 4, 12])
+@pytest.mark.parametrize("depth", [1, 3, 4, 12])
 def test_the_dial(preset, depth):
     config = TransformerConfig.preset(preset, vocab_size=1000, depth=depth)
-    assert (config.width, config.heads, config.kv_heads, config.head_dim) == (64 * depth, depth, depth, 64)
+    heads = depth if preset == "gpt2" else (depth + 1) // 2  # 64 or 32 wide per layer, in whole heads of 64
+    assert (config.width, config.heads, config.kv_heads, config.head_dim) == (64 * heads, heads, heads, 64)
     assert config.mlp_width % 64 == 0
     assert config.context == (256 if depth <= 8 else 1024)
 

@@ -85,7 +85,7 @@ def test_the_dial_sets_everything(preset, depth, optimizer):
     }  # the run's length decides, or torch
     assert {name for name, value in config.description().items() if value is None} <= open_ends
     assert config.minutes == 3.0
-    assert (shape.depth, shape.width, shape.vocab_size, shape.context) == (depth, 64 * depth, 2048, config.context)
+    assert (shape.depth, shape.vocab_size, shape.context) == (depth, 2048, config.context)
     assert (config.width, config.heads, config.kv_heads, config.mlp_width) == (
         shape.width,
         shape.heads,

@@ -35,7 +35,7 @@ app = typer.Typer(
 
 PresetName = Literal["gpt2", "llama", "qwen3"]
 Preset = Annotated[PresetName, typer.Option(help="Family of the shape.")]
-Depth = Annotated[int, typer.Option(help="The dial: layers; width = 64 · depth.", min=1)]
+Depth = Annotated[int, typer.Option(help="The dial: layers, and from them the width.", min=1)]
 Vocab = Annotated[int, typer.Option("--vocab-size", help="Tokens in the vocabulary.", min=1)]
 Set = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Any field: context=512; repeatable.")]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]

@@ -56,6 +56,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+_WIDTH_PER_LAYER = {"gpt2": 64, "llama": 32, "qwen3": 32}
+
+
+def _width(wanted: int, head_dim: Any) -> int:
+    """`wanted`, rounded up to a multiple of `head_dim` where that is a size (the config refuses what is not)."""
+    return -(-wanted // head_dim) * head_dim if isinstance(head_dim, int) and head_dim > 0 else wanted
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
@@ -109,7 +116,11 @@ class TransformerConfig:
 
     @classmethod
     def preset(cls, name: str, vocab_size: int, depth: int, **overrides: Any) -> TransformerConfig:
-        """The dial: `depth` layers of width 64 · depth with heads of 64, so depth 12 is the size of GPT-2 small.
+        """The dial: `depth` sets the layers, and the width from them, rounded up to a whole number of heads of 64.
+
+        "gpt2" is 64 wide per layer, as GPT-2 is, so that depth 12 is GPT-2 small. "llama" and "qwen3" are 32 wide per
+        layer, deep and narrow like their smallest members (SmolLM2-135M 19, Qwen3-0.6B 37): at the same cost a small
+        model reaches a lower loss so (docs/log.md has the figures).
 
         MLP width: 4 · width with GELU; with SwiGLU, which has three matrices, the multiple of 64 nearest to 8/3 · width
         (about as many parameters). Context: 256 up to depth 8, then 1024. Any field can be given by keyword; given a
@@ -123,8 +134,8 @@ class TransformerConfig:
         if unknown:
             raise ModelError(f"config: no such field: {', '.join(sorted(unknown))}")
         fields = {**_PRESETS[name], **overrides}
-        width = fields.setdefault("width", 64 * depth)
         head_dim = fields.setdefault("head_dim", 64)
+        width = fields.setdefault("width", _width(_WIDTH_PER_LAYER[name] * depth, head_dim))
         if "heads" not in fields:
             if not isinstance(width, int) or not isinstance(head_dim, int) or head_dim < 1 or width % head_dim:
                 raise ModelError(

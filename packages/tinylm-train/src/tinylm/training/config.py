@@ -20,6 +20,8 @@ from typing import Any, Literal
 from tinylm.model import TransformerConfig
 from tinylm.training._errors import TrainingError
 
+_SHAPE_OPTIONS = ("width", "heads", "kv_heads", "mlp_width", "context")
+
 
 def _option(default: Any, group: str, text: str) -> Any:
     """A field with its help text: the command line is made from these, so that each option is described once."""
@@ -96,28 +98,24 @@ class TrainConfig:
         return cls(**_checked(values))
 
     def resolve(self, vocab_size: int) -> tuple[TrainConfig, TransformerConfig]:
-        """This configuration with what the dial sets filled in, and the model's shape."""
-        chosen = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads, "mlp_width": self.mlp_width}
-        overrides = {name: value for name, value in chosen.items() if value is not None}
-        context = self.context or 256
-        shape = TransformerConfig.preset(
-            self.preset, vocab_size=vocab_size, depth=self.depth, context=context, **overrides
-        )
+        """This configuration with what the dial sets filled in, and the model's shape.
+
+        A deeper model gets a larger batch, 128 · depth² tokens and at least 2,048; Muon's learning rate is that of a
+        matrix whatever its size (Jordan et al. 2024), so it stays.
+        """
+        given = {name: getattr(self, name) for name in _SHAPE_OPTIONS if getattr(self, name) is not None}
+        shape = TransformerConfig.preset(self.preset, vocab_size=vocab_size, depth=self.depth, **given)
         rate = self.learning_rate or (0.02 if self.optimizer == "muon" else 3e-3)
-        batch_size = self.batch_size or max(1, 4096 // context)
+        batch_size = self.batch_size or max(1, max(2048, 128 * self.depth**2) // shape.context)
         steps, minutes = self.steps, self.minutes
         if self.tokens is not None:
-            steps = max(1, self.tokens // (batch_size * context))
+            steps = max(1, self.tokens // (batch_size * shape.context))
         if steps is None and minutes is None:
             minutes = 3.0
         return (
             dataclasses.replace(
                 self,
-                context=context,
-                width=shape.width,
-                heads=shape.heads,
-                kv_heads=shape.kv_heads,
-                mlp_width=shape.mlp_width,
+                **{name: getattr(shape, name) for name in _SHAPE_OPTIONS},
                 batch_size=batch_size,
                 learning_rate=rate,
                 embedding_learning_rate=self.embedding_learning_rate or (0.005 if self.optimizer == "muon" else rate),
