@@ -28,6 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests sta
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 TINY = {
     "depth": 1,
+    "width": 64,
     "context": 16,
     "batch_size": 2,
     "steps": 12,

@@ -72,7 +72,7 @@ def test_a_toml_file_holds_options_and_flags_win(run, house, tmp_path):
     ("arguments", "code", "said"),
     [
         ("pretrain --no-such-option", 2, "no-such-option"),
-        ("pretrain --steps many", 2, "many"),
+        ("pretrain --steps many", 2, "--steps"),
         ("forge", 2, "forge"),
         ("pretrain", 1, "data and out"),
         ("pretrain --data nowhere --out {new}", 1, "nowhere"),
