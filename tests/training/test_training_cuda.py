@@ -33,7 +33,7 @@ def test_auto_is_cuda_and_a_card_that_is_not_there_is_refused():
     assert pick_device("auto").type == "cuda"
     assert pick_device("cuda:0").index == 0
     wanted = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    assert pick_dtype("auto", torch.device("cuda")) == wanted
+    assert pick_dtype("auto", torch.device("cuda"), lambda dtype: 0.0) == wanted
     with pytest.raises(ValueError, match="cuda:99"):
         pick_device("cuda:99")
 

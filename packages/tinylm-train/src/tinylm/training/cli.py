@@ -284,8 +284,8 @@ class _Display:
         self.progress.update(
             self.task,
             description=f"step {status.step}{of}",
-            completed=status.step,
-            total=status.total_steps,
+            completed=status.fraction,
+            total=1.0,
             numbers=numbers,
             visible=True,
         )

@@ -15,8 +15,6 @@ import torch
 
 from tinylm.training._errors import TrainingError
 
-_BF16_PAYS_FROM = 1.5  # times float32's matmul speed; autocast's casts cost something, so a little faster is not enough
-
 
 def pick_device(name: str) -> torch.device:
     """auto: cuda, else mps, else cpu. Raises TrainingError for a device that is not there."""
@@ -34,19 +32,23 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """auto: bfloat16 where the device multiplies it clearly faster than float32, measured on the CPU; else float32."""
+def pick_dtype(name: str, device: torch.device, seconds: Callable[[torch.dtype], float]) -> torch.dtype:
+    """auto: bfloat16 where it is faster than float32, else float32.
+
+    A GPU is asked whether it has bfloat16. A CPU is measured: first by a small matrix product, because a CPU without
+    bfloat16 takes a hundred times as long; then by `seconds`, what the work itself takes in a precision.
+    """
     if name != "auto":
         return torch.float32 if name == "float32" else torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and _matmul_seconds(torch.float32) > _BF16_PAYS_FROM * _matmul_seconds(torch.bfloat16):
-        return torch.bfloat16
-    return torch.float32
+    if device.type != "cpu" or _matmul_seconds(torch.float32) < _matmul_seconds(torch.bfloat16):
+        return torch.float32
+    return torch.bfloat16 if seconds(torch.bfloat16) < seconds(torch.float32) else torch.float32
 
 
 def _matmul_seconds(dtype: torch.dtype) -> float:
-    """The fastest of five products of 256 × 256 matrices: small, because a CPU without bf16 takes 100 times as long."""
+    """The fastest of five products of 256 × 256 matrices."""
     a = torch.ones(256, 256, dtype=dtype)
     times = []
     for _ in range(6):

@@ -3,7 +3,7 @@
 AdamW scales each number of the gradient by its own history. Muon looks at a weight matrix as a whole: it replaces the
 momentum by the nearest orthogonal matrix, so that every direction of the matrix moves equally far. Muon is for the
 weight matrices inside the blocks; embeddings, the head and the gains of norms take AdamW.
-Not here: the fused forms; which parameter gets which (config.py and trainer.py).
+Not here: the fused forms; the rates themselves (config.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from tinylm.model import Transformer
 from tinylm.training._errors import TrainingError
+from tinylm.training.config import TrainConfig
 
 
 class _Optimizer(torch.optim.Optimizer):
@@ -149,3 +151,25 @@ class Muon(_Optimizer):
         rows, columns = parameter.shape[-2:]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(direction, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
+def optimizers_for(model: Transformer, config: TrainConfig) -> dict[str, AdamW | Muon]:
+    """Muon for the matrices of the blocks, AdamW for the rest; with optimizer "adamw", AdamW for everything.
+
+    Weight decay is for matrices only: gains and biases have no scale to keep small. Each group keeps its peak rate.
+    """
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (matrices if name.startswith("blocks.") and parameter.ndim == 2 else rest).append(parameter)
+    rate, embedding_rate = config.learning_rate or 0.0, config.embedding_learning_rate or 0.0
+    optimizers: dict[str, AdamW | Muon] = {"adamw": AdamW(rest, lr=embedding_rate, betas=(0.9, 0.95), weight_decay=0.0)}
+    if config.optimizer == "muon":
+        optimizers["muon"] = Muon(matrices, lr=rate, weight_decay=config.weight_decay)
+    else:
+        group = {"params": matrices, "lr": rate, "weight_decay": config.weight_decay}
+        optimizers["adamw"].add_param_group(group)
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers

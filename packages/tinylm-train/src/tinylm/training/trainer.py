@@ -1,7 +1,7 @@
 """The training loop: draw a batch, take the gradient, update, log, validate, save. Resume exactly, stop cleanly.
 
-A run of so many minutes is timed on its own first steps: until the learning rate decays its schedule does not depend on
-the run's length, so the length in steps is decided once a twentieth of the time is gone, written into the run, and
+A run of so many minutes is measured on itself: until the learning rate decays, its schedule does not depend on the
+run's length, so the length in steps is decided when the time before the decay is used up, written into the run, and
 from then on everything is a function of the step. Not here: options (config.py), data order (data.py), files
 (checkpoint.py), the terminal (cli.py).
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tinylm import observability as obs
 from tinylm.model import Transformer
@@ -29,11 +28,9 @@ from tinylm.training.config import TrainConfig
 from tinylm.training.data import Loader, LoaderState, TokenDataset
 from tinylm.training.device import autocast, keep_freed_memory, pick_device, pick_dtype
 from tinylm.training.evaluation import bits_per_character
-from tinylm.training.optimizers import AdamW, Muon
+from tinylm.training.optimizers import optimizers_for
 from tinylm.training.schedule import learning_rate_factor
 
-_TIMED_SHARE = 0.05  # of the minutes asked for: the first steps, which are timed
-_TIMED_STEPS = 4  # at least; the first two are slower than the rest and do not count
 _VALIDATION_WINDOWS = 16  # in mid-run; the last validation reads the whole split
 
 
@@ -43,6 +40,7 @@ class Status:
 
     step: int
     total_steps: int | None
+    fraction: float  # of the run that is done: of its steps, or of its minutes while its steps are not known
     loss: float  # nats per token of this step's batch
     bits_per_character: float  # the same, in a unit that does not depend on the tokenizer
     tokens_per_second: float
@@ -86,11 +84,11 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         keep_freed_memory()
-        self.dtype = pick_dtype(config.dtype, self.device)
-        self.autocast = autocast(self.device, self.dtype)
         torch.manual_seed(config.seed)
         self.model = Transformer(self.shape).to(self.device)
-        self.optimizers = _optimizers(self.model, self.config)
+        self.dtype = pick_dtype(config.dtype, self.device, self._seconds_per_gradient)
+        self.autocast = autocast(self.device, self.dtype)
+        self.optimizers = optimizers_for(self.model, self.config)
         self.progress = Progress(
             step=0,
             total_steps=self.config.steps,
@@ -129,19 +127,19 @@ class Trainer:
         timings: list[float] = []
         saved_at = self.progress.step
         while not self._finished and not self.stop_requested:
+            before = self._fraction
             started = time.perf_counter()
             row = self._step(loader)
             timings.append(time.perf_counter() - started)
-            self._advance(loader, timings)
-            step, total = self.progress.step, self.progress.total_steps
+            self._advance(loader, timings[-1])
             row["tokens_per_second"] = row["tokens"] / timings[-1]
-            if total is not None and (step == total or step % self._interval(self.config.validate_every, total) == 0):
-                row["validation_bits_per_character"] = self.validation = self._validate(whole=step == total)
-            run.log(row, step=step)
+            if self._finished or self._due(self.config.validate_every, before):
+                row["validation_bits_per_character"] = self.validation = self._validate(whole=self._finished)
+            run.log(row, step=self.progress.step)
             self.report(self._status(row, timings))
-            if total is not None and step % self._interval(self.config.checkpoint_every, total) == 0:
+            if self._due(self.config.checkpoint_every, before):
                 self._save()
-                saved_at = step
+                saved_at = self.progress.step
         if self.progress.step != saved_at:
             self._save()
 
@@ -171,25 +169,49 @@ class Trainer:
             "tokens": inputs.numel(),
         }
 
-    def _advance(self, loader: Loader, timings: list[float]) -> None:
-        """Count the step, and decide the run's length when enough of it has been timed."""
+    def _advance(self, loader: Loader, seconds: float) -> None:
+        """Count the step, and decide the run's length when the time before the decay is used up."""
         self.progress = dataclasses.replace(
             self.progress,
             step=self.progress.step + 1,
             loader=loader.state,
-            seconds=self.progress.seconds + timings[-1],
+            seconds=self.progress.seconds + seconds,
         )
-        minutes = self.config.minutes
+        minutes, before_decay = self.config.minutes, 1 - self.config.decay_fraction
         if self.progress.total_steps is None and minutes is not None:
-            budget = minutes * 60
-            if len(timings) >= _TIMED_STEPS and self.progress.seconds >= _TIMED_SHARE * budget:
-                per_step = statistics.median(timings[2:])
-                total = self.progress.step + max(1, round((budget - self.progress.seconds) / per_step))
-                self.progress = dataclasses.replace(self.progress, total_steps=total)
-                self.say(
-                    f"{per_step:.3f} s a step: {minutes:g} minutes are {total} steps "
-                    f"(the same again: --steps {total} instead of --minutes {minutes:g})"
-                )
+            if self.progress.seconds < before_decay * minutes * 60:
+                return
+            total = math.ceil(self.progress.step / before_decay)
+            self.progress = dataclasses.replace(self.progress, total_steps=total)
+            self.say(
+                f"{self.progress.step} steps in {self.progress.seconds:.1f} s: {minutes:g} minutes are {total} steps "
+                f"(the same again: --steps {total} instead of --minutes {minutes:g})"
+            )
+
+    @property
+    def _fraction(self) -> float:
+        if self.progress.total_steps is not None:
+            return self.progress.step / self.progress.total_steps
+        return self.progress.seconds / ((self.config.minutes or math.inf) * 60)
+
+    def _due(self, every: int | None, before: float) -> bool:
+        """Whether this step is one of every so many, or, by default, the first of a tenth of the run."""
+        return self.progress.step % every == 0 if every else int(10 * self._fraction) > int(10 * before)
+
+    def _seconds_per_gradient(self, dtype: torch.dtype) -> float:
+        """What a batch's forward and backward pass takes in `dtype`: the faster of two, on made-up ids."""
+        assert self.config.batch_size is not None
+        numbers = torch.arange(self.config.batch_size * self.shape.context, device=self.device)
+        ids = (numbers % self.shape.vocab_size).view(self.config.batch_size, -1)
+        times = []
+        for _ in range(2):
+            started = time.perf_counter()
+            with autocast(self.device, dtype)():
+                loss = self.model.loss(ids, ids)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+            times.append(time.perf_counter() - started)
+            self.model.zero_grad(set_to_none=True)
+        return min(times)
 
     def _validate(self, whole: bool) -> float:
         windows = None if whole else _VALIDATION_WINDOWS
@@ -242,9 +264,6 @@ class Trainer:
     def _finished(self) -> bool:
         return self.progress.total_steps is not None and self.progress.step >= self.progress.total_steps
 
-    def _interval(self, asked: int | None, total: int) -> int:
-        return asked or max(1, -(-total // 10))
-
     def _description(self) -> dict[str, Any]:
         return {
             **self.config.description(),
@@ -267,6 +286,7 @@ class Trainer:
         return Status(
             step=step,
             total_steps=total,
+            fraction=self._fraction,
             loss=row["loss"],
             bits_per_character=row["bits_per_character"],
             tokens_per_second=row["tokens"] / recent,
@@ -284,25 +304,3 @@ class Trainer:
 def _comparable(config: TrainConfig) -> dict[str, Any]:
     """The options that must be the same for a run to continue: all but where its folders stand."""
     return {name: value for name, value in config.description().items() if name not in ("data", "out", "keep")}
-
-
-def _optimizers(model: Transformer, config: TrainConfig) -> dict[str, AdamW | Muon]:
-    """Muon for the matrices of the blocks, AdamW for the rest; with optimizer "adamw", AdamW for everything.
-
-    Weight decay is for matrices only: gains and biases have no scale to keep small. Each group keeps its peak rate.
-    """
-    matrices: list[Tensor] = []
-    rest: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        (matrices if name.startswith("blocks.") and parameter.ndim == 2 else rest).append(parameter)
-    rate, embedding_rate = config.learning_rate or 0.0, config.embedding_learning_rate or 0.0
-    optimizers: dict[str, AdamW | Muon] = {"adamw": AdamW(rest, lr=embedding_rate, betas=(0.9, 0.95), weight_decay=0.0)}
-    if config.optimizer == "muon":
-        optimizers["muon"] = Muon(matrices, lr=rate, weight_decay=config.weight_decay)
-    else:
-        group = {"params": matrices, "lr": rate, "weight_decay": config.weight_decay}
-        optimizers["adamw"].add_param_group(group)
-    for optimizer in optimizers.values():
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
