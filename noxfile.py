@@ -129,7 +129,7 @@ def tests(session: nox.Session, phase: str, device: str) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """The five packages together, by their commands and by their files; then again with two of them upgraded alone."""
-    install(session, *wheels(session), *PYTEST, *TEST_NEEDS["inference"], "hatchling")
+    install(session, *wheels(session), *PYTEST, *TEST_NEEDS["inference"])
     pytest(session, "integration", *session.posargs)
     for name in ("tinylm-obs", "tinylm-model"):
         session.run("python", "-m", "pip", "install", "-q", "--no-index", "--no-deps", next_release(session, name))
@@ -258,21 +258,21 @@ def copy_source(session: nox.Session, name: str) -> Path:
     return shutil.copytree(ROOT / "packages" / name, copy, ignore=leftovers)
 
 
-def build_wheel(session: nox.Session, source: Path, *options: str, **environment: str) -> Path:
+def build_wheel(session: nox.Session, source: Path, **environment: str) -> Path:
     """Build one package's wheel."""
     folder = tempfile.mkdtemp(dir=session.create_tmp())
-    command = ["python", "-m", "pip", "wheel", "-q", "--no-deps", *options, "-w", folder, str(source)]
+    command = ["python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, str(source)]
     session.run(*command, env=environment, silent=True)
     (wheel,) = Path(folder).glob("*.whl")
     return wheel
 
 
 def next_release(session: nox.Session, name: str) -> str:
-    """Build, without an index, the wheel that a package's next release would be."""
+    """Build the wheel that a package's next release would be."""
     copy = copy_source(session, name)
     project = copy / "pyproject.toml"
     project.write_text(re.sub(r'\nversion = "(\d+)\.(\d+)\.\d+"', r'\nversion = "\1.\2.999"', project.read_text()))
-    return str(build_wheel(session, copy, "--no-index", "--no-build-isolation"))
+    return str(build_wheel(session, copy))
 
 
 def is_pure(wheel: Path) -> bool:
