@@ -1,7 +1,7 @@
-"""tinylm.inference: the commands `tinylm-infer generate | chat | bench`. Terminal in, terminal out.
+"""tinylm.inference: the commands `tinylm-infer generate | chat | serve | bench`. Terminal in, terminal out.
 
 The only file here that imports typer, and torch only inside a command, so that `--help` is quick. It computes nothing:
-see `llm.py` for writing, `conversation.py` for chat, `bench.py` for measuring.
+see `llm.py` for writing, `conversation.py` for chat, `server.py` for serving, `bench.py` for measuring.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _R = TypeVar("_R")
 
 app = typer.Typer(
     name="tinylm-infer",
-    help="Text out of a trained model: generate, chat, bench.",
+    help="Text out of a trained model: generate, chat, serve, bench.",
     epilog="Try: tinylm-infer generate CHECKPOINT 'Once upon a time'",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -235,6 +235,23 @@ def _answer(conversation: "Conversation", text: str) -> None:
     except KeyboardInterrupt:
         print("\n(stopped)", file=sys.stderr)
     conversation.answered(generation.text)
+
+
+@app.command(epilog="Try: tinylm-infer serve CHECKPOINT --port 8000      then: curl http://127.0.0.1:8000/v1/models")
+@_bounded
+def serve(
+    checkpoint: Checkpoint,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; no key is asked.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Answer over HTTP as OpenAI does: /v1/completions, /v1/chat/completions, /v1/models, /health."""
+    from tinylm.inference import server
+
+    with server.bind(host, port) as listener:
+        llm = _open(checkpoint, dtype, device)
+        server.serve(llm, checkpoint.resolve().name, listener)
 
 
 @app.command(epilog="Try: tinylm-infer bench CHECKPOINT --prompt-tokens 64 --max-tokens 128 --perplexity book.txt")
