@@ -155,9 +155,8 @@ def test_minutes_become_steps_once_and_for_all(tiny, tmp_path):
     trainer.report = lambda status: trainer.request_stop() if status.total_steps else None
     first = trainer.train()
     assert not first.finished
-    # decided when the 40 % of the time before the decay are used up, so that the rest is the decay's 60 %
-    assert first.total_steps == math.ceil(first.step / 0.4)
-    assert first.seconds >= 0.4 * 0.01 * 60
+    assert first.seconds >= 0.75 * 0.4 * 0.01 * 60  # measured on three quarters of the time before the decay,
+    assert first.total_steps >= math.ceil(first.step / 0.4)  # which has not begun when the length is decided
     (line,) = (line for line in said if "0.01 minutes are" in line)
     assert f"--steps {first.total_steps} instead of --minutes 0.01" in line
     state = json.loads(max((out / "steps").glob("*/state.json")).read_text("utf-8"))

@@ -1,8 +1,8 @@
 """The training loop: draw a batch, take the gradient, update, log, validate, save. Resume exactly, stop cleanly.
 
 A run of so many minutes is measured on itself: until the learning rate decays, its schedule does not depend on the
-run's length, so the length in steps is decided when the time before the decay is used up, written into the run, and
-from then on everything is a function of the step. Not here: options (config.py), data order (data.py), files
+run's length, so the length in steps is decided when most of the time before the decay is used up, written into the run,
+and from then on everything is a function of the step. Not here: options (config.py), data order (data.py), files
 (checkpoint.py), the terminal (cli.py).
 """
 
@@ -31,6 +31,7 @@ from tinylm.training.evaluation import bits_per_character
 from tinylm.training.optimizers import optimizers_for
 from tinylm.training.schedule import learning_rate_factor
 
+_MEASURED_SHARE = 0.75  # of the time before the decay; the rest is room for a machine that becomes slower
 _VALIDATION_WINDOWS = 16  # in mid-run; the last validation reads the whole split
 
 
@@ -131,7 +132,7 @@ class Trainer:
             started = time.perf_counter()
             row = self._step(loader)
             timings.append(time.perf_counter() - started)
-            self._advance(loader, timings[-1])
+            self._advance(loader, timings)
             row["tokens_per_second"] = row["tokens"] / timings[-1]
             if self._finished or self._due(self.config.validate_every, before):
                 row["validation_bits_per_character"] = self.validation = self._validate(whole=self._finished)
@@ -169,22 +170,25 @@ class Trainer:
             "tokens": inputs.numel(),
         }
 
-    def _advance(self, loader: Loader, seconds: float) -> None:
-        """Count the step, and decide the run's length when the time before the decay is used up."""
+    def _advance(self, loader: Loader, timings: list[float]) -> None:
+        """Count the step, and decide the run's length when most of the time before the decay is used up."""
         self.progress = dataclasses.replace(
             self.progress,
             step=self.progress.step + 1,
             loader=loader.state,
-            seconds=self.progress.seconds + seconds,
+            seconds=self.progress.seconds + timings[-1],
         )
         minutes, before_decay = self.config.minutes, 1 - self.config.decay_fraction
         if self.progress.total_steps is None and minutes is not None:
-            if self.progress.seconds < before_decay * minutes * 60:
+            left = minutes * 60 - self.progress.seconds
+            if left > (1 - _MEASURED_SHARE * before_decay) * minutes * 60:
                 return
-            total = math.ceil(self.progress.step / before_decay)
+            recent = statistics.mean(timings[len(timings) // 2 :])  # the first steps are slower
+            # however slow the machine has become, the decay has not begun: --steps gives the same run
+            total = max(math.ceil(self.progress.step / before_decay), self.progress.step + round(left / recent))
             self.progress = dataclasses.replace(self.progress, total_steps=total)
             self.say(
-                f"{self.progress.step} steps in {self.progress.seconds:.1f} s: {minutes:g} minutes are {total} steps "
+                f"{recent:.3f} s a step: {minutes:g} minutes are {total} steps "
                 f"(the same again: --steps {total} instead of --minutes {minutes:g})"
             )
 
