@@ -3,11 +3,16 @@
 No trained model is needed: what is tested is that text, tokens and stopping are right, not that the text is good.
 """
 
+import contextlib
 import hashlib
+import http.client
 import json
 import os
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,3 +118,75 @@ def regret() -> Callable[..., list[float]]:
         return lost
 
     return run
+
+
+class Client:
+    """Requests to one server, each over a connection of its own. Only the standard library: see what is sent."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def send(self, path: str, body: object = None, **headers: str) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **headers}
+        connection.request("GET" if body is None else "POST", path, content, headers)
+        return connection
+
+    def ask(self, path: str, body: object = None, **headers: str) -> tuple[int, dict[str, Any]]:
+        with contextlib.closing(self.send(path, body, **headers)) as connection:
+            answer = connection.getresponse()
+            assert answer.headers["content-type"] == "application/json"
+            return answer.status, json.loads(answer.read())
+
+    def events(self, path: str, body: dict[str, Any]) -> list[Any]:
+        """The events of a stream; the last is "[DONE]"."""
+        with contextlib.closing(self.send(path, {**body, "stream": True})) as connection:
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers.get_content_type()) == (200, "text/event-stream")
+            *parts, rest = answer.read().decode("ascii").split("\n\n")
+        assert rest == ""
+        assert all(part.startswith("data: ") for part in parts)
+        return [part[6:] if part == "data: [DONE]" else json.loads(part[6:]) for part in parts]
+
+
+@pytest.fixture(scope="session")
+def served() -> Callable[..., contextlib.AbstractContextManager[Client]]:
+    """`with served(llm) as client`: a server in a thread, at a free port, for a model called "tiny"."""
+    import uvicorn
+
+    from tinylm.inference import server
+
+    @contextlib.contextmanager
+    def start(llm: LLM, **options: Any) -> Iterator[Client]:
+        app = server.build_app(llm, "tiny", **options)
+        running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+        with server.bind("127.0.0.1", 0) as listener:
+            # Little fits between server and client: one that does not read is soon noticed.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            listener.listen()
+            thread = threading.Thread(target=running.run, args=([listener],))
+            thread.start()
+            try:
+                yield Client(listener.getsockname()[1])
+            finally:
+                running.should_exit = True
+                thread.join(timeout=60)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def long_checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
+    return make_checkpoint(depth=1, context=4096)
+
+
+@pytest.fixture(scope="session")
+def long_llm(long_checkpoint: Path) -> LLM:
+    return LLM(str(long_checkpoint), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def client(long_llm: LLM, served: Callable[..., contextlib.AbstractContextManager[Client]]) -> Iterator[Client]:
+    with served(long_llm) as running:
+        yield running
