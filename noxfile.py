@@ -177,7 +177,10 @@ def build(session: nox.Session) -> None:
 @nox.session
 def minimums(session: nox.Session) -> None:
     """The oldest versions that the packages' metadata admit pass the tests of every phase (torch keeps its pin)."""
-    bounds = dict(need.split(">=") for name in PHASES.values() for need in needs(name) if ">=" in need)
+    stated = {need.partition(">=")[::2] for name in PHASES.values() for need in needs(name) if ">=" in need}
+    bounds = dict(stated)
+    if len(bounds) < len(stated):
+        session.error(f"the packages state different lower bounds for one dependency: {sorted(stated)}")
     oldest = {
         package: f"{package}=={bounds[package]}" for package in bounds if not package.startswith(("torch", "tinylm"))
     }
