@@ -79,7 +79,6 @@ class Trainer:
         self.out = Path(config.out)
         self.train_data = TokenDataset(config.data, "train")
         self.validation_data = TokenDataset(config.data, "validation")
-        self.requested = config
         self.config, self.shape = config.resolve(self.train_data.vocab_size)
         self.device = pick_device(config.device)
         if config.threads is not None:
