@@ -1,7 +1,7 @@
 """Every option of a training run, where its value comes from, and what the one dial sets.
 
 Precedence: defaults < TOML file < flags. A field that is None is set by the dial: `depth` decides width, heads and the
-learning rates, `minutes`, `steps` or `tokens` the length (trainer.py times the run's own steps to turn minutes into steps).
+learning rates, `minutes`, `steps` or `tokens` the length (trainer.py turns minutes into steps by timing the run).
 `resolve` fills in every None, so that what a run stores says exactly how to repeat it.
 Not here: the shape that a depth stands for (tinylm.model.TransformerConfig.preset).
 """
