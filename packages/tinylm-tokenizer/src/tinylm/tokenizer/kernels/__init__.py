@@ -1,0 +1,47 @@
+"""The C++ rungs: the same results as the Python rungs, sooner. One module for each algorithm:
+
+    byte_bpe.py     text → ids by byte-level BPE, as `byte_bpe_fast.py` does it
+    training.py     learning byte-level merges, as `byte_bpe_fast.py` does it
+
+This file only loads the compiled module `tinylm.tokenizer._kernels`, whose source stands in `src/kernels/` of the
+package's source. Where the package was installed without a compiler that module is missing: the functions here then use
+the Python rung, and one warning says so at first use.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+
+@cache
+def _compiled() -> Any:
+    """The compiled module, or None."""
+    try:
+        return import_module("tinylm.tokenizer._kernels")
+    except ImportError:
+        return None
+
+
+@cache
+def _warn_once() -> None:
+    warnings.warn(
+        "tinylm-tokenizer was installed without its compiled kernel and uses plain Python, which is slower; "
+        "to get it, install a C++20 compiler and then tinylm-tokenizer again",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def available() -> bool:
+    """Whether the compiled kernel is installed."""
+    return _compiled() is not None
+
+
+# Below, because these modules ask the functions above.
+from tinylm.tokenizer.kernels.byte_bpe import Encoder, make_encoder  # noqa: E402
+from tinylm.tokenizer.kernels.training import train_merges  # noqa: E402
+
+__all__ = ["Encoder", "available", "make_encoder", "train_merges"]
