@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe
+from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe, naive_bpe_fast
 from tinylm.tokenizer._pretokenize import count_pieces, split
 from tinylm.tokenizer._vocabulary import Vocabulary, from_training
 
@@ -45,6 +45,17 @@ def _train_naive(text: str) -> list[tuple[str, str]]:
     return naive_bpe.learn_merges(naive_bpe.char_spaced_word_freq(text), _MERGES // 8)
 
 
+def _train_naive_fast(text: str) -> list[tuple[str, str]]:
+    return naive_bpe_fast.learn_merges(naive_bpe_fast.char_spaced_word_freq(text), _MERGES // 8)
+
+
+@lru_cache(maxsize=1)
+def _naive_merges() -> tuple[list[tuple[str, str]], dict[str, int]]:
+    word_freq = naive_bpe.char_spaced_word_freq(made_text(200_000, seed=1))
+    merges = naive_bpe_fast.learn_merges(word_freq, 1000)
+    return merges, naive_bpe.build_vocab(word_freq, merges)
+
+
 def _differing(result: Any, reference: Any) -> float:
     """The share of places where two lists differ."""
     result, reference = list(result), list(reference)
@@ -70,13 +81,14 @@ def _rung(ladder: str, rung: str, change: str, equals: str | None, run: Callable
         "compare": _differing,
         "amount": _megabytes,
         "unit": "MB",
-        "size": 20_000 if ladder == "naive BPE training" else 100_000,
+        "size": 20_000 if ladder.startswith("naive") else 100_000,
     }
 
 
 def rungs() -> list[dict[str, Any]]:
     """Every rung, the lowest of each ladder first."""
-    naive, training, encoding = "naive BPE training", "byte-level BPE training", "byte-level BPE encoding"
+    naive, naive_encoding = "naive BPE training", "naive BPE encoding"
+    training, encoding = "byte-level BPE training", "byte-level BPE encoding"
 
     def on(train: Callable[..., Any]) -> Callable[[str], Any]:
         return lambda text: train(count_pieces([text], (_PATTERN,)), _MERGES)
@@ -86,6 +98,27 @@ def rungs() -> list[dict[str, Any]]:
 
     return [
         _rung(naive, "naive_bpe", "the algorithm of Sennrich et al. 2015 as written", None, _train_naive),
+        _rung(
+            naive,
+            "naive_bpe_fast",
+            "bigram_pair_freq took the time: only words that held the merged pair are counted again, a heap gives the next",
+            "naive_bpe",
+            _train_naive_fast,
+        ),
+        _rung(
+            naive_encoding,
+            "naive_bpe",
+            "replays every merge on every distinct word",
+            None,
+            lambda text: naive_bpe.encode(text, *_naive_merges()),
+        ),
+        _rung(
+            naive_encoding,
+            "naive_bpe_fast",
+            "_merge_symbols took the time: a word meets only the merges whose pairs it holds",
+            "naive_bpe",
+            lambda text: naive_bpe_fast.encode(text, *_naive_merges()),
+        ),
         _rung(training, "byte_bpe", "counts every pair again after every merge", None, on(byte_bpe.train_merges)),
         _rung(
             training,
