@@ -1,8 +1,8 @@
 """The incremental naive rung: merges and ids identical to `naive_bpe` on any text, ties included."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pytest import mark, raises
 
 from tinylm.tokenizer import TokenizerError, naive_bpe, naive_bpe_fast
 from tinylm.tokenizer.ladder import made_text
@@ -44,7 +44,9 @@ def test_words_with_any_frequencies(word_freq: dict[str, int], number_of_merges:
     )
 
 
-@given(st.lists(st.tuples(st.text("ab", min_size=1, max_size=4), st.text("ab", min_size=1, max_size=4))), st.text("ab "))
+@given(
+    st.lists(st.tuples(st.text("ab", min_size=1, max_size=4), st.text("ab", min_size=1, max_size=4))), st.text("ab ")
+)
 @example([("a", "b"), ("ab", "a"), ("b", "a"), ("a", "ba"), ("ab", "a")], "aba abab")
 def test_merges_that_no_training_would_learn(merges: list[tuple[str, str]], text: str) -> None:
     """A pair twice, a symbol made in two ways, a merge that comes too late: the replay decides, and it is the same."""
@@ -52,7 +54,7 @@ def test_merges_that_no_training_would_learn(merges: list[tuple[str, str]], text
     assert naive_bpe_fast.encode(text, merges, vocab) == naive_bpe.encode(text, merges, vocab)
 
 
-@mark.parametrize("number_of_merges", [0, 1, 400])
+@pytest.mark.parametrize("number_of_merges", [0, 1, 400])
 def test_text_that_looks_like_a_language(number_of_merges: int) -> None:
     same(made_text(6000), made_text(3000, seed=1), number_of_merges)
 
@@ -62,5 +64,5 @@ def test_one_long_word() -> None:
 
 
 def test_a_negative_number_of_merges_is_refused() -> None:
-    with raises(TokenizerError, match="-1"):
+    with pytest.raises(TokenizerError, match="-1"):
         naive_bpe_fast.learn_merges({"a b": 1}, -1)

@@ -101,7 +101,7 @@ def rungs() -> list[dict[str, Any]]:
         _rung(
             naive,
             "naive_bpe_fast",
-            "bigram_pair_freq took the time: only words that held the merged pair are counted again, a heap gives the next",
+            "bigram_pair_freq took the time: only words that held the merged pair are counted again; a heap",
             "naive_bpe",
             _train_naive_fast,
         ),

@@ -5,7 +5,7 @@ Three observations, each from the profile of the rung below:
 1. Training: a merge changes only the words that hold its pair. Every pair keeps its count and its words, and a heap
    gives the most frequent pair, so a merge costs as much as the words that it touches, not as much as the corpus.
 2. Encoding: a word needs only those merges whose pairs it holds, in the order learned; the others are never tried.
-3. Both: a word that the text repeats is taken apart once.
+3. Both: a word that the text repeats is taken apart once, and one of letters alone has no punctuation to look for.
 
 The one thing to get right is which of several equally frequent pairs is merged: the first met, reading the words in
 their order. So a heap entry is (-count, word, place in the word): of equal counts the pair that stands first wins.
@@ -24,18 +24,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer.naive_bpe import UNKNOWN, Pair, _char_spaced_words, _merge_symbols
+from tinylm.tokenizer.naive_bpe import END_OF_WORD, UNKNOWN, Pair, _char_spaced_words, _merge_symbols
 
 _Entry = tuple[int, int, int, Pair]  # -count, first word, first place in it, the pair
 
 
 def char_spaced_word_freq(text: str) -> dict[str, int]:
-    """`naive_bpe.char_spaced_word_freq`: what stands between two spaces is taken apart once, however often it occurs."""
+    """`naive_bpe.char_spaced_word_freq`: what stands between two spaces is taken apart once."""
     word_freq: Counter[str] = Counter()
     for written, freq in Counter(filter(None, text.split(" "))).items():
-        for word in _char_spaced_words(written):
+        for word in _words(written):
             word_freq[word] += freq
     return dict(word_freq)
+
+
+def _words(written: str) -> list[str]:
+    """`_char_spaced_words` of what stands between two spaces."""
+    return [" ".join([*written, END_OF_WORD])] if written.isalnum() else _char_spaced_words(written)
 
 
 def learn_merges(word_freq: dict[str, int], number_of_merges: int) -> list[Pair]:
@@ -137,9 +142,7 @@ def encode(text: str, merges: list[Pair], vocab: dict[str, int]) -> list[int]:
     ids_of: dict[str, list[int]] = {}
     for written in dict.fromkeys(chunks):
         ids_of[written] = [
-            vocab.get(symbol, UNKNOWN)
-            for word in _char_spaced_words(written)
-            for symbol in _replay(word.split(" "), ranks)
+            vocab.get(symbol, UNKNOWN) for word in _words(written) for symbol in _replay(word.split(" "), ranks)
         ]
     return [id for written in chunks for id in ids_of[written]]
 
