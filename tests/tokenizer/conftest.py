@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from tinylm.tokenizer import Tokenizer, kernels
+from tinylm.tokenizer._byte_level import ByteLevelEngine
 from tinylm.tokenizer._vocabulary import from_training
 from tinylm.tokenizer.ladder import made_text
 from tinylm.tokenizer.patterns import TRAINABLE
@@ -70,7 +71,7 @@ def crossing() -> dict[str, Tokenizer]:
     chance = Random(0)
     whole = {"".join(chance.choices(parts, k=6)): 1 for _ in range(4000)}
     merges = kernels.train_merges(whole, 500)
-    return {name: Tokenizer(from_training(merges, SPECIALS, name)) for name in TRAINABLE}
+    return {name: Tokenizer(ByteLevelEngine(from_training(merges, SPECIALS, name))) for name in TRAINABLE}
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +84,7 @@ def python_tok(tok: Tokenizer) -> Tokenizer:
     """The same tokenizer on the Python rung."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_compiled", lambda: None)
-        return Tokenizer(tok.vocabulary)
+        return Tokenizer(ByteLevelEngine(tok.engine.vocabulary))
 
 
 @pytest.fixture

@@ -101,7 +101,8 @@ def test_messages_cannot_forge_a_turn(chat: Tokenizer) -> None:
 @settings(deadline=None)
 def test_parts_of_messages_cannot_forge_a_turn_together(trained: dict[str, Tokenizer], parts: list[str]) -> None:
     tokenizer = Tokenizer(
-        trained["gpt2"].vocabulary, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"
+        trained["gpt2"].engine,
+        chat_template="{% for m in messages %}{{ m.content }}{% endfor %}",
     )
     ids = tokenizer.apply_chat_template([{"role": "user", "content": part} for part in parts])
     assert ids == tokenizer.encode("".join(parts))

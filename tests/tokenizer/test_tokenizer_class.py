@@ -1,13 +1,17 @@
 """`Tokenizer`: round trips, special tokens, streams, offsets, and what it refuses."""
 
 import itertools
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm.tokenizer import Tokenizer, TokenizerError, _streaming, kernels
+from tinylm.tokenizer import Tokenizer, TokenizerError, _streaming, kernels, naive_bpe
+from tinylm.tokenizer._byte_level import ByteLevelEngine
 from tinylm.tokenizer.patterns import TRAINABLE
 
 # What streams must not be cut wrongly at, half special tokens included.
@@ -96,26 +100,16 @@ def test_stream_of_characters_and_its_memory(tok: Tokenizer, mixed: str) -> None
         patch.setattr(_streaming, "_ENOUGH", 20)
         assert list(tok.encode_stream(mixed * 2)) == tok.encode(mixed * 2)
         held = 0
-        encode = tok.encode
+        encode = tok.engine.encode
 
-        def watch(text: str, **options: object) -> list[int]:
+        def watch(text: str, first: bool = True) -> list[int]:
             nonlocal held
             held = max(held, len(text))
             return encode(text)
 
-        patch.setattr(tok, "encode", watch)
+        patch.setattr(tok.engine, "encode", watch)
         assert sum(1 for _ in tok.encode_stream(mixed for _ in range(50))) > 50 * 100
-        assert held < 3 * len(mixed)
-
-
-@given(text=st.text("e\u0301a\u0323 ö", max_size=40), size=st.integers(1, 5))
-def test_normalized_stream_equals_whole(text: str, size: int) -> None:
-    import unicodedata
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_streaming, "_ENOUGH", 1)
-        chunks = [text[start : start + size] for start in range(0, len(text), size)]
-        assert "".join(_streaming.normalized(chunks)) == unicodedata.normalize("NFC", text)
+        assert 0 < held < 3 * len(mixed)
 
 
 @given(text=texts)
@@ -174,7 +168,7 @@ def test_explain_ends_in_the_tokens(tok: Tokenizer, mixed: str) -> None:
     for merge in merges:
         assert merge.left + merge.right == merge.result
         assert mixed.encode()[merge.position :].startswith(merge.result)
-        assert tok.vocabulary.tokens[tok.vocabulary.merges[merge.rank][2]] == merge.result
+        assert tok.engine.vocabulary.tokens[tok.engine.vocabulary.merges[merge.rank][2]] == merge.result
 
 
 @pytest.mark.parametrize("id", [-1, 700, 10**12, "5", None, 1.5])
@@ -206,3 +200,74 @@ def test_decode_takes_arrays_and_error_handlers(tok: Tokenizer) -> None:
     assert tok.decode(half, errors="ignore") == ""
     with pytest.raises(UnicodeDecodeError):
         tok.decode(half, errors="strict")
+
+
+@pytest.fixture(scope="module")
+def normalizing(trained: dict[str, Tokenizer]) -> Tokenizer:
+    """Qwen's kind: text is brought to NFC first."""
+    return Tokenizer(ByteLevelEngine(replace(trained["qwen2"].engine.vocabulary, nfc=True)))
+
+
+decomposed = st.text(
+    st.sampled_from([*"ab e\u0301\u0327\u1100\u1161\u11a8\u0958\u212b 日\n"]) | st.characters(codec="utf-8")
+)
+
+
+@given(text=decomposed, size=st.integers(1, 40))
+def test_normalized_stream_equals_whole(normalizing: Tokenizer, text: str, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_streaming, "_ENOUGH", 1)
+        chunks = [text[start : start + size] for start in range(0, len(text), size)]
+        assert list(normalizing.encode_stream(chunks)) == normalizing.encode(text)
+
+
+@given(text=decomposed)
+def test_offsets_of_normalized_text_point_into_the_text(normalizing: Tokenizer, text: str) -> None:
+    ids, spans = normalizing.encode(text), normalizing.offsets(text, "byte")
+    data = text.encode()
+    assert len(ids) == len(spans)
+    assert [start for start, _ in spans] == sorted(start for start, _ in spans)
+    assert not text or (spans[0][0] == 0 and spans[-1][1] == len(data))
+    for id, (start, end) in zip(ids, spans, strict=True):
+        stretch = unicodedata.normalize("NFC", data[start:end].decode(errors="ignore")).encode()
+        assert normalizing.id_to_bytes(id) in stretch or len(normalizing.id_to_bytes(id)) < 4
+
+
+def test_added_tokens_stand_for_themselves_in_any_text(tok: Tokenizer) -> None:
+    added = {"<think>": 9000, "<think>!": 9001, "\n\n\n": 9002}
+    other = Tokenizer(ByteLevelEngine(replace(tok.engine.vocabulary, added_tokens=added)))
+    text = "a<think>!b<think>\n\n\n\n<|endoftext|>"
+    start, middle, end = tok.encode("a"), tok.encode("b"), tok.encode("\n<|endoftext|>")
+    wanted = [*start, 9001, *middle, 9000, 9002, *end]
+    assert other.encode(text) == wanted == other.encode_array(text).tolist() == other.encode_batch([text])[0]
+    assert other.decode(wanted) == text
+    assert [text[slice(*span)] for span in other.offsets(text)][1 : 1 + 2] == ["<think>!", "b"]
+    assert other.special_tokens == tok.special_tokens
+    for size in range(1, 9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_streaming, "_ENOUGH", 1)
+            assert list(other.encode_stream(text[i : i + size] for i in range(0, len(text), size))) == wanted
+
+
+def test_the_files_of_the_naive_rung_open_as_a_tokenizer(tmp_path: Path) -> None:
+    text = "low lower lowest, low; don't lower it"
+    words = naive_bpe.char_spaced_word_freq(text)
+    merges = naive_bpe.learn_merges(words, 12)
+    vocab = naive_bpe.build_vocab(words, merges)
+    naive_bpe.save_merge_rules(merges, tmp_path / "merge_rules.txt")
+    naive_bpe.save_vocab(vocab, tmp_path / "vocab.json")
+    loaded = Tokenizer.load(tmp_path)
+    ids = naive_bpe.encode(text, merges, vocab)
+    assert (loaded.algorithm, loaded.backend, loaded.vocab_size) == ("naive-bpe", "python", len(vocab))
+    assert loaded.encode(text) == ids == loaded.encode_array(text).tolist() == loaded.encode_batch([text, text])[1]
+    assert loaded.decode(ids) == text
+    decoder = loaded.stream_decoder()
+    assert "".join(map(decoder.push, ids)) + decoder.finish() == text
+    assert "".join(text[start:end] for start, end in loaded.offsets(text)) == text.replace(" ", "")
+    assert 1 <= loaded.count(loaded.truncate(text, 3)) <= 3
+    assert [step.result for step in loaded.explain("low")][-1] in (b"low", b"low</w>")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_streaming, "_ENOUGH", 1)
+        assert list(loaded.encode_stream(text[i : i + 3] for i in range(0, len(text), 3))) == ids
+    loaded.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").encode(text) == ids

@@ -56,7 +56,7 @@ def test_train_equals_the_api(directory: Path, book: Path, tmp_path: Path) -> No
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     mine = Tokenizer.train([text], vocab_size=400, special_tokens=specials)
     loaded = Tokenizer.load(directory)
-    assert loaded.vocabulary == mine.vocabulary
+    assert loaded.engine.vocabulary == mine.engine.vocabulary
     assert loaded.chat_template is not None
     assert len(loaded.apply_chat_template([{"role": "user", "content": "x"}])) > 3
     run(
@@ -74,7 +74,7 @@ def test_train_equals_the_api(directory: Path, book: Path, tmp_path: Path) -> No
         "<e>",
     )
     half = Tokenizer.train([text[: int(len(text) * 0.5)]], vocab_size=300, pattern="gpt2", special_tokens=["<e>"])
-    assert Tokenizer.load(tmp_path).vocabulary == half.vocabulary
+    assert Tokenizer.load(tmp_path).engine.vocabulary == half.engine.vocabulary
     assert Tokenizer.load(tmp_path).chat_template is None
 
 
@@ -154,7 +154,7 @@ def test_bad_input_is_one_line_and_exit_code_1(
         (("train", binary, *train), "offset 3"),
         (("train", empty, *train), "empty"),
         (("train", book, "--vocab-size", "10", "--out", out), "at least 259"),
-        (("train", book, *train, "--algorithm", "unigram"), "not there yet"),
+        (("train", book, *train, "--algorithm", "magic"), "unknown algorithm"),
         (("train", book, *train, "--pattern", "nope"), "unknown pattern"),
         (("train", book, "--vocab-size", "300", "--out", book), "cannot write"),
         (("encode", broken, "x"), "broken JSON"),

@@ -34,7 +34,7 @@ tricky = st.lists(
 def tiktoken_of(tokenizer: Tokenizer) -> Any:
     tiktoken = pytest.importorskip("tiktoken")
     public = pytest.importorskip("tiktoken_ext.openai_public")
-    (name,) = tokenizer.vocabulary.stages
+    (name,) = tokenizer.engine.vocabulary.stages
     patterns = {
         "gpt2": public.r50k_pat_str,
         # the pattern as tiktoken 0.14 has it, from its source
@@ -44,7 +44,7 @@ def tiktoken_of(tokenizer: Tokenizer) -> Any:
         "llama3": PATTERNS["llama3"],
         "qwen2": PATTERNS["qwen2"],
     }
-    ranks = {token: id for id, token in tokenizer.vocabulary.tokens.items()}
+    ranks = {token: id for id, token in tokenizer.engine.vocabulary.tokens.items()}
     return tiktoken.Encoding(
         name, pat_str=patterns[name], mergeable_ranks=ranks, special_tokens=tokenizer.special_tokens
     )
@@ -152,8 +152,8 @@ def test_files_of_hugging_face_load_with_the_same_ids(
 
     equal()
     assert tokenizer.encode("a<s>b", allowed_special="all", add_special_tokens=True) == reference.encode("a<s>b").ids
-    python = byte_bpe_fast.Encoder(tokenizer.vocabulary)
-    pieces = split(corpus[0], tokenizer.vocabulary.stages)
+    python = byte_bpe_fast.Encoder(tokenizer.engine.vocabulary)
+    pieces = split(corpus[0], tokenizer.engine.vocabulary.stages)
     assert python.encode_pieces(pieces) == reference.encode(corpus[0], add_special_tokens=False).ids
     tokenizer.save(tmp_path / "again")
     assert (tmp_path / "again" / "tokenizer.json").read_bytes() == path.read_bytes()
@@ -171,7 +171,9 @@ def test_a_token_that_merges_cannot_reach(write_json: Callable[[bytes], Path], t
         expected = tokenizers.Tokenizer.from_file(str(path)).encode("zqzq").ids
         assert (expected == [9000]) is ignore
         loaded = Tokenizer.load(path)
-        assert loaded.encode("zqzq") == byte_bpe_fast.Encoder(loaded.vocabulary).encode_pieces(["zqzq"]) == expected
+        assert (
+            loaded.encode("zqzq") == byte_bpe_fast.Encoder(loaded.engine.vocabulary).encode_pieces(["zqzq"]) == expected
+        )
         assert loaded.vocab_size == 9001
 
 

@@ -28,7 +28,7 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from tinylm.tokenizer import Tokenizer, byte_bpe_fast, kernels
-from tinylm.tokenizer._json_format import to_printable
+from tinylm.tokenizer._json_byte_level import to_printable
 from tinylm.tokenizer._pretokenize import count_pieces, split
 from tinylm.tokenizer._vocabulary import from_training
 from tinylm.tokenizer.ladder import made_text
@@ -74,12 +74,12 @@ def peers_training(text: str) -> dict[str, Callable[[], Any]]:
 def peers_encoding(text: str) -> dict[str, Callable[[], Any]]:
     """Name → the ids, as a list. Making the encoders is not timed."""
     tokenizer = Tokenizer.train([made_text(CHARACTERS, seed=99)], vocab_size=VOCABULARY, pattern=PATTERN)
-    ranks = {token: id for id, token in tokenizer.vocabulary.tokens.items()}
+    ranks = {token: id for id, token in tokenizer.engine.vocabulary.tokens.items()}
     tik = tiktoken.Encoding("ours", pat_str=PATTERNS[PATTERN], mergeable_ranks=ranks, special_tokens={})
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.save(directory)
         hugging_face = tokenizers.Tokenizer.from_file(str(Path(directory) / "tokenizer.json"))
-    fast = byte_bpe_fast.Encoder(tokenizer.vocabulary)
+    fast = byte_bpe_fast.Encoder(tokenizer.engine.vocabulary)
     return {
         "byte_bpe_fast": lambda: fast.encode_pieces(split(text, (PATTERN,))),
         "kernels": lambda: tokenizer.encode(text),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from tinylm.tokenizer import _tiktoken_format
 from tinylm.tokenizer._atomic import write_atomic
+from tinylm.tokenizer._byte_level import ByteLevelEngine
+from tinylm.tokenizer._errors import TokenizerError
 
 if TYPE_CHECKING:
     from tinylm.tokenizer.tokenizer import Tokenizer
@@ -17,7 +19,12 @@ def convert(tokenizer: Tokenizer, target: Path) -> list[str]:
 
     Returns one line for each thing that the format has no place for. Errors: TokenizerError where ids would change.
     """
-    vocabulary = tokenizer.vocabulary
+    if not isinstance(tokenizer.engine, ByteLevelEngine):
+        if target.suffix == ".tiktoken" or target.name == "vocab.json":
+            raise TokenizerError(f"{target.name} holds byte-level BPE only; this tokenizer is {tokenizer.algorithm}")
+        tokenizer.save(target)
+        return []
+    vocabulary = tokenizer.engine.vocabulary
     if target.suffix == ".tiktoken":
         data = _tiktoken_format.write(vocabulary)
         target.parent.mkdir(parents=True, exist_ok=True)

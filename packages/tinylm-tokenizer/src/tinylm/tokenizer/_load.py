@@ -6,21 +6,22 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tinylm.tokenizer import _json_format, _tiktoken_format
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._vocabulary import Vocabulary
 from tinylm.tokenizer.patterns import TRAINABLE
+
+if TYPE_CHECKING:
+    from tinylm.tokenizer._engine import Engine
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a path holds: the vocabulary, the bytes of its tokenizer.json (None in other formats), and what stands
-    beside it: the chat template and the names that tokenizer_config.json gives to the first and the last token."""
+    """What a path holds: the engine, the files to write back as they are (if they were a tokenizer.json), and what
+    stands beside it: the chat template and the names that tokenizer_config.json gives to the first and last token."""
 
-    vocabulary: Vocabulary
-    json_bytes: bytes | None = None
+    engine: Engine
+    files: dict[str, bytes] | None = None
     chat_template: str | None = None
     bos_token: str | None = None
     eos_token: str | None = None
@@ -34,21 +35,39 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
     if path.is_dir():
         path = _in_directory(path)
     if path.suffix == ".tiktoken":
-        return Loaded(_tiktoken_format.read(_bytes(path), str(path), pattern, special_tokens or {}))
+        return Loaded(_ranks(path, pattern, special_tokens or {}))
     if special_tokens is not None:
         raise TokenizerError(f"special_tokens= is for .tiktoken files, which name none; {path.name} has its own")
     if path.name in ("vocab.json", "merges.txt"):
-        vocab, merges = path.with_name("vocab.json"), path.with_name("merges.txt")
-        return Loaded(_tiktoken_format.read_gpt2(_bytes(vocab), _bytes(merges), str(path.parent), pattern))
+        return Loaded(_gpt2(path.parent, pattern))
+    if pattern is not None:
+        raise TokenizerError(f"pattern= is for files that name no pattern; {path.name} has its own")
+    if path.name == "merge_rules.txt":
+        from tinylm.tokenizer import _naive
+
+        return Loaded(_naive.load(path.parent))
     if path.suffix != ".json" and path.exists():
         raise TokenizerError(
             f"wanted tokenizer.json, vocab.json + merges.txt or *.tiktoken, got {path}; SentencePiece .model and .gguf "
             "files are not supported yet"
         )
-    if pattern is not None:
-        raise TokenizerError(f"pattern= is for files that name no pattern; {path.name} has its own")
+    from tinylm.tokenizer import _json_format
+
     data = _bytes(path)
-    return Loaded(_json_format.read(data, str(path)), data, **_beside(path.parent))
+    return Loaded(_json_format.read(data, str(path)), {"tokenizer.json": data}, **_beside(path.parent))
+
+
+def _ranks(path: Path, pattern: str | None, special_tokens: dict[str, int]) -> Engine:
+    from tinylm.tokenizer import _byte_level, _tiktoken_format
+
+    return _byte_level.ByteLevelEngine(_tiktoken_format.read(_bytes(path), str(path), pattern, special_tokens))
+
+
+def _gpt2(directory: Path, pattern: str | None) -> Engine:
+    from tinylm.tokenizer import _byte_level, _tiktoken_format
+
+    vocab, merges = _bytes(directory / "vocab.json"), _bytes(directory / "merges.txt")
+    return _byte_level.ByteLevelEngine(_tiktoken_format.read_gpt2(vocab, merges, str(directory), pattern))
 
 
 def _in_directory(directory: Path) -> Path:
@@ -59,10 +78,7 @@ def _in_directory(directory: Path) -> Path:
     if len(ranks) == 1:
         return ranks[0]
     if (directory / "merge_rules.txt").is_file():
-        raise TokenizerError(
-            f"{directory} holds the files of naive_bpe (merge_rules.txt), which is no byte-level BPE: use "
-            "the functions of tinylm.tokenizer.naive_bpe with them"
-        )
+        return directory / "merge_rules.txt"
     names = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
     raise TokenizerError(
         f"wanted tokenizer.json, vocab.json + merges.txt or one *.tiktoken in {directory}, got {names}"

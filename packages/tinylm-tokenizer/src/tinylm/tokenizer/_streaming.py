@@ -1,97 +1,100 @@
 """Text in chunks → ids, and ids one by one → text, with results that equal those of the whole.
 
 `encode_stream` may cut only where no later character can change what comes before; `StreamDecoder` gives out text only
-when its characters are complete. Neither knows how text is encoded: `tokenizer.py` gives them the functions.
+when its characters are complete. Neither knows how text is encoded: that is the engine's.
 """
 
 from __future__ import annotations
 
 import codecs
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from tinylm.tokenizer._errors import TokenizerError
+from tinylm.tokenizer._added import parts
+from tinylm.tokenizer._errors import TokenizerError, refuse_text
 
-# No pattern of patterns.py looks further than this past the end of a piece, white space aside (a contraction: 3).
-_MARGIN = 8
+if TYPE_CHECKING:
+    from tinylm.tokenizer._engine import Engine
+
 _ENOUGH = 1 << 16  # characters that are worth a look for a place to cut
+_TAIL = 1 << 12  # characters at the end among which a place is looked for first
+_WORD_END = re.compile("[A-Za-z](?= [A-Za-z])")
 
 
 class StreamDecoder:
-    """Ids one by one → text, never half a character: `text = "".join(map(d.push, ids)) + d.finish()`."""
+    """Ids one by one → text, never half a character: `text = "".join(map(d.push, ids)) + d.finish()`.
 
-    def __init__(self, id_to_bytes: Callable[[int], bytes]) -> None:
-        self._id_to_bytes = id_to_bytes
+    byte_stream: makes a function that gives the bytes of one id after the other; check: raises for an unknown id.
+    """
+
+    def __init__(self, byte_stream: Callable[[], Callable[[int], bytes]], check: Callable[[int], bytes]) -> None:
+        self._byte_stream = byte_stream
+        self._check = check
+        self._bytes_of = byte_stream()
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, id: int) -> str:
         """The characters that `id` completes; "" while a character is still incomplete."""
-        return self._decoder.decode(self._id_to_bytes(id))
+        self._check(id)
+        return self._decoder.decode(self._bytes_of(id))
 
     def finish(self) -> str:
         """What is left at the end: U+FFFD if the last character never became complete. Ready for a new text then."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
+        self._bytes_of = self._byte_stream()
         return rest
 
 
 def encode_stream(
-    chunks: Iterable[str],
-    encode: Callable[[str], list[int]],
-    pieces: Callable[[str], list[str]],
-    last_special_end: Callable[[str, int], int],
-    longest_special: int,
+    chunks: Iterable[str], engine: Engine, find: re.Pattern[str] | None, ids: Mapping[str, int], longest: int
 ) -> Iterator[int]:
     """The ids of all chunks joined, holding back only what later text could still change.
 
-    encode: text → ids; pieces: text → pieces; last_special_end(text, limit): the end of the last special token that
-    starts before `limit`, or 0; longest_special: characters (0: none is allowed). Memory is bounded by the largest
-    chunk and the longest piece, whatever the length of the stream.
+    find: the tokens that stand for themselves, `ids` theirs; longest: characters of the longest of them (1: there are
+    none). Memory is bounded by the largest chunk and the longest stretch without a place where it may be cut, whatever
+    the length of the stream.
     """
     held = ""
+    first = True
     look_at = _ENOUGH
     for chunk in chunks:
         if not isinstance(chunk, str):
             raise TokenizerError(f"wanted chunks of text, got {type(chunk).__name__}")
         held += chunk
         if len(held) >= look_at:
-            cut = _safe_cut(held, pieces, last_special_end, longest_special)
-            yield from encode(held[:cut])
-            held = held[cut:]
+            cut = _safe_cut(held, first, engine, find, longest)
+            if cut:
+                yield from _encode(held[:cut], first, engine, find, ids)
+                held, first = held[cut:], False
             look_at = max(_ENOUGH, 2 * len(held))  # one endless piece: look again only when twice as much has come
-    yield from encode(held)
+    yield from _encode(held, first, engine, find, ids)
 
 
-def _safe_cut(
-    text: str, pieces: Callable[[str], list[str]], last_special_end: Callable[[str, int], int], longest_special: int
-) -> int:
-    """The last place where `text` may be cut so that both sides are encoded as if they stood together; 0 if none.
-
-    Up to `certain` no special token can begin that is not complete. From the last one that does begin there the text is
-    ordinary, and it may be cut at the start of a piece if (1) a margin follows, for patterns look a little ahead, and
-    (2) no white space precedes: how a run of white space is cut depends on what follows the whole of it.
-    """
-    certain = len(text) - max(longest_special - 1, 0)
-    start = last_special_end(text, certain)
-    cut = position = start
-    for piece in pieces(text[start:certain]):
-        if position > certain - _MARGIN:
-            break
-        if position > start and not text[position - 1].isspace():
-            cut = position
-        position += len(piece)
-    return cut
+def _safe_cut(text: str, first: bool, engine: Engine, find: re.Pattern[str] | None, longest: int) -> int:
+    """The last place where `text` may be cut. Up to `certain` no token that stands for itself can begin that is not
+    complete; behind the last one that does begin there it is ordinary text, which the engine knows where to cut."""
+    certain = len(text) - longest + 1
+    ends = [found.end() for found in (find.finditer(text) if find else ()) if found.start() < certain]
+    start = ends[-1] if ends else 0
+    return start + engine.cut(text[start:certain], first and not start)
 
 
-def normalized(chunks: Iterable[str]) -> Iterator[str]:
-    """Each chunk in Unicode NFC, cut only before an ASCII character, which never combines with what precedes it."""
-    held = ""
-    look_at = _ENOUGH
-    for chunk in chunks:
-        held += chunk
-        if len(held) >= look_at:
-            cut = next((place for place in range(len(held) - 1, 0, -1) if held[place].isascii()), 0)
-            yield unicodedata.normalize("NFC", held[:cut])
-            held = held[cut:]
-            look_at = max(_ENOUGH, 2 * len(held))
-    yield unicodedata.normalize("NFC", held)
+def _encode(
+    text: str, first: bool, engine: Engine, find: re.Pattern[str] | None, ids: Mapping[str, int]
+) -> Iterator[int]:
+    try:
+        for start, end, id in parts(find, text, ids):
+            if id is None:
+                yield from engine.encode(text[start:end], first and start == 0)
+            else:
+                yield id
+    except UnicodeEncodeError:
+        refuse_text(text)
+
+
+def last_word_start(text: str) -> int:
+    """The last place between an ASCII letter and a space with an ASCII letter behind it, near the end; or 0."""
+    places = [found.end() for found in _WORD_END.finditer(text, max(len(text) - _TAIL, 0))]
+    return places[-1] if places else 0

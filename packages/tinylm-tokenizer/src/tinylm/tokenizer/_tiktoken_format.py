@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from tinylm.tokenizer import _json_format
+from tinylm.tokenizer import _json_byte_level
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._vocabulary import Merge3, Vocabulary
 from tinylm.tokenizer.patterns import TRAINABLE
@@ -102,7 +102,10 @@ def read_gpt2(vocab: bytes, merges: bytes, where: str, pattern: str | None) -> V
     stage = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
     model = {"type": "BPE", "vocab": ids, "merges": rows}
     content = {"added_tokens": specials, "pre_tokenizer": stage, "model": model}
-    vocabulary = _json_format.read(json.dumps(content).encode(), where)
+    try:
+        vocabulary = _json_byte_level.read(content, where)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TokenizerError(f"wanted GPT-2's vocab.json and merges.txt, got other ones in {where}: {error}") from None
     if pattern is None:
         return vocabulary
     return Vocabulary(vocabulary.tokens, vocabulary.merges, vocabulary.special_tokens, (pattern,))
@@ -110,7 +113,7 @@ def read_gpt2(vocab: bytes, merges: bytes, where: str, pattern: str | None) -> V
 
 def write_gpt2(vocabulary: Vocabulary) -> tuple[bytes, bytes]:
     """The bytes of vocab.json and merges.txt, which name neither the pattern nor which tokens are special."""
-    vocab = {_json_format.to_printable(token): id for id, token in vocabulary.tokens.items()}
+    vocab = {_json_byte_level.to_printable(token): id for id, token in vocabulary.tokens.items()}
     names = {id: name for name, id in vocab.items()}
     vocab |= vocabulary.special_tokens
     rows = [f"{names[left]} {names[right]}\n" for left, right, _ in vocabulary.merges]

@@ -1,66 +1,34 @@
-"""`Tokenizer.train`: check the options, count the pieces of the corpus, learn the merges on the best rung at hand."""
+"""`Tokenizer.train`: give the corpus and the options to the training of the algorithm that was asked for."""
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from tinylm.tokenizer import kernels
-from tinylm.tokenizer._corpus import texts
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._pretokenize import count_pieces
-from tinylm.tokenizer._vocabulary import Vocabulary, from_training
-from tinylm.tokenizer.patterns import TRAINABLE
 
-_NOT_YET = ("sentencepiece-bpe", "unigram", "wordpiece")
+if TYPE_CHECKING:
+    from tinylm.tokenizer._engine import Engine, Progress
+
+ALGORITHMS = ("bpe",)
 
 
 def train(
     corpus: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     vocab_size: int,
     algorithm: str,
-    pattern: str,
-    special_tokens: Sequence[str],
-    progress: Callable[[int, int], None],
-) -> Vocabulary:
+    pattern: str | None,
+    special_tokens: Sequence[str] | None,
+    progress: Progress,
+) -> Engine:
     """See `Tokenizer.train`. Every option is checked before the corpus is read."""
-    _check(vocab_size, algorithm, pattern, special_tokens)
-    wanted = vocab_size - 256 - len(special_tokens)
-    try:
-        pieces = count_pieces(texts(corpus), (pattern,))
-        if not pieces:
-            raise TokenizerError("wanted a corpus with text, got an empty one")
-        merges = kernels.train_merges(pieces, wanted, lambda done: progress(done, wanted))
-    except UnicodeEncodeError as error:
-        surrogate = ord(error.object[error.start])
-        raise TokenizerError(f"wanted text, got the lone surrogate U+{surrogate:04X} in the corpus") from None
-    if len(merges) < wanted:
-        got = 256 + len(merges) + len(special_tokens)
-        warnings.warn(
-            f"the corpus has no pair left to merge: the vocabulary has {got} tokens instead of {vocab_size}; "
-            "give more text or a smaller vocab_size",
-            stacklevel=3,
-        )
-    return from_training(merges, special_tokens, pattern)
+    if algorithm not in ALGORITHMS:
+        raise TokenizerError(f"unknown algorithm {algorithm!r}: choose one of {', '.join(ALGORITHMS)}")
+    if pattern is not None and algorithm != "bpe":
+        raise TokenizerError(f"pattern= is for the algorithm 'bpe'; {algorithm!r} cuts text in its own way")
+    from tinylm.tokenizer import _byte_level, _training_byte_level
 
-
-def _check(vocab_size: int, algorithm: str, pattern: str, special_tokens: Sequence[str]) -> None:
-    if algorithm in _NOT_YET:
-        raise TokenizerError(f"the algorithm {algorithm!r} is not there yet; use 'bpe'")
-    if algorithm != "bpe":
-        raise TokenizerError(f"unknown algorithm {algorithm!r}: 'bpe' is there; not yet: {', '.join(_NOT_YET)}")
-    if pattern not in TRAINABLE:
-        raise TokenizerError(f"unknown pattern {pattern!r}: choose one of {', '.join(TRAINABLE)}")
-    if isinstance(special_tokens, str):
-        raise TokenizerError(f"wanted a list of special tokens, got the string {special_tokens!r}; put it into a list")
-    if len(set(special_tokens)) != len(special_tokens) or not all(special_tokens):
-        raise TokenizerError(f"wanted special tokens that differ and are not empty, got {list(special_tokens)}")
-    least = 256 + len(special_tokens)
-    if not isinstance(vocab_size, int) or vocab_size < least:
-        raise TokenizerError(
-            f"wanted a vocab_size of at least {least} (256 bytes and {len(special_tokens)} special tokens), "
-            f"got {vocab_size!r}"
-        )
-    if vocab_size > 2**31:
-        raise TokenizerError(f"wanted a vocab_size of at most 2**31, got {vocab_size}")
+    special_tokens = ("<|endoftext|>",) if special_tokens is None else special_tokens
+    vocabulary = _training_byte_level.train(corpus, vocab_size, pattern or "cl100k", special_tokens, progress)
+    return _byte_level.ByteLevelEngine(vocabulary)

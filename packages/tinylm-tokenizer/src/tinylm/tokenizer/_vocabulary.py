@@ -19,7 +19,8 @@ class Vocabulary:
 
     tokens: id → bytes, without the special tokens; every single byte is among them.
     merges: (left, right, result) in order of rank: the earlier merge is done first.
-    special_tokens: text → id.
+    special_tokens: text → id; found in a text only when they are allowed.
+    added_tokens: text → id; found in any text (`"special": false` in a tokenizer.json).
     stages: names of the pre-tokenisation patterns (`patterns.py`), applied one after the other.
     whole_piece_first: a piece that is a token is that token, whatever the merges say (tiktoken; `ignore_merges`).
     nfc: text is normalised to Unicode NFC first (Qwen).
@@ -34,11 +35,12 @@ class Vocabulary:
     nfc: bool = False
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
+    added_tokens: dict[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """One more than the highest id: the number of rows that an embedding table needs."""
-        return max([*self.tokens, *self.special_tokens.values()]) + 1
+        return max([*self.tokens, *self.special_tokens.values(), *self.added_tokens.values()]) + 1
 
     def byte_ids(self) -> list[int]:
         """The id of each of the 256 bytes."""

@@ -111,22 +111,28 @@ def train(
     typer.echo(f"{tokenizer.vocab_size} tokens in {seconds:.1f} s ({tokenizer.backend}) → {out / 'tokenizer.json'}")
 
 
-def _progress(stack: ExitStack) -> Callable[[int, int], None]:
+def _progress(stack: ExitStack) -> Callable[[str, int, int], None]:
     """A bar on a terminal, one plain line every 5 seconds elsewhere; both on stderr."""
     if sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import Progress, TaskID
 
         bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
-        task = bar.add_task("merges", total=None)
-        return lambda done, wanted: bar.update(task, completed=done, total=wanted)
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, wanted: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=None)
+            bar.update(tasks[what], completed=done, total=wanted)
+
+        return show
     last = time.monotonic()
 
-    def line(done: int, wanted: int) -> None:
+    def line(what: str, done: int, wanted: int) -> None:
         nonlocal last
         if time.monotonic() - last >= 5:
             last = time.monotonic()
-            typer.echo(f"merges {done}/{wanted}", err=True)
+            typer.echo(f"{what} {done}/{wanted}", err=True)
 
     return line
 

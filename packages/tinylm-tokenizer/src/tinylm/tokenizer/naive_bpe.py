@@ -31,7 +31,7 @@ SPECIAL_TOKENS = ("[UNK]", "[PAD]", "[BOS]", "[EOS]")  # their places are their 
 UNKNOWN = SPECIAL_TOKENS.index("[UNK]")
 
 
-def _char_spaced_words(text: str) -> list[str]:
+def char_spaced_words(text: str) -> list[str]:
     """Pre-tokenisation: `"a bc, d"` -> `["a </w>", "b c", ", </w>", "d </w>"]`.
 
     Only the space character ends a word. Inserting spaces around punctuation makes each mark a word of its own, but the
@@ -52,7 +52,7 @@ def _char_spaced_words(text: str) -> list[str]:
 
 def char_spaced_word_freq(text: str) -> dict[str, int]:
     """Count the words of `text`, each written as its characters: `"low low"` -> `{"l o w </w>": 2}`."""
-    return dict(Counter(_char_spaced_words(text)))
+    return dict(Counter(char_spaced_words(text)))
 
 
 def bigram_pair_freq(word_freq: dict[str, int]) -> dict[Pair, int]:
@@ -111,7 +111,7 @@ def build_vocab(word_freq: dict[str, int], merges: list[Pair]) -> dict[str, int]
 
 def encode(text: str, merges: list[Pair], vocab: dict[str, int]) -> list[int]:
     """Text -> ids: replay every merge, in the order learned, on each distinct word; what has no id becomes `[UNK]`."""
-    words = _char_spaced_words(text)
+    words = char_spaced_words(text)
     symbols = {word: word.split(" ") for word in words}
     for pair in merges:
         symbols = {word: _merge_symbols(pair, parts) for word, parts in symbols.items()}
