@@ -1,5 +1,6 @@
-"""Shared fixtures: made text, one tokenizer a rung, and a way to hide the kernel."""
+"""Shared fixtures: made text, one tokenizer a rung, real vocabularies and texts, and a way to hide the kernel."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -85,6 +86,35 @@ def python_tok(tok: Tokenizer) -> Tokenizer:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_compiled", lambda: None)
         return Tokenizer(ByteLevelEngine(tok.engine.vocabulary))
+
+
+DATA = Path(os.environ.get("TINYLM_DATA") or Path(__file__).parents[2] / "data" / "raw")
+MAIN_FILES = ("tokenizer.json", "vocab.json", "*.tiktoken", "*.model", "*.gguf")
+
+
+def _fetched(name: str, paths: list[Path]) -> Path:
+    """The first of these files that is there; otherwise the test is skipped, and its line says how to have it run."""
+    for path in paths:
+        if path.is_file():
+            return path
+    pytest.skip(f"{name} is not in {DATA}: python packages/tinylm-tokenizer/benchmarks/fetch_data.py {name}")
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> Callable[[str], Path]:
+    """vocabulary("cl100k") → the file that `Tokenizer.load` takes; benchmarks/sources.py has the names."""
+
+    def find(name: str) -> Path:
+        folder = DATA / "vocabularies" / name
+        return _fetched(name, [path for pattern in MAIN_FILES for path in sorted(folder.glob(pattern))])
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def fetched_text() -> Callable[[str], Path]:
+    """fetched_text("shakespeare") → the file of a text; benchmarks/corpora.py has the names."""
+    return lambda name: _fetched(name, [DATA / folder / f"{name}.txt" for folder in ("text", name)])
 
 
 @pytest.fixture
