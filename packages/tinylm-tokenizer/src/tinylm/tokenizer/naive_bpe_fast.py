@@ -24,7 +24,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer.naive_bpe import END_OF_WORD, UNKNOWN, Pair, _char_spaced_words, _merge_symbols
+from tinylm.tokenizer.naive_bpe import END_OF_WORD, UNKNOWN, Pair, char_spaced_words, _merge_symbols
 
 _Entry = tuple[int, int, int, Pair]  # -count, first word, first place in it, the pair
 
@@ -39,8 +39,8 @@ def char_spaced_word_freq(text: str) -> dict[str, int]:
 
 
 def _words(written: str) -> list[str]:
-    """`_char_spaced_words` of what stands between two spaces."""
-    return [" ".join([*written, END_OF_WORD])] if written.isalnum() else _char_spaced_words(written)
+    """`char_spaced_words` of what stands between two spaces."""
+    return [" ".join([*written, END_OF_WORD])] if written.isalnum() else char_spaced_words(written)
 
 
 def learn_merges(word_freq: dict[str, int], number_of_merges: int) -> list[Pair]:
