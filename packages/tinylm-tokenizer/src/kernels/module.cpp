@@ -5,5 +5,6 @@
 NB_MODULE(_kernels, module) {
     module.doc() = "Compiled kernels; use tinylm.tokenizer.kernels.";
     tinylm::bind_byte_bpe(module);
+    tinylm::bind_scan(module);
     tinylm::bind_training(module);
 }
