@@ -7,8 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tinylm import observability as obs  # noqa: E402  # after importorskip
+from tinylm.model import pick_device  # noqa: E402
 from tinylm.training import AdamW, Muon, TokenDataset, Trainer, bits_per_character  # noqa: E402
-from tinylm.training.device import pick_device, pick_dtype  # noqa: E402
+from tinylm.training.device import pick_dtype  # noqa: E402
 
 pytestmark = [
     pytest.mark.cuda,

@@ -112,6 +112,14 @@ def test_a_context_longer_than_the_text_is_refused(dataset):
         Loader(dataset, 1, 700, 0, LoaderState())
 
 
+def test_ids_are_read_across_shards(dataset):
+    whole = np.concatenate(dataset.shards).tolist()
+    assert len(whole) == dataset.tokens
+    for start, end in ((0, 0), (0, 3), (698, 703), (699, 1401), (700, 1400), (0, dataset.tokens + 9), (5, 2)):
+        ids = dataset.ids(start, end)
+        assert (ids.dtype, ids.tolist()) == (np.int64, whole[start:end])
+
+
 def test_shards_stay_on_the_disk(dataset):
     assert all(isinstance(shard, np.memmap) and not shard.flags.writeable for shard in dataset.shards)
 

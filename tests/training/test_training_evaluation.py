@@ -43,7 +43,7 @@ def directly(model: Transformer, ids: list[int], starts: range | list[int], cont
 
 @pytest.mark.parametrize("context", [None, 1, 7, 16])
 def test_every_token_counts_once(model, dataset, context):
-    ids = dataset.text_tokens().tolist()
+    ids = dataset.ids(0, dataset.tokens).tolist()
     length = context or 16
     nats = directly(model, ids, range(0, len(ids), length), length)
     assert len(nats) == dataset.tokens
@@ -58,7 +58,7 @@ def test_batches_do_not_change_the_figure(model, dataset, monkeypatch):
 
 
 def test_an_estimate_is_of_windows_spread_evenly(model, dataset):
-    ids = dataset.text_tokens().tolist()
+    ids = dataset.ids(0, dataset.tokens).tolist()
     starts = list(range(0, len(ids), 16))
     chosen = starts[:: -(-len(starts) // 5)]
     assert len(chosen) <= 5
@@ -108,6 +108,6 @@ def test_a_split_of_one_token(model, house, tmp_path):
     prepare([house.text], house.tokenizer, tmp_path / "data", tmp_path / "x.txt")
     dataset = TokenDataset(tmp_path / "data", "validation")
     assert dataset.tokens == 2  # x and the end of the text
-    wanted = sum(directly(model, dataset.text_tokens().tolist(), [0], 16)) / math.log(2)
+    wanted = sum(directly(model, dataset.ids(0, dataset.tokens).tolist(), [0], 16)) / math.log(2)
     assert bits_per_character(model, dataset) == pytest.approx(wanted, rel=1e-5)
     shutil.rmtree(tmp_path / "data")

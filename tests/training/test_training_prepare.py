@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError
 from tinylm.training import TokenDataset, TrainingError, prepare
+from tinylm.training._files import only_writer
 
 MODULE = sys.modules["tinylm.training.prepare"]  # the package's attribute of that name is the function
 
@@ -81,7 +82,8 @@ def test_data_json_says_what_the_shards_hold(house):
         ids, _ = shards(house.data, name)
         assert split["tokens"] == len(ids) == sum(shard["tokens"] for shard in split["shards"])
         for shard in split["shards"]:
-            assert shard["sha256"] == hashlib.sha256((house.data / shard["file"]).read_bytes()).hexdigest()
+            for file, digest in (("file", "sha256"), ("documents_file", "documents_sha256")):
+                assert shard[digest] == hashlib.sha256((house.data / shard[file]).read_bytes()).hexdigest()
         characters += split["characters"]
     assert characters == source["characters"]
     assert (house.data / "chat_template.jinja").read_bytes() == (house.tokenizer / "chat_template.jinja").read_bytes()
@@ -162,7 +164,7 @@ def test_every_token_of_any_texts_is_in_one_shard(house, texts, size, share):
             assert starts == np.cumsum([0, *map(len, parts)])[:-1].tolist()
             dataset = TokenDataset(folder / "out", split)  # and what was written can be read
             assert all(len(shard) <= size for shard in dataset.shards)
-            assert dataset.text_tokens().tolist() == ids.tolist()
+            assert dataset.ids(0, dataset.tokens).tolist() == ids.tolist()
 
 
 def test_a_large_vocabulary_takes_four_bytes(house, tmp_path, monkeypatch):
@@ -211,6 +213,23 @@ def test_a_damaged_data_set_is_not_called_the_same(house, tmp_path):
     with pytest.raises(TrainingError, match=r"train-00000.npy is damaged.*--overwrite"):
         prepare([house.text], house.tokenizer, tmp_path / "out", "tail:0.1")
     prepare([house.text], house.tokenizer, tmp_path / "out", "tail:0.1", overwrite=True)
+    documents = tmp_path / "out" / "validation-00000.documents.npy"
+    documents.write_bytes(documents.read_bytes()[:-1] + b"\1")
+    with pytest.raises(TrainingError, match=r"documents.npy is damaged.*--overwrite"):
+        prepare([house.text], house.tokenizer, tmp_path / "out", "tail:0.1")
+
+
+def test_a_folder_that_another_process_fills_is_refused_in_words(house, tmp_path):
+    left = tmp_path / ".out.1.tmp"
+    left.mkdir()
+    with (
+        only_writer(left),
+        pytest.raises(TrainingError, match=r"wanted to write .*out, got.* another process is writing"),
+    ):
+        prepare([house.text], house.tokenizer, tmp_path / "out", "tail:0.1")
+    assert [p.name for p in tmp_path.iterdir()] == [left.name]
+    prepare([house.text], house.tokenizer, tmp_path / "out", "tail:0.1")  # nobody holds it: it was left by a kill
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert snapshot(tmp_path / "out") == snapshot(house.data)
 
 

@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
@@ -15,7 +16,8 @@ from safetensors.numpy import load_file
 from tinylm import observability as obs
 from tinylm.training import Trainer, TrainingError
 
-LOGGED = ("loss", "gradient_norm", "learning_rate", "bits_per_character", "tokens", "validation_bits_per_character")
+LOGGED = ("loss", "gradient_norm", "learning_rate", "bits_per_character", "tokens", "sample")
+LOGGED += ("validation_bits_per_character",)
 
 
 def outcome(out) -> dict:
@@ -265,3 +267,33 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(broken_off, options, unbroke
     assert sorted(p.name for p in (broken_off / "steps").iterdir()) == ["00000014", "00000021"]
     assert Trainer(options(broken_off)).train().finished  # there is room again
     assert outcome(broken_off) == outcome(unbroken)
+
+
+def test_a_second_process_is_refused_in_words_and_a_killed_one_is_no_obstacle(options, unbroken, start, tmp_path):
+    out = tmp_path / "m"
+    first = start(options(out), tmp_path / "first.txt")
+    wait_for(lambda: rows_written(out) > 3, first)
+    os.kill(first.pid, signal.SIGSTOP)  # it stays alive, and does not finish meanwhile
+    try:
+        with pytest.raises(TrainingError, match=r"another process is writing.*another --out"):
+            Trainer(options(out)).train()
+    finally:
+        first.kill()
+        first.join()
+    assert Trainer(options(out)).train().finished
+    assert outcome(out) == outcome(unbroken)
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_closed_by_the_same_command(
+    options, unbroken, tmp_path
+):
+    out = Path(shutil.copytree(unbroken, tmp_path / "m"))
+    path = out / "run" / "run.json"
+    path.write_text(path.read_text("utf-8").replace('"finished"', '"running"', 1), "utf-8")
+    assert obs.read_run(out / "run")["status"] == "unfinished"
+    metrics = (out / "run" / "metrics.jsonl").read_bytes()
+    assert Trainer(options(out)).train().finished
+    assert (obs.read_run(out / "run")["status"], obs.read_run(out / "run")["attempt"]) == ("finished", 2)
+    assert Trainer(options(out)).train().finished
+    assert obs.read_run(out / "run")["attempt"] == 2
+    assert (out / "run" / "metrics.jsonl").read_bytes() == metrics

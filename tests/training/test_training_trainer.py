@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tinylm import observability as obs
-from tinylm.model import Transformer, read_provenance
+from tinylm.model import ModelError, Transformer, read_provenance
 from tinylm.training import AdamW, TokenDataset, Trainer, TrainingError, bits_per_character
 from tinylm.training.schedule import learning_rate_factor
 
@@ -136,7 +136,7 @@ def test_transformers_opens_the_checkpoint_with_the_same_logits(tiny, house, tmp
     train(tiny(tmp_path / "m", preset=preset, steps=3))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32).eval()
     ours = Transformer.load(tmp_path / "m").eval()
-    ids = torch.from_numpy(TokenDataset(house.data).text_tokens()[:32].reshape(2, 16))
+    ids = torch.from_numpy(TokenDataset(house.data).ids(0, 32).reshape(2, 16))
     with torch.no_grad():
         torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
     from tinylm.tokenizer import Tokenizer
@@ -269,5 +269,16 @@ def test_a_context_longer_than_the_data_is_refused_before_anything_is_written(ti
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "cuda:first", ""])
 def test_a_device_that_is_not_there(tiny, tmp_path, name):
-    with pytest.raises(TrainingError, match=r"wanted.*device"):
+    with pytest.raises(ModelError, match=r"wanted.*device"):
         Trainer(tiny(tmp_path / "m", device=name))
+
+
+def test_a_validation_shows_what_the_model_writes(tiny, tmp_path):
+    statuses, longer = [], tiny(tmp_path / "m", steps=10, context=64)
+    train(longer, report=statuses.append)
+    written = [status.sample for status in statuses if status.sample is not None]
+    rows = obs.read_metrics(tmp_path / "m" / "run")
+    assert [row["step"] for row in rows if "sample" in row] == [5, 10]
+    assert [row["sample"] for row in rows if "sample" in row] == written
+    assert all(written)
+    assert train(tiny(tmp_path / "one", steps=5, context=1)).finished  # no room for one: that is no error

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tinylm.inference._errors import InferenceError
-from tinylm.model import Transformer, read_config, read_provenance
+from tinylm.model import Transformer, pick_device, read_config, read_provenance
 from tinylm.tokenizer import Tokenizer
 
 _DTYPES = {
@@ -45,7 +45,7 @@ class Checkpoint:
 def open_checkpoint(
     path: str | os.PathLike[str], dtype: str | torch.dtype, device: str, skip_tokenizer_init: bool
 ) -> Checkpoint:
-    """Reads the directory `path`. `dtype`: vLLM's names, "auto" keeps the file's; `device`: see `choose_device`.
+    """Reads the directory `path`. `dtype`: vLLM's names, "auto" keeps the file's; `device`: see `tinylm.model.pick_device`.
 
     Raises InferenceError, or the model's or the tokenizer's own error (all ValueErrors), for what is missing, damaged
     or does not belong together. The small files are checked first: a mistake is reported before gigabytes are read.
@@ -59,7 +59,7 @@ def open_checkpoint(
         )
     if isinstance(dtype, str) and dtype not in _DTYPES:
         raise InferenceError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-    target = choose_device(device)
+    target = pick_device(device)
     config = read_config(directory)
     tokenizer = None if skip_tokenizer_init else _open_tokenizer(directory, config.vocab_size)
     ends = _generation_config_eos(directory)
@@ -75,19 +75,6 @@ def open_checkpoint(
     template = tokenizer is not None and tokenizer.chat_template is not None
     tuned = template and (not provenance or provenance.get("tuned_for") == "chat")
     return Checkpoint(model.eval(), tokenizer, tuple(dict.fromkeys(ends)), tuned)
-
-
-def choose_device(device: str) -> torch.device:
-    """ "auto" is cuda > mps > cpu; anything else is torch's name of a device that is here."""
-    if device == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(name)
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise InferenceError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; try 'auto'") from None
-    return chosen
 
 
 def _open_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:

@@ -5,24 +5,22 @@ see `llm.py` for writing, `conversation.py` for chat, `server.py` for serving, `
 """
 
 import contextlib
-import functools
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from tinylm.inference._errors import InferenceError
+from tinylm.observability.boundary import bounded
 
 if TYPE_CHECKING:
     from tinylm.inference.conversation import Conversation
     from tinylm.inference.generation import Generation
     from tinylm.inference.llm import LLM
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 app = typer.Typer(
     name="tinylm-infer",
@@ -33,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
+_bounded = bounded("try --device cpu, a smaller --dtype, or fewer tokens")
 
 Checkpoint = Annotated[
     Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint directory (Hugging Face layout).", show_default=False)
@@ -48,50 +47,8 @@ Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
 
 
-def _fail(message: str) -> typer.Exit:
-    print(f"error: {message}", file=sys.stderr)
-    return typer.Exit(1)
-
-
-def _bounded(command: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The error boundary: one clear line and an exit code instead of a traceback."""
-
-    @functools.wraps(command)
-    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            result = command(*args, **kwargs)
-            sys.stdout.flush()  # a full disk shows here, not in a traceback at exit
-            return result
-        except KeyboardInterrupt:
-            print(file=sys.stderr)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # the reader, `head` for one, has enough
-            _discard_stdout()
-            raise typer.Exit(1) from None
-        except OSError as error:
-            _discard_stdout()
-            raise _fail(f"{error.filename or 'output'}: {error.strerror or error}") from None
-        except ValueError as error:  # the base of every package's own error
-            raise _fail(str(error)) from None
-        except RuntimeError as error:
-            if "out of memory" not in str(error).lower() and "can't allocate memory" not in str(error):
-                raise  # a fault of ours: its traceback is wanted
-            raise _fail("the device is out of memory: try --device cpu, a smaller --dtype, or fewer tokens") from None
-
-    return wrapper
-
-
-def _discard_stdout() -> None:
-    """What is still buffered cannot be written: keep Python from trying again at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _open(checkpoint: Path, dtype: str, device: str) -> "LLM":
     """Loads the model and states on stderr what it runs on."""
-    for stream in (sys.stdout, sys.stderr, sys.stdin):  # a terminal that lacks a character shows "?" and goes on
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
     from tinylm.inference.llm import LLM
 
     llm = LLM(str(checkpoint), dtype=dtype, device=device)
@@ -107,13 +64,13 @@ def _print_version(wanted: bool) -> None:
 
     import torch
 
-    from tinylm.inference.checkpoint import choose_device
+    from tinylm.model import pick_device
 
     try:
         version = importlib.metadata.version("tinylm-infer")
     except importlib.metadata.PackageNotFoundError:
         version = "(not installed: run from a checkout)"
-    print(f"tinylm-infer {version}, torch {torch.__version__}, device {choose_device('auto')}")
+    print(f"tinylm-infer {version}, torch {torch.__version__}, device {pick_device('auto')}")
     raise typer.Exit
 
 
@@ -153,6 +110,8 @@ def generate(
     print(prompt, end="", flush=True)
     _show(generation)
     _print_speed(generation, time.perf_counter() - start)
+    if generation.finish_reason == "length" and len(generation.token_ids) < max_tokens:
+        print(f"note: the model's context of {llm.model.config.context} tokens is full", file=sys.stderr)
 
 
 def _show(generation: "Generation") -> None:
@@ -268,7 +227,7 @@ def bench(
 ) -> None:
     """Measure speed, and with --perplexity quality. The last line of the output is one JSON object."""
     if quantization is not None:
-        raise ValueError(
+        raise InferenceError(
             f"--quantization {quantization} is not built yet: weights run as they are stored; leave it out"
         )
     text = None if perplexity is None else _read_text(perplexity)
@@ -298,7 +257,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from None
+        raise InferenceError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from None
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tinylm.model.checkpoint import read_config, read_provenance
     from tinylm.model.config import TransformerConfig
     from tinylm.model.decoding import generate
+    from tinylm.model.device import pick_device
     from tinylm.model.initialisation import initialise
     from tinylm.model.transformer import Transformer
 
@@ -25,6 +26,7 @@ _HOME = {
     "read_provenance": "checkpoint",
     "TransformerConfig": "config",
     "generate": "decoding",
+    "pick_device": "device",
     "initialise": "initialisation",
     "Transformer": "transformer",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "TransformerConfig",
     "generate",
     "initialise",
+    "pick_device",
     "read_config",
     "read_provenance",
 ]

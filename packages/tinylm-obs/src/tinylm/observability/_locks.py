@@ -16,7 +16,7 @@ except ImportError:  # Windows
     _flock = None
 else:
     _flock = fcntl.flock
-    _SHARED = fcntl.LOCK_SH | fcntl.LOCK_NB
+    _SHARED = fcntl.LOCK_SH
     _ALONE = fcntl.LOCK_EX | fcntl.LOCK_NB
     _WAIT = fcntl.LOCK_EX
 
@@ -24,8 +24,8 @@ else:
 def mark_alive(descriptor: int) -> None:
     """Hold a shared lock on an open file until it is closed or the process ends."""
     if _flock is not None:
-        with contextlib.suppress(OSError):  # no locks here, or `has_writer` is looking this very moment
-            _flock(descriptor, _SHARED)
+        with contextlib.suppress(OSError):  # no locks here
+            _flock(descriptor, _SHARED)  # waits for `has_writer`, which looks for a moment
 
 
 def has_writer(path: Path) -> bool | None:

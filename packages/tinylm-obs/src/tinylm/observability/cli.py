@@ -1,24 +1,18 @@
 """tinylm-obs · the commands: list, compare, export, ladder.
 
 The only file that imports typer and rich. It reads through `_readers.py`, words runs through `_summary.py`, measures
-through `climb.py`, and holds the error boundary: an expected error is one line on stderr and exit code 1. It does NOT
-compute.
+through `climb.py`; errors end in `boundary.py`. It does NOT compute.
 """
 
-import contextlib
-import functools
 import os
 import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import typer
 
 from ._errors import ObservabilityError
-
-_P = ParamSpec("_P")
+from .boundary import bounded
 
 app = typer.Typer(
     name="tinylm-obs",
@@ -29,41 +23,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+_VALIDATION = "validation_bits_per_character"
 RunPath = Annotated[Path, typer.Argument(help="A run, or a directory with one run below it.", show_default=False)]
-
-
-def _bounded(command: Callable[_P, None]) -> Callable[_P, None]:
-    """The error boundary: one clear line and an exit code instead of a traceback."""
-
-    @functools.wraps(command)
-    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
-        for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows "?" and goes on
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")
-        try:
-            command(*args, **kwargs)
-            sys.stdout.flush()  # a full disk shows here, not in a traceback at exit
-        except KeyboardInterrupt:
-            print(file=sys.stderr)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # the reader, `head` for one, has enough
-            _discard_stdout()
-        except ObservabilityError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
-        except OSError as error:
-            _discard_stdout()
-            print(f"error: wanted to write {error.filename or 'the output'}, got {error.strerror}", file=sys.stderr)
-            raise typer.Exit(1) from None
-
-    return wrapper
-
-
-def _discard_stdout() -> None:
-    """What is still buffered cannot be written: keep Python from trying again at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_version(wanted: bool) -> None:
@@ -92,11 +53,11 @@ def _app(
 
 
 @app.command("list", epilog="Try: tinylm-obs list runs")
-@_bounded
+@bounded()
 def list_runs(
     directory: Annotated[Path, typer.Argument(help="Look for runs here and below.")] = Path(),
 ) -> None:
-    """Every run below a directory: name, status, attempt, last step, loss, bits per character, start, duration."""
+    """Every run below a directory: name, status, attempt, and its last step, loss, bits per character and validation."""
     from . import _summary as words
     from ._readers import find_runs, read_metrics, read_run
     from .tables import cell
@@ -111,14 +72,14 @@ def list_runs(
         except ObservabilityError as error:
             unreadable.append(str(error))
             continue
-        figures = (words.last(metrics, "loss"), words.last(metrics, "bits_per_character"))
+        figures = [words.last(metrics, name) for name in ("loss", "bits_per_character", _VALIDATION)]
         where = os.path.relpath(path, directory)
         step = str(metrics[-1]["step"]) if metrics else "–"
         times = (words.local_time(run.get("started")), words.clock(words.duration(run, metrics)))
         rows.append([where, run["name"], run["status"], str(run["attempt"]), step, *map(cell, figures), *times])
     if rows:
-        columns = ["run", "name", "status", "attempt", "step", "loss", "bits/char", "started", "duration"]
-        _print_table(columns, rows, numbers=range(3, 9))
+        columns = ["run", "name", "status", "attempt", "step", "loss", "bits/char", "validation", "started", "duration"]
+        _print_table(columns, rows, numbers=range(3, 10))
     for message in unreadable:
         print(f"unreadable: {message}", file=sys.stderr)
     if not rows:
@@ -126,7 +87,7 @@ def list_runs(
 
 
 @app.command(epilog="Try: tinylm-obs compare runs/a runs/b")
-@_bounded
+@bounded()
 def compare(runs: Annotated[list[Path], typer.Argument(help="Two runs or more.", show_default=False)]) -> None:
     """Two runs or more side by side: what differs in their configuration, their metrics, the shape of the loss."""
     from . import _summary as words
@@ -156,7 +117,7 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="Two runs or more.",
 
 
 @app.command(epilog="Try: tinylm-obs export runs/a --out a.csv")
-@_bounded
+@bounded()
 def export(
     run: RunPath,
     out: Annotated[Path | None, typer.Option(help="The file to write; without it the CSV is printed.")] = None,
@@ -175,7 +136,7 @@ def export(
 
 
 @app.command(epilog="Try: tinylm-obs ladder tokenizer --json ladder.json")
-@_bounded
+@bounded()
 def ladder(
     component: Annotated[str | None, typer.Argument(help="One component; without it all of them.")] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Write the results here as well.")] = None,

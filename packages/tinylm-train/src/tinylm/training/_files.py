@@ -1,6 +1,7 @@
 """Writing so that a reader never sees half a file or half a folder, and reading JSON of ours with its checks.
 
 A folder is filled under a temporary name beside its place, every file in it is fsynced, and it is renamed as a whole.
+A folder that one process writes is locked; the kernel unlocks it when the process ends, however it ends.
 Not here: what stands in the files (prepare.py, checkpoint.py).
 """
 
@@ -18,11 +19,41 @@ from typing import Any
 
 from tinylm.training._errors import TrainingError
 
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ImportError:  # Windows: two processes in one folder are not told apart
+    flock = None
+
 FORMAT = 1
 
 
 class LaterFormat(TrainingError):
     """The file is whole, but a later version wrote it."""
+
+
+@contextlib.contextmanager
+def only_writer(directory: Path, final: Path | None = None) -> Iterator[None]:
+    """Nobody else is inside for this folder. Raises TrainingError when another process is; `final`: what it then names.
+
+    A file system without locks (some network ones) goes on without.
+    """
+    if flock is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            flock(descriptor, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(
+                f"wanted to write {final or directory}, got a folder that another process is writing: wait until it "
+                "has ended, or choose another --out"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def fsync(path: Path) -> None:
@@ -43,20 +74,22 @@ def sha256(path: Path) -> str:
 @contextlib.contextmanager
 def new_directory(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes `final`, whole, when the block ends (replacing what stood there); it vanishes
-    when the block fails, and then what stood there still stands. What a killed process left of the same is removed."""
+    when the block fails, and then what stood there still stands. What a killed process left of the same is removed.
+    Raises TrainingError while another process makes the same folder."""
     final = final.resolve()  # a link stays, and what it leads to is replaced; "." gets its name
     final.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(final.parent, final.name)
     temporary = final.parent / f".{final.name}.{os.getpid()}.tmp"
     temporary.mkdir()
     try:
-        yield temporary
-        for path in sorted(temporary.rglob("*"), reverse=True):
-            fsync(path)
-        fsync(temporary)
-        if final.exists():
-            final.rename(temporary.with_suffix(".old"))
-        temporary.rename(final)
+        with only_writer(temporary, final):
+            yield temporary
+            for path in sorted(temporary.rglob("*"), reverse=True):
+                fsync(path)
+            fsync(temporary)
+            if final.exists():
+                final.rename(temporary.with_suffix(".old"))
+            temporary.rename(final)
         fsync(final.parent)
         for old in final.parent.glob(f".{glob.escape(final.name)}.*.old"):
             shutil.rmtree(old)
@@ -66,10 +99,13 @@ def new_directory(final: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(parent: Path, name: str = "") -> None:
-    """Remove the temporary folders and files of killed processes: those for `name`, or all of them."""
+    """Remove the temporary folders and files of killed processes: those for `name`, or all of them.
+
+    Raises TrainingError when the process that fills one of the folders is alive."""
     for path in parent.glob(f".{glob.escape(name)}.*.tmp" if name else ".*.tmp"):
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            with only_writer(path, parent / name):
+                shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
 

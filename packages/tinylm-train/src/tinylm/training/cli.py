@@ -1,4 +1,4 @@
-"""tinylm-train: the commands prepare | pretrain | evaluate, and the error boundary around them.
+"""tinylm-train: the commands prepare | pretrain | evaluate.
 
 The only file here that imports typer and rich, and torch only inside a command, so that `--help` is quick. It computes
 nothing: see prepare.py, trainer.py and evaluation.py. The live display is in the two classes at the end.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 import os
 import signal
@@ -18,16 +17,15 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tinylm.observability.boundary import bounded
 from tinylm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from tinylm.training.trainer import Result, Status
-
-_P = ParamSpec("_P")
 
 app = typer.Typer(
     name="tinylm-train",
@@ -37,65 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-
-
-class Interrupted(Exception):
-    """The run was stopped by the user and has said how to go on."""
-
-
-def _bounded(command: Callable[_P, None]) -> Callable[_P, None]:
-    """The error boundary: one clear line and an exit code instead of a traceback."""
-
-    @functools.wraps(command)
-    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows "?" and goes on
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")
-        try:
-            command(*args, **kwargs)
-            sys.stdout.flush()
-        except (KeyboardInterrupt, Interrupted):
-            print(file=sys.stderr)
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            _discard_stdout()
-            raise typer.Exit(1) from None
-        except OSError as error:
-            _discard_stdout()
-            where = f"{error.filename}: " if error.filename else ""
-            raise _fail(f"{where}{error.strerror or error}") from None
-        except ValueError as error:
-            if not _is_ours(error):
-                raise
-            raise _fail(str(error)) from None
-        except (RuntimeError, MemoryError) as error:
-            known = ("out of memory", "can't allocate memory", "unable to allocate")
-            if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in known):
-                raise
-            raise _fail("the device is out of memory: try a smaller --batch-size, --depth or --context") from None
-
-    return wrapper
-
-
-def _is_ours(error: ValueError) -> bool:
-    """Whether a package of TinyLM raised it as something that the user can put right."""
-    from tinylm.model import ModelError
-    from tinylm.observability import ObservabilityError
-    from tinylm.tokenizer import TokenizerError
-    from tinylm.training._errors import TrainingError
-
-    return isinstance(error, (TrainingError, ModelError, ObservabilityError, TokenizerError))
-
-
-def _fail(message: str) -> typer.Exit:
-    print(f"error: {message}", file=sys.stderr)
-    return typer.Exit(1)
-
-
-def _discard_stdout() -> None:
-    """What is still buffered cannot be written: keep Python from trying again at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+_bounded = bounded("try a smaller --batch-size, --depth or --context")
 
 
 def _print_version(wanted: bool) -> None:
@@ -105,7 +45,7 @@ def _print_version(wanted: bool) -> None:
 
     import torch
 
-    from tinylm.training.device import pick_device
+    from tinylm.model import pick_device
 
     try:
         version = importlib.metadata.version("tinylm-train")
@@ -201,7 +141,7 @@ def _conclude(result: Result, out: str) -> None:
         of = f" of {result.total_steps}" if result.total_steps else ""
         saved = f"; the model is saved in {out}" if result.step else ""
         print(f"stopped after step {result.step}{of}{saved}. The same command again goes on.")
-        raise Interrupted
+        raise typer.Exit(130)
     if result.validation_bits_per_character is None:
         print(f"already finished: {result.step} steps. The model is in {out}; another run needs another --out.")
     else:
@@ -266,7 +206,6 @@ class _Display:
         self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self.task = self.progress.add_task("training", total=None, numbers="", visible=False)
         self.last_line = time.monotonic()
-        self.last_validation: float | None = None
 
     def __enter__(self) -> _Display:
         self.progress.start()
@@ -293,10 +232,11 @@ class _Display:
             numbers=numbers,
             visible=True,
         )
-        validation = status.validation_bits_per_character
-        if validation is not None and validation != self.last_validation:
-            self.last_validation = validation
-            self.say(f"step {status.step}{of}: validation {validation:.3f} bits per character")
+        if status.sample is not None:
+            validation = (
+                f"step {status.step}{of}: validation {status.validation_bits_per_character:.3f} bits per character"
+            )
+            self.say(f"{validation}, and it writes: {' '.join(status.sample.split())}")
         if not self.console.is_terminal and time.monotonic() - self.last_line >= self.INTERVAL:
             self.last_line = time.monotonic()
             self.say(f"step {status.step}{of} · {numbers}")

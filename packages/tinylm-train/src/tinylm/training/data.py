@@ -93,9 +93,14 @@ class TokenDataset:
             )
         return ids
 
-    def text_tokens(self) -> npt.NDArray[Any]:
-        """All ids of the split in order, as int64. For evaluation, which reads every one of them."""
-        return np.concatenate([np.asarray(shard, dtype=np.int64) for shard in self.shards])
+    def ids(self, start: int, end: int) -> npt.NDArray[np.int64]:
+        """Ids start..end of the split, counted over all its shards, as int64. Reads no more than these."""
+        pieces, first = [], 0
+        for shard in self.shards:
+            if first < end and start < first + len(shard):
+                pieces.append(np.asarray(shard[max(0, start - first) : end - first], dtype=np.int64))
+            first += len(shard)
+        return np.concatenate([np.empty(0, dtype=np.int64), *pieces])
 
 
 class Loader:

@@ -1,6 +1,6 @@
-"""Where and in which precision a run computes: the device, bfloat16 or not, threads, and the allocator.
+"""In which precision a run computes, and how it keeps its memory.
 
-Not here: several devices or hosts.
+Not here: which device it computes on (tinylm.model.pick_device); several devices or hosts.
 """
 
 from __future__ import annotations
@@ -12,24 +12,6 @@ import time
 from collections.abc import Callable
 
 import torch
-
-from tinylm.training._errors import TrainingError
-
-
-def pick_device(name: str) -> torch.device:
-    """auto: cuda, else mps, else cpu. Raises TrainingError for a device that is not there."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if available[kind]))
-    kind = name.partition(":")[0]
-    if not available.get(kind, False):
-        here = ", ".join(kind for kind, there in available.items() if there)
-        raise TrainingError(f"wanted device {name!r}, got a machine with {here}: choose one of these, or auto")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # cuda:9 where there are fewer, cuda:first
-        raise TrainingError(f"wanted a device such as {kind} or {kind}:0, got {name!r}: {error}") from None
-    return torch.device(name)
 
 
 def pick_dtype(name: str, device: torch.device, seconds: Callable[[torch.dtype], float]) -> torch.dtype:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tinylm.model import Transformer, read_provenance
+from tinylm.model import Transformer, pick_device, read_provenance
 from tinylm.training._errors import TrainingError
 from tinylm.training.data import TokenDataset
-from tinylm.training.device import pick_device
 
 _TOKENS_AT_ONCE = 16384
 
@@ -36,32 +36,31 @@ def bits_per_character(
     before it and is predicted from id 0.
     """
     context = context or model.config.context
-    ids = torch.from_numpy(dataset.text_tokens())
-    if not len(ids):
-        raise TrainingError(f"wanted tokens to evaluate in the {dataset.split} split of {dataset.directory}, got none")
-    inputs = torch.cat([ids.new_zeros(1), ids[:-1]])
-    starts = list(range(0, len(ids), context))
+    length = dataset.tokens
+    starts = list(range(0, length, context))
     if max_windows is not None and len(starts) > max_windows:
         starts = starts[:: -(-len(starts) // max_windows)]
     device = next(model.parameters()).device
     nats, count = 0.0, 0
-    full = [s for s in starts if s + context <= len(ids)]
+    full = [s for s in starts if s + context <= length]
     at_once = max(1, _TOKENS_AT_ONCE // context)
     groups = [full[i : i + at_once] for i in range(0, len(full), at_once)]
-    groups += [[s] for s in starts if s + context > len(ids)]
+    groups += [[s] for s in starts if s + context > length]
     was_training = model.training
     model.eval()
     with torch.no_grad(), autocast():
         for group in groups:
-            x, y = (_windows(source, group, context).to(device) for source in (inputs, ids))
-            nats += float(model.loss(x, y, reduction="sum"))
-            count += y.numel()
+            windows = torch.stack([_window(dataset, start, context) for start in group]).to(device)
+            nats += float(model.loss(windows[:, :-1], windows[:, 1:], reduction="sum"))
+            count += windows[:, 1:].numel()
     model.train(was_training)
-    return nats / count * len(ids) / math.log(2) / dataset.characters
+    return nats / count * length / math.log(2) / dataset.characters
 
 
-def _windows(ids: Tensor, starts: list[int], context: int) -> Tensor:
-    return torch.stack([ids[s : s + context] for s in starts])
+def _window(dataset: TokenDataset, start: int, context: int) -> Tensor:
+    """The token before `start`, and `context` tokens from there (fewer at the end)."""
+    ids = dataset.ids(max(0, start - 1), start + context)
+    return torch.from_numpy(ids if start else np.concatenate([[0], ids]))
 
 
 def evaluate(checkpoint: str | Path, data: str | Path, split: str = "validation", device: str = "auto") -> float:

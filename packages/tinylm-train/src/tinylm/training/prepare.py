@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,10 +188,23 @@ def _same_or_refuse(out: Path, description: dict[str, Any]) -> dict[str, Any]:
             f"{out} already holds a data set made from something else (it differs in {', '.join(different)}): "
             "choose another --out, or replace it with --overwrite"
         )
-    for shard in (shard for split in existing["splits"].values() for shard in split["shards"]):
-        if not (out / shard["file"]).is_file() or sha256(out / shard["file"]) != shard["sha256"]:
-            raise TrainingError(f"{out / shard['file']} is damaged: replace the data set with --overwrite")
+    for file, digest in _checksums(existing["splits"]):
+        if not (out / file).is_file() or sha256(out / file) != digest:
+            raise TrainingError(f"{out / file} is damaged: replace the data set with --overwrite")
     return existing
+
+
+def _checksums(splits: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every .npy file of a data set and its SHA-256."""
+    shards = [shard for split in splits.values() for shard in split["shards"]]
+    try:
+        documents = [(shard["documents_file"], shard["documents_sha256"]) for shard in shards]
+        return [(shard["file"], shard["sha256"]) for shard in shards] + documents
+    except KeyError as error:
+        raise TrainingError(
+            f"wanted the checksum of every file in data.json, got a shard without {error}: replace the data set with "
+            "--overwrite"
+        ) from None
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -279,14 +292,17 @@ class _ShardWriter:
 
     def _write(self) -> None:
         stem = f"{self.name}-{len(self.shards):05d}"
-        np.save(self.folder / f"{stem}.npy", np.concatenate(self.blocks).astype(self.dtype, copy=False))
-        np.save(self.folder / f"{stem}.documents.npy", np.array(self.documents, dtype=np.uint64))
+        ids, documents = f"{stem}.npy", f"{stem}.documents.npy"
+        np.save(self.folder / ids, np.concatenate(self.blocks).astype(self.dtype, copy=False))
+        np.save(self.folder / documents, np.array(self.documents, dtype=np.uint64))
         self.shards.append(
             {
-                "file": f"{stem}.npy",
+                "file": ids,
                 "tokens": self.tokens,
+                "sha256": sha256(self.folder / ids),
+                "documents_file": documents,
                 "documents": len(self.documents),
-                "sha256": sha256(self.folder / f"{stem}.npy"),
+                "documents_sha256": sha256(self.folder / documents),
             }
         )
         self.blocks, self.documents, self.tokens = [], [], 0

@@ -19,20 +19,22 @@ from typing import Any
 import torch
 
 from tinylm import observability as obs
-from tinylm.model import Transformer
+from tinylm.model import Transformer, generate, pick_device
+from tinylm.tokenizer import Tokenizer
 from tinylm.training import checkpoint
 from tinylm.training._errors import TrainingError
-from tinylm.training._files import remove_leftovers, sha256
+from tinylm.training._files import only_writer, remove_leftovers, sha256
 from tinylm.training.checkpoint import Progress
 from tinylm.training.config import TrainConfig
 from tinylm.training.data import Loader, LoaderState, TokenDataset
-from tinylm.training.device import autocast, keep_freed_memory, pick_device, pick_dtype
+from tinylm.training.device import autocast, keep_freed_memory, pick_dtype
 from tinylm.training.evaluation import bits_per_character
 from tinylm.training.optimizers import optimizers_for
 from tinylm.training.schedule import learning_rate_factor
 
 _MEASURED_SHARE = 0.75  # of the time before the decay; the rest is room for a machine that becomes slower
 _VALIDATION_WINDOWS = 16  # in mid-run; the last validation reads the whole split
+_SAMPLE_TOKENS = 32  # written at each validation; a tenth of a second on a small model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Status:
     seconds: float
     seconds_left: float | None
     validation_bits_per_character: float | None  # the newest
+    sample: str | None  # what the model wrote at this step's validation; None at a step without one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Trainer:
         self.out = Path(config.out)
         self.train_data = TokenDataset(config.data, "train")
         self.validation_data = TokenDataset(config.data, "validation")
+        self.tokenizer = Tokenizer.load(self.train_data.tokenizer_file)
         self.config, self.shape = config.resolve(self.train_data.vocab_size)
         self.device = pick_device(config.device)
         if config.threads is not None:
@@ -101,26 +105,41 @@ class Trainer:
         )
         self.stop_requested = False
         self.validation: float | None = None
+        self._loader()  # a text too short for the context is refused before anything is written
 
     def request_stop(self) -> None:
         """End after the current step, with a checkpoint."""
         self.stop_requested = True
 
     def train(self) -> Result:
-        """Run until finished or asked to stop; call it again (or make a new Trainer) to go on."""
-        self._resume()
-        if self._finished:
-            return self._result()
-        remove_leftovers(self.out / "steps")
+        """Run until finished or asked to stop; call it again (or make a new Trainer) to go on.
+
+        Raises TrainingError while another process trains into the same folder.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        with only_writer(self.out):
+            self._resume()
+            if self._finished and self._run_is_closed():
+                return self._result()
+            remove_leftovers(self.out / "steps")
+            with obs.init(directory=self.out / "run", config=self._description(), name=self.out.name) as run:
+                self._loop(self._loader(), run)
+                run.finish("finished" if self._finished else "interrupted")
+        self.stop_requested = False
+        return self._result()
+
+    def _loader(self) -> Loader:
         batch_size, context = self.config.batch_size, self.config.context
         assert batch_size is not None  # resolve() has filled both in
         assert context is not None
-        loader = Loader(self.train_data, batch_size, context, self.config.seed, self.progress.loader)
-        with obs.init(directory=self.out / "run", config=self._description(), name=self.out.name) as run:
-            self._loop(loader, run)
-            run.finish("finished" if self._finished else "interrupted")
-        self.stop_requested = False
-        return self._result()
+        return Loader(self.train_data, batch_size, context, self.config.seed, self.progress.loader)
+
+    def _run_is_closed(self) -> bool:
+        """Whether run.json says that the run is finished: a kill between the last checkpoint and that leaves it open."""
+        try:
+            return bool(obs.read_run(self.out / "run")["status"] == "finished")
+        except obs.ObservabilityError:
+            return True  # the run's folder was removed or is not ours: the model is finished all the same
 
     def _loop(self, loader: Loader, run: obs.Run) -> None:
         self.model.train()
@@ -135,6 +154,7 @@ class Trainer:
             row["tokens_per_second"] = row["tokens"] / timings[-1]
             if self._finished or self._due(self.config.validate_every, before):
                 row["validation_bits_per_character"] = self.validation = self._validate(whole=self._finished)
+                row["sample"] = self._sample()
             run.log(row, step=self.progress.step)
             self.report(self._status(row, timings))
             if self._due(self.config.checkpoint_every, before):
@@ -220,6 +240,16 @@ class Trainer:
         windows = None if whole else _VALIDATION_WINDOWS
         return bits_per_character(self.model, self.validation_data, max_windows=windows, autocast=self.autocast)
 
+    def _sample(self) -> str:
+        """How the model continues the validation text's first words: what the figure looks like. Same step, same text."""
+        prompt = self.validation_data.ids(0, min(8, self.shape.context // 2))
+        room = min(_SAMPLE_TOKENS, self.shape.context - len(prompt))
+        if not len(prompt):  # a context of one token
+            return ""
+        generator = torch.Generator(self.device).manual_seed(self.config.seed)  # the run's own draws stay as they are
+        ids = torch.from_numpy(prompt)[None].to(self.device)
+        return self.tokenizer.decode(generate(self.model, ids, room, temperature=0.7, generator=generator)[0].tolist())
+
     def _diverged(self, sign: str, step: int) -> TrainingError:
         stands = any(True for _ in checkpoint.step_folders(self.out))
         left = f"The last checkpoint in {self.out} still stands" if stands else "No checkpoint had been saved"
@@ -296,6 +326,7 @@ class Trainer:
             seconds=self.progress.seconds,
             seconds_left=left,
             validation_bits_per_character=self.validation,
+            sample=row.get("sample"),
         )
 
     def _result(self) -> Result:
