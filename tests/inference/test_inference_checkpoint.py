@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tinylm.inference import LLM, InferenceError, SamplingParams  # noqa: E402  # after importorskip
-from tinylm.model import Transformer  # noqa: E402
+from tinylm.model import ModelError, Transformer  # noqa: E402
 from tinylm.tokenizer import Tokenizer  # noqa: E402
 
 
@@ -122,5 +122,5 @@ def test_unknown_dtype_and_device_are_refused(checkpoint: Path) -> None:
     with pytest.raises(InferenceError, match="dtype must be one of"):
         opened(checkpoint, dtype="int3")
     for device in ("cuda:99", "abacus"):
-        with pytest.raises(InferenceError, match="cannot be used"):
+        with pytest.raises(ModelError, match="wanted .*device"):
             LLM(str(checkpoint), device=device)

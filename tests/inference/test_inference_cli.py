@@ -87,7 +87,7 @@ def test_an_empty_prompt_begins_a_text(run: Run, checkpoint: Path) -> None:
         (["generate", "CHECKPOINT", "\udcff"], "surrogate"),
         (["bench", "CHECKPOINT", "--quantization", "int8"], "not built"),
         (["bench", "CHECKPOINT", "--prompt-tokens", "1000"], "context"),
-        (["bench", "CHECKPOINT", "--perplexity", "nowhere.txt"], "nowhere.txt: No such file"),
+        (["bench", "CHECKPOINT", "--perplexity", "nowhere.txt"], "nowhere.txt, got No such file"),
         (["chat", "nowhere"], "config.json"),
     ],
 )

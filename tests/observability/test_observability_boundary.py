@@ -23,7 +23,7 @@ class Derived(ObservabilityError):
         (Derived("wanted c, got d"), 1, "error: wanted c, got d\n"),
         (KeyboardInterrupt(), 130, "\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x.txt"), 1, "error: wanted to use x.txt, got No such file\n"),
-        (OSError("could not write y"), 1, "error: wanted to use the output, got could not write y\n"),
+        (OSError("could not write y"), 1, "error: could not write y\n"),
         (MemoryError(), 1, "error: the machine is out of memory: take less\n"),
         (
             RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),

@@ -45,7 +45,7 @@ class Checkpoint:
 def open_checkpoint(
     path: str | os.PathLike[str], dtype: str | torch.dtype, device: str, skip_tokenizer_init: bool
 ) -> Checkpoint:
-    """Reads the directory `path`. `dtype`: vLLM's names, "auto" keeps the file's; `device`: see `tinylm.model.pick_device`.
+    """Reads the directory `path`. `dtype`: vLLM's names, "auto" keeps the file's; `device`: see `pick_device`.
 
     Raises InferenceError, or the model's or the tokenizer's own error (all ValueErrors), for what is missing, damaged
     or does not belong together. The small files are checked first: a mistake is reported before gigabytes are read.

@@ -2,7 +2,7 @@
 
 `@bounded()` goes around every command of tinylm-obs and of the two roofs, tinylm-train and tinylm-infer. What a user
 can put right ends here; a bug keeps its traceback. It does NOT import a command-line library: SystemExit passes through
-all of them. The two other pillars have boundaries of their own, because pillars do not import each other. Next: `cli.py`.
+all of them. The two other pillars have boundaries of their own: pillars do not import each other. Next: `cli.py`.
 """
 
 import contextlib
@@ -74,7 +74,9 @@ def _fail(message: str) -> NoReturn:
 
 
 def _in_words(error: OSError) -> str:
-    what, got = error.filename or "the output", error.strerror or error
+    if error.strerror is None:  # it was raised with a message of its own
+        return str(error)
+    what, got = error.filename or "the output", error.strerror
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"wanted to write {what}, got {got}; free some space and run the same command again"
     return f"wanted to use {what}, got {got}"

@@ -57,7 +57,7 @@ def _app(
 def list_runs(
     directory: Annotated[Path, typer.Argument(help="Look for runs here and below.")] = Path(),
 ) -> None:
-    """Every run below a directory: name, status, attempt, and its last step, loss, bits per character and validation."""
+    """Every run below a directory: name, status, attempt, last step, loss, bits per character, validation, times."""
     from . import _summary as words
     from ._readers import find_runs, read_metrics, read_run
     from .tables import cell

@@ -25,7 +25,7 @@ from tinylm.observability.boundary import bounded
 from tinylm.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from tinylm.training.trainer import Result, Status
+    from tinylm.training.status import Result, Status
 
 app = typer.Typer(
     name="tinylm-train",
@@ -233,10 +233,8 @@ class _Display:
             visible=True,
         )
         if status.sample is not None:
-            validation = (
-                f"step {status.step}{of}: validation {status.validation_bits_per_character:.3f} bits per character"
-            )
-            self.say(f"{validation}, and it writes: {' '.join(status.sample.split())}")
+            figure = f"validation {status.validation_bits_per_character:.3f} bits per character"
+            self.say(f"step {status.step}{of}: {figure}, and it writes: {' '.join(status.sample.split())}")
         if not self.console.is_terminal and time.monotonic() - self.last_line >= self.INTERVAL:
             self.last_line = time.monotonic()
             self.say(f"step {status.step}{of} · {numbers}")

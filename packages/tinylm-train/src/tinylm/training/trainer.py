@@ -31,37 +31,11 @@ from tinylm.training.device import autocast, keep_freed_memory, pick_dtype
 from tinylm.training.evaluation import bits_per_character
 from tinylm.training.optimizers import optimizers_for
 from tinylm.training.schedule import learning_rate_factor
+from tinylm.training.status import Result, Status
 
 _MEASURED_SHARE = 0.75  # of the time before the decay; the rest is room for a machine that becomes slower
 _VALIDATION_WINDOWS = 16  # in mid-run; the last validation reads the whole split
 _SAMPLE_TOKENS = 32  # written at each validation; a tenth of a second on a small model
-
-
-@dataclasses.dataclass(frozen=True)
-class Status:
-    """What is known after a step, for whoever shows it."""
-
-    step: int
-    total_steps: int | None
-    fraction: float  # of the run that is done: of its steps, or of its minutes while its steps are not known
-    loss: float  # nats per token of this step's batch
-    bits_per_character: float  # the same, in a unit that does not depend on the tokenizer
-    tokens_per_second: float
-    seconds: float
-    seconds_left: float | None
-    validation_bits_per_character: float | None  # the newest
-    sample: str | None  # what the model wrote at this step's validation; None at a step without one
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """How a run ended."""
-
-    step: int
-    total_steps: int | None
-    finished: bool
-    validation_bits_per_character: float | None
-    seconds: float
 
 
 class Trainer:
@@ -135,7 +109,7 @@ class Trainer:
         return Loader(self.train_data, batch_size, context, self.config.seed, self.progress.loader)
 
     def _run_is_closed(self) -> bool:
-        """Whether run.json says that the run is finished: a kill between the last checkpoint and that leaves it open."""
+        """Whether run.json says that the run is finished: a kill after the last checkpoint leaves it open."""
         try:
             return bool(obs.read_run(self.out / "run")["status"] == "finished")
         except obs.ObservabilityError:
@@ -241,7 +215,7 @@ class Trainer:
         return bits_per_character(self.model, self.validation_data, max_windows=windows, autocast=self.autocast)
 
     def _sample(self) -> str:
-        """How the model continues the validation text's first words: what the figure looks like. Same step, same text."""
+        """How the model continues the validation text's first words: the figure, to be read."""
         prompt = self.validation_data.ids(0, min(8, self.shape.context // 2))
         room = min(_SAMPLE_TOKENS, self.shape.context - len(prompt))
         if not len(prompt):  # a context of one token
