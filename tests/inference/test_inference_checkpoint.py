@@ -122,5 +122,5 @@ def test_unknown_dtype_and_device_are_refused(checkpoint: Path) -> None:
     with pytest.raises(InferenceError, match="dtype must be one of"):
         opened(checkpoint, dtype="int3")
     for device in ("cuda:99", "abacus"):
-        with pytest.raises(ModelError, match="wanted .*device"):
+        with pytest.raises(ModelError, match=r"wanted .*device"):
             LLM(str(checkpoint), device=device)
