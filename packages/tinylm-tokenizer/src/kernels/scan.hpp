@@ -1,198 +1,203 @@
-// Cutting UTF-8 text into pieces without a regular expression engine: the patterns of patterns.py, one function each,
-// with the Unicode classes of unicode.hpp. The same pieces as _pretokenize.py gives.
+// The scanner: UTF-8 text to pieces, for the patterns of patterns.py. From a place where a piece starts, 64 bytes become
+// bit masks (scan_masks.hpp), and all piece starts among them that can be told fall out of bit arithmetic; the last of
+// them begins the next window. What the masks cannot tell (a piece longer than a window, and the rare cases in `stop`
+// below) next_piece does (scan_reference.hpp), which is also what the tests compare with.
 //
-// `next_piece` is the readable reference: one piece, one character at a time. `for_each_piece` cuts a whole text.
-// Text must be valid UTF-8 (what comes from a Python string is; check bytes first).
+// Shorthand of bit arithmetic, for masks of bytes:
+//     m << 1               the place behind: (a << 1) & b is "b with an a before it"
+//     m & ~(m << 1)        the first byte of every run
+//     (m + firsts) & ~m    the byte behind each run of m whose first byte is in firsts: the addition carries through it
 #pragma once
 
-#include <optional>
-#include <string_view>
-
-#include "unicode.hpp"
+#include "scan_masks.hpp"
+#include "scan_reference.hpp"
 
 namespace tinylm {
 
-enum class Pattern { gpt2, cl100k, o200k, llama3, qwen2, digits_gpt2 };
+// What next_piece of a pattern does differently, as far as the masks are concerned.
+template <Pattern pattern>
+struct Traits {
+    static constexpr bool o200k = pattern == Pattern::o200k;
+    static constexpr bool alone = pattern == Pattern::digits_gpt2;             // numbers cut the text first
+    static constexpr bool gpt2 = pattern == Pattern::gpt2 || alone;            // only " " goes with what is behind it
+    static constexpr bool single = pattern == Pattern::qwen2 || alone;         // every number is a piece
+    static constexpr bool triples = !gpt2 && !single;                          // three numbers are a piece
+    static constexpr bool whole_at_end = pattern == Pattern::cl100k;           // white space at the end is one piece
+};
 
-// The names of patterns.py; "digits_gpt2" is the two stages ("digits", "gpt2").
-inline std::optional<Pattern> pattern_named(std::string_view name) {
-    if (name == "gpt2") return Pattern::gpt2;
-    if (name == "cl100k") return Pattern::cl100k;
-    if (name == "o200k") return Pattern::o200k;
-    if (name == "llama3") return Pattern::llama3;
-    if (name == "qwen2") return Pattern::qwen2;
-    if (name == "digits_gpt2") return Pattern::digits_gpt2;
-    return std::nullopt;
+inline uint64_t behind(uint64_t runs, uint64_t firsts) { return (runs + firsts) & ~runs; }
+
+// White space of the patterns that look at line ends: up to the last line end, then all but the last character, then
+// that one, which starts a piece whether or not a word takes it along. word: what is not white space.
+template <Pattern pattern>
+uint64_t white_starts(const Masks& m, uint64_t word, uint64_t open, bool at_end) {
+    using T = Traits<pattern>;
+    const uint64_t white = m.space | m.newline;
+    if (T::gpt2) {
+        const uint64_t kept = T::alone ? word & ~m.number : word;
+        return (white & ~(white << 1)) | (white & (kept >> 1));
+    }
+    const uint64_t eaten = m.newline & (m.other << 1);  // line ends that belong to the punctuation before them
+    const uint64_t after_eaten = behind(m.newline, eaten) & m.space;
+    uint64_t starts = (white & ~(white << 1) & ~eaten) | after_eaten | (m.space & (word >> 1));
+    // Space behind a line end starts a piece if that was the last line end of the white space.
+    uint64_t after_line = m.space & (m.newline << 1) & ~after_eaten;
+    if (at_end ? T::whole_at_end : true) after_line &= ~open;
+    if (behind(m.space, after_line) & m.newline) [[unlikely]] {
+        for (uint64_t left = after_line; left; left &= left - 1) {
+            const uint64_t first = left & (0 - left);
+            if (behind(m.space, first) & m.newline) after_line &= ~first;
+        }
+    }
+    return starts | after_line;
 }
 
-// Text that is read one character at a time.
-class Reader {
+// The bits of the piece starts among the 64 bytes at `text`, of which `size` are there; bit 0 is one of them. at_end:
+// the text ends after these; otherwise `size` becomes smaller where the masks do not tell more. The starts that come
+// out are all up to the highest of them.
+template <Pattern pattern>
+uint64_t starts_of(const uint8_t* text, size_t size, bool& at_end, const uint8_t* kinds) {
+    using T = Traits<pattern>;
+    uint64_t valid = size < kWindow ? (uint64_t(1) << size) - 1 : ~uint64_t(0);
+    Masks m = masks_of<T::o200k>(text, valid, kinds);
+
+    // What is left to next_piece: white space beyond ASCII; with triples, numbers beyond ASCII; in o200k a mark behind
+    // punctuation, upper case behind a caseless letter, and "/" behind line ends that punctuation took along.
+    uint64_t stop = m.space & m.continuation;
+    if (T::triples) stop |= m.number & m.continuation;
+    if (T::o200k) {
+        stop |= (m.mark & (m.other << 1)) | (m.upper & ((m.caseless | m.mark) << 1));
+        stop |= behind(m.newline, m.newline & (m.other << 1)) & m.slash;
+    }
+    if (stop) [[unlikely]] {
+        // Of a character of several bytes the first one.
+        uint64_t first = stop & (0 - stop);
+        while (first & m.continuation) first >>= 1;
+        valid &= first - 1;
+        at_end = false;
+        for (uint64_t* mask : {&m.upper, &m.lower, &m.caseless, &m.mark, &m.number, &m.space, &m.newline, &m.other,
+                               &m.blank, &m.quote, &m.slash, &m.continuation})
+            *mask &= valid;
+    }
+
+    const uint64_t letter = m.upper | m.lower | m.caseless | m.mark, characters = ~m.continuation;
+    const uint64_t word = letter | m.number | m.other;
+    const uint64_t letter_first = letter & characters & ~(letter << 1);
+    const uint64_t other_first = m.other & characters & ~(m.other << 1) & ~(m.blank << 1);
+    uint64_t starts = other_first;
+    if (T::gpt2) {
+        starts |= letter_first & ~(m.blank << 1);
+    } else {
+        // One character of punctuation goes with the letters behind it, unless a blank before it has taken it.
+        const uint64_t after_one = ((other_first << 1) + m.continuation) & characters & ~m.other;
+        starts |= letter_first & ~(m.space << 1) & ~after_one;
+    }
+    const uint64_t number_first = m.number & ~(m.number << 1);
+    if (T::single) {
+        starts |= m.number & characters;
+    } else if (T::triples) {
+        starts |= number_first;
+        const uint64_t fourth = m.number & m.number << 1 & m.number << 2 & m.number << 3;
+        for (uint64_t next = number_first << 3 & fourth; next; next = next << 3 & fourth) starts |= next;
+    } else {
+        starts |= number_first & characters & ~(m.blank << 1);
+    }
+    const uint64_t not_space = valid & ~m.space;
+    const uint64_t open = not_space ? m.space & ~(~uint64_t(0) >> std::countl_zero(not_space)) : m.space;
+    starts |= white_starts<pattern>(m, word, open, at_end);
+    if (T::o200k) starts |= m.upper & characters & (m.lower << 1);
+
+    // Contractions. In o200k they go with the word before them, otherwise they are pieces of their own.
+    uint64_t quotes = m.quote & (letter >> 1) & (T::o200k ? letter << 1 : other_first);
+    for (int last = -1; quotes; quotes &= quotes - 1) {
+        const int at = std::countr_zero(quotes);
+        if (T::o200k && at == last) continue;
+        Reader reader(text + at, 4, kinds);
+        const int length = int(contraction(reader, 0, !T::gpt2));
+        if (!length) continue;
+        const uint64_t bytes = ((uint64_t(1) << length) - 1) << at;
+        starts &= T::o200k ? ~bytes : ~(bytes & (bytes << 1));
+        last = at + length;
+        if (last < int(kWindow)) starts |= uint64_t(1) << last;
+    }
+    if (T::o200k && !at_end) starts &= ~(m.quote & ~(valid >> 1));  // nobody has seen what stands behind it
+    return starts & valid;
+}
+
+// Cuts `size` bytes of text piece by piece: `next` gives the ends of the next pieces, up to 64 + kWindow of them. final:
+// the text ends there; otherwise pieces that more text could change are left, and `position` is where they start.
+template <Pattern pattern>
+class FastScanner {
   public:
-    Reader(const uint8_t* text, size_t size) : text_(text), size_(size), kinds_(KindTable::get()) {}
+    static constexpr size_t kBatch = 64, kMost = kBatch + kWindow;
 
-    size_t size() const { return size_; }
+    FastScanner(const uint8_t* text, size_t size, bool final)
+        : text_(text), size_(size), final_(final), kinds_(KindTable::get()) {}
 
-    // Whether anybody has looked past the end: if more text is to come, what was found then may change.
-    bool saw_end() const { return saw_end_; }
-    void forget_end() { saw_end_ = false; }
+    size_t position() const { return position_; }
 
-    int byte(size_t at) {
-        if (at < size_) return text_[at];
-        saw_end_ = true;
-        return -1;
-    }
-
-    uint8_t kind(size_t at) {
-        if (at < size_) return kinds_[decode_utf8(text_ + at).code];
-        saw_end_ = true;
-        return kEnd;
-    }
-
-    size_t next(size_t at) const { return at + decode_utf8(text_ + at).length; }
-
-    size_t previous(size_t at) const {
-        do at--;
-        while ((text_[at] & 0xC0) == 0x80);
-        return at;
-    }
-
-    // Where the run of characters of these kinds that starts at `at` ends (at most `limit` characters).
-    size_t run(size_t at, uint8_t kinds, size_t limit = SIZE_MAX) {
-        while (limit-- > 0 && (kind(at) & kinds)) at = next(at);
-        return at;
+    // Fills `ends` (room for kMost) and returns how many; 0: there are no more.
+    size_t next(size_t* ends) {
+        size_t count = 0;
+        while (count < kBatch && position_ < size_) {
+            const size_t left = size_ - position_;
+            const uint8_t* window = text_ + position_;
+            uint8_t copy[kWindow + 16];
+            if (left < sizeof copy) {
+                std::memset(copy, 0, sizeof copy);
+                std::memcpy(copy, window, left);
+                window = copy;
+            }
+            bool at_end = final_ && left <= kWindow;
+            uint64_t starts = starts_of<pattern>(window, left, at_end, kinds_) & ~uint64_t(1);
+            const size_t before = position_;
+            if (starts) position_ += size_t(63 - std::countl_zero(starts));
+            for (; starts; starts &= starts - 1) ends[count++] = before + size_t(std::countr_zero(starts));
+            if (at_end) {
+                ends[count++] = position_ = size_;
+            } else if (position_ == before) {
+                Reader reader(text_, size_, kinds_);
+                const size_t end = next_piece(pattern, reader, position_);
+                if (reader.saw_end() && !final_) break;
+                ends[count++] = position_ = end;
+            }
+        }
+        return count;
     }
 
   private:
     const uint8_t* text_;
     size_t size_;
+    bool final_;
     const uint8_t* kinds_;
-    bool saw_end_ = false;
+    size_t position_ = 0;
 };
 
-// Where the contraction at `at` ends ('s 't 'm 'd 'll 've 're), or 0. any_case: also 'S, and U+017F, the long s, which
-// folds to s.
-inline size_t contraction(Reader& text, size_t at, bool any_case) {
-    if (text.byte(at) != '\'') return 0;
-    auto letter = [&](size_t place) {
-        const int byte = text.byte(place);
-        return any_case && byte >= 'A' && byte <= 'Z' ? byte + ('a' - 'A') : byte;
-    };
-    const int first = letter(at + 1);
-    if (first == 's' || first == 't' || first == 'm' || first == 'd') return at + 2;
-    if (first == 'l' && letter(at + 2) == 'l') return at + 3;
-    if ((first == 'v' || first == 'r') && letter(at + 2) == 'e') return at + 3;
-    if (any_case && first == 0xC5 && text.byte(at + 2) == 0xBF) return at + 3;
-    return 0;
-}
-
-// White space: up to its last line end (where line ends count); otherwise all of it but the last character, which
-// goes with the word behind it; all of it at the end of the text.
-inline size_t white_piece(Reader& text, size_t start, bool line_ends, bool whole_at_end) {
-    size_t end = start, last = start, after_line = 0;
-    for (uint8_t kind; (kind = text.kind(end)) & kWhite;) {
-        last = end;
-        end = text.next(end);
-        if (kind == kNewline) after_line = end;
-    }
-    if (end == text.size() && whole_at_end) return end;
-    if (line_ends && after_line) return after_line;
-    return end == text.size() || last == start ? end : last;
-}
-
-// "gpt2": 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-// alone: after "digits", every number is a piece and every text between two numbers a text of its own.
-inline size_t gpt2_piece(Reader& text, size_t start, bool alone) {
-    if (size_t end = contraction(text, start, false)) return end;
-    const size_t word = start + (text.byte(start) == ' ');
-    const uint8_t kind = text.kind(word);
-    if (kind & kLetter) return text.run(word, kLetter);
-    if ((kind & kNumber) && !alone) return text.run(word, kNumber);
-    if (kind & (kOther | kMark)) return text.run(word, kOther | kMark);
-    if (text.kind(start) & kNumber) return text.next(start);
-    if (alone) {
-        const size_t end = text.run(start, kWhite);
-        if (text.kind(end) & kNumber) return end;
-    }
-    return white_piece(text, start, false, true);
-}
-
-// Numbers, punctuation and white space as the newer patterns have them: \p{N}{1,3}, then " ?[^\s\p{L}\p{N}]+[\r\n]*"
-// (o200k: also "/" among the line ends), then white space.
-inline size_t other_piece(Reader& text, size_t start, size_t digits, bool slashes, bool whole_at_end) {
-    if (text.kind(start) & kNumber) return text.run(start, kNumber, digits);
-    size_t end = start + (text.byte(start) == ' ');
-    if (text.kind(end) & (kOther | kMark)) {
-        end = text.run(end, kOther | kMark);
-        while ((text.kind(end) & kNewline) || (slashes && text.byte(end) == '/')) end++;
-        return end;
-    }
-    return white_piece(text, start, true, whole_at_end);
-}
-
-// "cl100k", "llama3" and "qwen2": contractions, words with one character of any kind in front, then the others.
-inline size_t cl100k_piece(Reader& text, size_t start, size_t digits, bool whole_at_end) {
-    if (size_t end = contraction(text, start, true)) return end;
-    const uint8_t kind = text.kind(start);
-    const size_t word = kind & (kLetter | kNumber | kNewline) ? start : text.next(start);
-    if (!(kind & kNumber) && (text.kind(word) & kLetter)) return text.run(word, kLetter);
-    return other_piece(text, start, digits, false, whole_at_end);
-}
-
-// "o200k": [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+, and if there is no such word the same with the
-// + on the first set and the * on the second. 0: neither. Caseless letters and marks are in both sets, so a run of
-// upper case with nothing lower behind it gives back characters up to its last caseless one: "中AB" is "中", "AB".
-inline size_t o200k_word(Reader& text, size_t start) {
-    constexpr uint8_t both = kCaseless | kMark;
-    size_t end = start, after_caseless = 0;
-    for (uint8_t kind; (kind = text.kind(end)) & (kUpper | both);) {
-        end = text.next(end);
-        if (kind & both) after_caseless = end;
-    }
-    if (text.kind(end) & kLower) return text.run(end, kLower | both);
-    if (after_caseless) return after_caseless;
-    return end > start ? end : 0;
-}
-
-inline size_t o200k_piece(Reader& text, size_t start) {
-    const uint8_t kind = text.kind(start);
-    size_t end = 0;
-    if (kind & (kLetter | kMark))
-        end = o200k_word(text, start);
-    else if (kind & (kSpace | kOther))
-        end = o200k_word(text, text.next(start));
-    if (!end) return other_piece(text, start, 3, true, false);
-    const size_t suffix = contraction(text, end, true);
-    return suffix ? suffix : end;
-}
-
-// Where the piece that starts at `start` (before the end) ends.
-inline size_t next_piece(Pattern pattern, Reader& text, size_t start) {
+// Call run(FastScanner<pattern>) with the scanner of a pattern that is known only at run time.
+template <class Run>
+void with_scanner(Pattern pattern, const uint8_t* text, size_t size, bool final, Run run) {
     switch (pattern) {
-        case Pattern::gpt2: return gpt2_piece(text, start, false);
-        case Pattern::digits_gpt2: return gpt2_piece(text, start, true);
-        case Pattern::cl100k: return cl100k_piece(text, start, 3, true);
-        case Pattern::llama3: return cl100k_piece(text, start, 3, false);
-        case Pattern::qwen2: return cl100k_piece(text, start, 1, false);
-        case Pattern::o200k: return o200k_piece(text, start);
-    }
-    return text.size();
-}
-
-// Call emit(std::string_view) with each piece of `text` in order, as `next_piece` has them.
-template <class Emit>
-void for_each_piece_reference(Pattern pattern, std::string_view text, Emit emit) {
-    Reader reader(reinterpret_cast<const uint8_t*>(text.data()), text.size());
-    for (size_t start = 0; start < text.size();) {
-        const size_t end = next_piece(pattern, reader, start);
-        emit(text.substr(start, end - start));
-        start = end;
+        case Pattern::gpt2: return run(FastScanner<Pattern::gpt2>(text, size, final));
+        case Pattern::cl100k: return run(FastScanner<Pattern::cl100k>(text, size, final));
+        case Pattern::o200k: return run(FastScanner<Pattern::o200k>(text, size, final));
+        case Pattern::llama3: return run(FastScanner<Pattern::llama3>(text, size, final));
+        case Pattern::qwen2: return run(FastScanner<Pattern::qwen2>(text, size, final));
+        case Pattern::digits_gpt2: return run(FastScanner<Pattern::digits_gpt2>(text, size, final));
     }
 }
 
-// The same, sooner.
+// Call emit(std::string_view) with each piece of `text` in order.
 template <class Emit>
 void for_each_piece(Pattern pattern, std::string_view text, Emit emit) {
-    for_each_piece_reference(pattern, text, emit);
+    with_scanner(pattern, reinterpret_cast<const uint8_t*>(text.data()), text.size(), true, [&](auto scanner) {
+        size_t ends[scanner.kMost], start = 0;
+        while (const size_t count = scanner.next(ends)) {
+            for (size_t i = 0; i < count; i++) {
+                emit(text.substr(start, ends[i] - start));
+                start = ends[i];
+            }
+        }
+    });
 }
 
 }  // namespace tinylm
