@@ -45,7 +45,7 @@ class Charsmap:
 
 @dataclass(frozen=True)
 class Form:
-    """A named rewriting: nfc, nfd, nfkc, nfkd, nmt_nfkc, nmt_nfkc_cf, nfkc_cf, nmt, lower, strip_accents."""
+    """A named rewriting: nfc, nfd, nfkc, nfkd (whole texts, Python's Unicode tables), lower, strip_accents."""
 
     name: str
 
@@ -75,8 +75,8 @@ class Strip:
 
 @dataclass(frozen=True)
 class Prepend:
-    """Put `text` before a part that is not empty. first_only: only where the part starts the whole text, and not
-    where the part starts with `text` already (Metaspace)."""
+    """Put `text` before a part that is not empty. first_only: only where the part starts the whole text; unless_there:
+    not before a part that starts with `text` already (Metaspace)."""
 
     text: str
     first_only: bool = False

@@ -1,0 +1,195 @@
+"""Normalisation: what happens to a text before a SentencePiece-like tokenizer looks at it, and where it came from.
+
+    normalize(text, steps)          the normalised text
+    normalize_with_starts(...)      the same, and for each of its characters the place in `text` that it came from
+
+A step (`_sentencepiece_data.py`) says what to rewrite; here each is a function that gives its edits, from left to
+right: (start, end, replacement). All that is not edited stays. One mechanism so makes the new text and the places.
+
+What this file does not do: parse compiled rules (`_charsmap.py`), make the rules of nmt_nfkc (`_nfkc_rules.py`), split
+text into words, or encode (`sentencepiece_bpe.py`, `unigram.py`). The forms nfc, nfd, nfkc and nfkd are those of
+Python's `unicodedata`: a character newer than `unicodedata.unidata_version` stays as it is. Sources: Unicode Standard
+Annex 15; Kudo and Richardson 2018, sections 3.2 and 3.5.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+import regex
+
+from tinylm.tokenizer import _charsmap
+from tinylm.tokenizer._sentencepiece_data import (
+    SPACE,
+    Charsmap,
+    Form,
+    Prepend,
+    Replace,
+    ReplaceSpaces,
+    Spaces,
+    Step,
+    Strip,
+)
+
+Edit = tuple[int, int, str]
+
+_MARKS = ("Mn",)  # what strip_accents removes after decomposition
+# A normal form never looks beyond these: a character, and after it what may combine with what stands before (marks, the
+# vowels and final consonants of Korean in their three spellings, the voice marks of Japanese).
+_COMBINES = r"\p{M}\u1160-\u11ff\u3130-\u318f\uffa0-\uffdc\uff9e\uff9f"
+_RUN = regex.compile(rf"[^{_COMBINES}][{_COMBINES}]*|[{_COMBINES}]+")
+
+
+def normalize(text: str, steps: Sequence[Step], first: bool = True, keep: regex.Pattern[str] | None = None) -> str:
+    """The normalised text. first: `text` starts the whole text; keep: finds what no rule may touch."""
+    for step in steps:
+        if isinstance(step, Form) and step.name in _NORMAL_FORMS:  # faster than edits
+            text = unicodedata.normalize(_NORMAL_FORMS[step.name], text)
+        else:
+            text = _rewrite(text, _edits(text, step, first, keep))
+    return text
+
+
+def normalize_with_starts(
+    text: str, steps: Sequence[Step], first: bool = True, keep: regex.Pattern[str] | None = None
+) -> tuple[str, list[int]]:
+    """The normalised text, and where each of its characters, and its end, came from: len(result) + 1 places in `text`.
+
+    What was inserted comes from the place where it was put, what was deleted belongs to the character before it.
+    """
+    starts = list(range(len(text) + 1))
+    for step in steps:
+        edits = list(_edits(text, step, first, keep))
+        new_starts: list[int] = []
+        done = 0
+        for start, end, replacement in edits:
+            new_starts += starts[done:start]
+            new_starts += [starts[start]] * len(replacement)
+            done = end
+        trimmed = isinstance(step, (Spaces, Strip)) and edits and edits[-1][1:] == (len(text), "")
+        new_starts += [starts[edits[-1][0]]] if trimmed else starts[done:]
+        text, starts = _rewrite(text, edits), new_starts
+    return text, starts
+
+
+def _rewrite(text: str, edits: Iterator[Edit] | list[Edit]) -> str:
+    parts: list[str] = []
+    done = 0
+    for start, end, replacement in edits:
+        parts += (text[done:start], replacement)
+        done = end
+    return "".join(parts) + text[done:] if parts else text
+
+
+# ---- one function for each kind of step ----
+
+
+def _edits(text: str, step: Step, first: bool, keep: regex.Pattern[str] | None) -> Iterator[Edit]:
+    match step:
+        case Charsmap():
+            return _graphemes(text, step) if step.by_grapheme else _charsmap_edits(text, step, keep)
+        case Form():
+            return FORMS[step.name](text)
+        case Replace():
+            return ((at.start(), at.end(), step.new) for at in regex.finditer(regex.escape(step.old), text))
+        case ReplaceSpaces():
+            return ((run.start(), run.end(), step.new) for run in regex.finditer(" {2,}", text))
+        case Strip():
+            return _strip(text, step)
+        case Prepend():
+            there = step.unless_there and text.startswith(step.text)
+            return iter([(0, 0, step.text)] if text and not there and (first or not step.first_only) else [])
+        case Spaces():
+            return _spaces(text, step, first)
+
+
+def _charsmap_edits(text: str, step: Charsmap, keep: regex.Pattern[str] | None) -> Iterator[Edit]:
+    """The longest rule wins at each place; what `keep` finds there is passed over."""
+    longest = _charsmap.read(step.rules).longest
+    kept = {found.start(): found.end() for found in keep.finditer(text)} if keep else {}
+    at = 0
+    while at < len(text):
+        if at in kept:
+            at = kept[at]
+        elif (rule := longest(text, at)) is not None:
+            yield at, rule[0], rule[1]
+            at = rule[0]
+        else:
+            at += 1
+
+
+def _graphemes(text: str, step: Charsmap) -> Iterator[Edit]:
+    """As Hugging Face's tokenizers do it: look a short grapheme cluster up as a whole, else character by character.
+
+    The rule that they take is the shortest that begins there, and it replaces the whole that was looked up.
+    """
+    shortest = _charsmap.read(step.rules).shortest
+    for cluster in regex.finditer(r"\X", text):
+        start, end = cluster.span()
+        whole = shortest(cluster.group()) if len(cluster.group().encode()) < 6 else None
+        if whole is not None:
+            yield start, end, whole
+            continue
+        for at in range(start, end):
+            if (replacement := shortest(text[at])) is not None:
+                yield at, at + 1, replacement
+
+
+def _spaces(text: str, step: Spaces, first: bool) -> Iterator[Edit]:
+    """Only the start of the whole text loses its spaces and gets a dummy one; a later part keeps one."""
+    mark = SPACE if step.escape else " "
+    start, end = 0, len(text)
+    if step.remove_extra:
+        end = len(text.rstrip(" " + mark))
+        start = len(text) - len(text.lstrip(" ")) if first else 0
+        if start >= end:
+            yield 0, len(text), ""
+            return
+    dummy = step.dummy_prefix and first and not step.suffix
+    if start or dummy:
+        yield 0, start, mark * dummy
+    for run in regex.finditer(" +" if step.remove_extra else " ", text, pos=start, endpos=end):
+        yield run.start(), run.end(), mark
+    if step.suffix and step.dummy_prefix:
+        yield end, len(text), mark
+    elif end < len(text):
+        yield end, len(text), ""
+
+
+def _strip(text: str, step: Strip) -> Iterator[Edit]:
+    left = len(text) - len(text.lstrip()) if step.left else 0
+    right = max(len(text.rstrip()), left) if step.right else len(text)
+    return iter([edit for edit in ((0, left, ""), (right, len(text), "")) if edit[0] < edit[1]])
+
+
+def _normal_form(form: Literal["NFC", "NFD", "NFKC", "NFKD"], text: str) -> Iterator[Edit]:
+    for run in _RUN.finditer(text):
+        normal = unicodedata.normalize(form, run.group())
+        if normal != run.group():
+            yield run.start(), run.end(), normal
+
+
+def _lower(text: str) -> Iterator[Edit]:
+    """Character by character, as tokenizers does it: a final sigma is not special."""
+    return ((at, at + 1, lower) for at, character in enumerate(text) if (lower := character.lower()) != character)
+
+
+def _strip_accents(text: str) -> Iterator[Edit]:
+    """Remove combining marks; they are characters of their own only after nfd or nfkd."""
+    return ((at, at + 1, "") for at, character in enumerate(text) if unicodedata.category(character) in _MARKS)
+
+
+_NORMAL_FORMS: dict[str, Literal["NFC", "NFD", "NFKC", "NFKD"]] = {
+    "nfc": "NFC",
+    "nfd": "NFD",
+    "nfkc": "NFKC",
+    "nfkd": "NFKD",
+}
+FORMS: dict[str, Callable[[str], Iterator[Edit]]] = {
+    **{name: partial(_normal_form, form) for name, form in _NORMAL_FORMS.items()},
+    "lower": _lower,
+    "strip_accents": _strip_accents,
+}
