@@ -46,10 +46,14 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
         from tinylm.tokenizer import _naive
 
         return Loaded(_naive.load(path.parent))
+    if path.suffix == ".model":
+        from tinylm.tokenizer import _sentencepiece, _sentencepiece_model
+
+        return Loaded(_sentencepiece.SentencePieceEngine(_sentencepiece_model.read(_bytes(path), str(path))))
     if path.suffix != ".json" and path.exists():
         raise TokenizerError(
-            f"wanted tokenizer.json, vocab.json + merges.txt or *.tiktoken, got {path}; SentencePiece .model and .gguf "
-            "files are not supported yet"
+            f"wanted tokenizer.json, vocab.json + merges.txt, *.tiktoken or *.model, got {path}; .gguf files are not "
+            "supported yet"
         )
     from tinylm.tokenizer import _json_format
 

@@ -95,7 +95,13 @@ class Spaces:
     escape: bool = True
 
 
-Step = Charsmap | Form | Replace | ReplaceSpaces | Strip | Prepend | Spaces
+@dataclass(frozen=True)
+class WhiteSpace:
+    """Every word between Unicode white space is written with a "▁" before it, unless it begins with one; the white
+    space itself goes (WhitespaceSplit and then Metaspace in a tokenizer.json)."""
+
+
+Step = Charsmap | Form | Replace | ReplaceSpaces | Strip | Prepend | Spaces | WhiteSpace
 
 
 @dataclass(frozen=True)
@@ -109,9 +115,8 @@ class SentencePieceModel:
     unk_id: the id for text that no piece covers; None: there is none (byte_fallback covers everything).
     byte_fallback: a character that no piece covers becomes BYTE pieces, one a UTF-8 byte.
     fuse_unknown: neighbouring unknown pieces become one.
-    double: Unigram adds scores in float64 (tokenizer.json), not float32 (SentencePiece): it decides near-ties.
-    steps: the normalisation, in order. words: each part that begins at a "▁" is encoded on its own; white_space: cut at
-    Unicode white space first.
+    double: Unigram adds scores in float64 (tokenizer.json), not float32 from the start of the text (SentencePiece): it
+    decides near-ties. steps: the normalisation, in order. words: each part that begins at a "▁" is encoded on its own.
     drop_space: decoding drops the "▁" that starts the text: "never", "once" or "all" (all that stand there).
     special_tokens: text → id, found in a text only when allowed. added_tokens: text → id, cut out of every text before
     it is normalised (only tokenizer.json has them; pieces of kind USER_DEFINED are found by the engine itself).
@@ -130,7 +135,6 @@ class SentencePieceModel:
     double: bool = False
     steps: tuple[Step, ...] = (Spaces(),)
     words: bool = False
-    white_space: bool = False
     drop_space: Literal["never", "once", "all"] = "once"
     special_tokens: dict[str, int] = field(default_factory=dict)
     added_tokens: dict[str, int] = field(default_factory=dict)

@@ -32,6 +32,7 @@ from tinylm.tokenizer._sentencepiece_data import (
     Spaces,
     Step,
     Strip,
+    WhiteSpace,
 )
 
 Edit = tuple[int, int, str]
@@ -104,6 +105,8 @@ def _edits(text: str, step: Step, first: bool, keep: regex.Pattern[str] | None) 
             return iter([(0, 0, step.text)] if text and not there and (first or not step.first_only) else [])
         case Spaces():
             return _spaces(text, step, first)
+        case WhiteSpace():
+            return _white_space(text)
 
 
 def _charsmap_edits(text: str, step: Charsmap, keep: regex.Pattern[str] | None) -> Iterator[Edit]:
@@ -157,6 +160,14 @@ def _spaces(text: str, step: Spaces, first: bool) -> Iterator[Edit]:
         yield end, len(text), mark
     elif end < len(text):
         yield end, len(text), ""
+
+
+def _white_space(text: str) -> Iterator[Edit]:
+    for word in regex.finditer(r"(\s*)(\S|$)", text):
+        start, end = word.span(1)
+        if start < end or not start:
+            mark = SPACE if word.group(2) not in ("", SPACE) else ""
+            yield start, end, mark
 
 
 def _strip(text: str, step: Strip) -> Iterator[Edit]:
