@@ -11,19 +11,22 @@ namespace nb = nanobind;
 namespace tinylm {
 namespace {
 
-Trainer make_trainer(const nb::list& pieces, std::vector<int64_t> counts, const std::vector<uint32_t>& byte_ids) {
+// Lets Ctrl-C end a long loop: raises what a signal handler raised.
+void check_signals() {
+    nb::gil_scoped_acquire locked;
+    if (PyErr_CheckSignals()) throw nb::python_error();
+}
+
+Trainer make_trainer(const nb::list& pieces, const std::vector<int64_t>& counts, const std::vector<uint32_t>& byte_ids,
+                     size_t wanted) {
     const std::vector<std::string_view> views = utf8(pieces);
     if (views.size() != counts.size() || byte_ids.size() != 256)
         throw nb::value_error("wanted one count a piece and 256 byte ids");
     nb::gil_scoped_release unlocked;
-    std::vector<std::vector<uint32_t>> words;
-    words.reserve(views.size());
-    for (std::string_view piece : views) {
-        std::vector<uint32_t>& word = words.emplace_back();
-        word.reserve(piece.size());
-        for (unsigned char byte : piece) word.push_back(byte_ids[byte]);
-    }
-    return Trainer(std::move(words), std::move(counts));
+    auto for_each = [&](auto&& call) {
+        for (size_t i = 0; i < views.size(); i++) call(views[i], counts[i]);
+    };
+    return Trainer(for_each, byte_ids, wanted, check_signals);
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ def train_merges(
     if not kernels.available():
         kernels._warn_once()
         return byte_bpe_fast.train_merges(pieces, wanted, progress)
-    trainer = kernels._compiled().make_trainer(list(pieces), list(pieces.values()), ID_OF_BYTE)
+    trainer = kernels._compiled().make_trainer(list(pieces), list(pieces.values()), ID_OF_BYTE, max(wanted, 0))
     merges: list[Pair] = []
     while len(merges) < wanted:
         learned = trainer.step(min(_STEP, wanted - len(merges)))
