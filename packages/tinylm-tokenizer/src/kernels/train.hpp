@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "count.hpp"
 #include "merge.hpp"
 
 namespace tinylm {
@@ -108,7 +109,6 @@ class Trainer {
         }
         cells_.push_back(kHeader);
         threshold_ = std::max<int64_t>(1, pairs / int64_t(kPairsPerMerge * std::max<size_t>(wanted, 1)));
-        collect();
     }
 
     Trainer(Trainer&&) = default;
@@ -118,8 +118,8 @@ class Trainer {
         std::vector<Pair> merges;
         while (merges.size() < most && learned_ < wanted_) {
             if (heap_.empty()) {
-                if (threshold_ == 1) break;
-                threshold_ = std::max<int64_t>(1, threshold_ / 8);
+                if (collected_ && threshold_ == 1) break;
+                if (collected_) threshold_ = std::max<int64_t>(1, threshold_ / 8);
                 collect();
                 continue;
             }
@@ -201,6 +201,7 @@ class Trainer {
     // Count all pairs and keep those that reach the threshold, with their places. A part at a time, so that the pairs
     // that are not kept need little memory.
     void collect() {
+        collected_ = true;
         pairs_.clear();
         const size_t parts = 1 + cells_.size() / (1 << 21);
         PairTable all;
@@ -231,7 +232,7 @@ class Trainer {
         length_[new_id] = size_a + size_b;
         int64_t undone = 0;  // (new id, a): counted at one merge, gone with the next one
         for (uint32_t i = 0; i < places; i++) {
-            if (i + kAhead < places) __builtin_prefetch(&cells_[where[i + kAhead]]);
+            if (i + kAhead < places) prefetch(&cells_[where[i + kAhead]]);
             if ((i & 0xfffff) == 0xfffff) pulse_();
             const uint32_t start = where[i], middle = start + size_a, end = middle + size_b;
             if (cells_[start] != a || cells_[middle] != b) continue;  // merged into something else since
@@ -296,6 +297,7 @@ class Trainer {
     size_t wanted_, learned_ = 0;
     Pulse pulse_;
     int64_t threshold_ = 1;
+    bool collected_ = false;
     std::vector<uint32_t> cells_;
     std::vector<size_t> long_starts_;
     std::vector<uint32_t> length_;  // of each id, in bytes

@@ -21,6 +21,7 @@ def train(
     pattern: str | None,
     special_tokens: Sequence[str] | None,
     progress: Progress,
+    threads: int | None = None,
 ) -> Engine:
     """See `Tokenizer.train`. Every option is checked before the corpus is read."""
     if algorithm not in ALGORITHMS:
@@ -30,5 +31,5 @@ def train(
     from tinylm.tokenizer import _byte_level, _training_byte_level
 
     special_tokens = ("<|endoftext|>",) if special_tokens is None else special_tokens
-    vocabulary = _training_byte_level.train(corpus, vocab_size, pattern or "cl100k", special_tokens, progress)
+    vocabulary = _training_byte_level.train(corpus, vocab_size, pattern or "cl100k", special_tokens, progress, threads)
     return _byte_level.ByteLevelEngine(vocabulary)

@@ -90,15 +90,14 @@ def train(
     """
     from tinylm.tokenizer import Tokenizer
     from tinylm.tokenizer._chat import CHATML
-    from tinylm.tokenizer._corpus import read_text
+    from tinylm.tokenizer._corpus import Head
 
     if not 0 < head <= 1:
         raise typer.BadParameter(f"wanted a number above 0 and at most 1, got {head}", param_hint="--head")
     started = time.monotonic()
-    texts = (text[: int(len(text) * head)] for text in map(read_text, files))
     with ExitStack() as stack:
         tokenizer = Tokenizer.train(
-            texts,
+            [Head(file, head) for file in files],
             vocab_size=vocab_size,
             algorithm=algorithm,
             pattern=pattern,
@@ -123,7 +122,7 @@ def _progress(stack: ExitStack) -> Callable[[str, int, int], None]:
         def show(what: str, done: int, wanted: int) -> None:
             if what not in tasks:
                 tasks[what] = bar.add_task(what, total=None)
-            bar.update(tasks[what], completed=done, total=wanted)
+            bar.update(tasks[what], completed=done, total=wanted or None)
 
         return show
     last = time.monotonic()

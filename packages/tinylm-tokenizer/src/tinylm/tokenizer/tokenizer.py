@@ -71,17 +71,19 @@ class Tokenizer:
         special_tokens: Sequence[str] | None = None,
         chat_template: str | None = None,
         progress: Progress = no_progress,
+        threads: int | None = None,
     ) -> Tokenizer:
         """Learn a tokenizer of `vocab_size` ids (alphabet, merges or pieces, special tokens together) from a corpus.
 
         corpus: paths of UTF-8 files, or an iterable of strings. algorithm: "bpe" (byte-level), "sentencepiece-bpe",
         "unigram" or "wordpiece". pattern: how "bpe" cuts text, a name of `patterns.py` (default cl100k).
         special_tokens: default ["<|endoftext|>"] for "bpe", the customary ones for the others. `progress(what, done,
-        wanted)` is called now and then. If the corpus is too small the result is smaller, with a warning.
+        wanted)` is called now and then. threads: how many count the corpus of "bpe" (default: one a core); the result is
+        the same for any number. If the corpus is too small the result is smaller, with a warning.
         """
         from tinylm.tokenizer import _training
 
-        engine = _training.train(corpus, vocab_size, algorithm, pattern, special_tokens, progress)
+        engine = _training.train(corpus, vocab_size, algorithm, pattern, special_tokens, progress, threads)
         return cls(engine, chat_template=chat_template)
 
     @classmethod

@@ -42,6 +42,6 @@ def available() -> bool:
 
 # Below, because these modules ask the functions above.
 from tinylm.tokenizer.kernels.byte_bpe import Encoder, make_encoder  # noqa: E402
-from tinylm.tokenizer.kernels.training import train_merges  # noqa: E402
+from tinylm.tokenizer.kernels.training import PieceCounter, train_merges  # noqa: E402
 
-__all__ = ["Encoder", "available", "make_encoder", "train_merges"]
+__all__ = ["Encoder", "PieceCounter", "available", "make_encoder", "train_merges"]

@@ -1,14 +1,16 @@
-"""Learning byte-level merges in C++, the top rung: the same merges as `byte_bpe_fast.py`.
+"""Learning byte-level merges in C++, the top rung: the same pieces as `_pretokenize.py`, merges as `byte_bpe_fast.py`.
 
-The C++: `src/kernels/train.hpp` learns the merges, `train.cpp` is the border to Python. Does not cut or count pieces:
-see `_pretokenize.py`.
+The C++: `src/kernels/count.hpp` counts pieces, `train.hpp` learns the merges, `train.cpp` is the border to Python. Does
+not read files: see `_corpus.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from tinylm.tokenizer import byte_bpe_fast, kernels
+from tinylm.tokenizer._corpus import Chunk
 from tinylm.tokenizer.byte_bpe import ID_OF_BYTE, Pair
 
 _STEP = 32  # merges between two calls of `progress`: often enough for a progress bar and for Ctrl-C
@@ -21,7 +23,43 @@ def train_merges(
     if not kernels.available():
         kernels._warn_once()
         return byte_bpe_fast.train_merges(pieces, wanted, progress)
-    trainer = kernels._compiled().make_trainer(list(pieces), list(pieces.values()), ID_OF_BYTE, max(wanted, 0))
+    wanted = max(wanted, 0)
+    trainer = kernels._compiled().make_trainer(list(pieces), list(pieces.values()), ID_OF_BYTE, wanted)
+    return _learn(trainer, wanted, progress)
+
+
+class PieceCounter:
+    """Counts the pieces of chunks of text, then learns from them. Each thread needs one of its own to count with."""
+
+    def __init__(self, pattern: str) -> None:
+        self._counter = kernels._compiled().PieceCounter(pattern)
+
+    def count(self, chunks: Sequence[Chunk]) -> None:
+        """Count the pieces of `chunks`, with the GIL released. Errors: TokenizerError for bytes that are no text."""
+        counted = self._counter.count([(chunk.data, chunk.stop, chunk.of_file) for chunk in chunks])
+        if counted < len(chunks):
+            chunks[counted].text()
+
+    def absorb(self, other: PieceCounter) -> None:
+        """Add what `other` has counted, and empty it."""
+        self._counter.absorb(other._counter)
+
+    @property
+    def distinct(self) -> int:
+        """How many different pieces there are."""
+        return int(self._counter.distinct)
+
+    @property
+    def memory(self) -> int:
+        """The bytes that learning from these pieces will need, about."""
+        return int(80 * self._counter.distinct + 16 * self._counter.piece_bytes)
+
+    def learn(self, wanted: int, progress: Callable[[int], None]) -> list[Pair]:
+        """Learn at most `wanted` merges from all that was counted. The counter is empty afterwards."""
+        return _learn(self._counter.trainer(ID_OF_BYTE, wanted), wanted, progress)
+
+
+def _learn(trainer: Any, wanted: int, progress: Callable[[int], None]) -> list[Pair]:
     merges: list[Pair] = []
     while len(merges) < wanted:
         learned = trainer.step(min(_STEP, wanted - len(merges)))
