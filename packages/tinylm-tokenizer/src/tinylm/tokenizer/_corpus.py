@@ -124,7 +124,10 @@ def _names_a_file(text: str) -> bool:
         return False
     suffix = Path(text).suffix
     looks_like_one = " " not in text and 1 < len(suffix) <= 6 and suffix[1:].isalnum()
-    return looks_like_one or Path(text).is_file()
+    try:
+        return looks_like_one or Path(text).is_file()
+    except OSError:  # too long for a name
+        return False
 
 
 def size_of(corpus: Corpus) -> int:
