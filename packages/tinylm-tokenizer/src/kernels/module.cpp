@@ -7,4 +7,5 @@ NB_MODULE(_kernels, module) {
     tinylm::bind_byte_bpe(module);
     tinylm::bind_scan(module);
     tinylm::bind_training(module);
+    tinylm::bind_wordpiece(module);
 }

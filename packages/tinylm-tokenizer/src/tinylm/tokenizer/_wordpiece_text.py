@@ -25,11 +25,11 @@ from functools import cache
 
 from tinylm.tokenizer import _wordpiece_tables as tables
 
-_CHINESE = "3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B81F 2B920-2CEAF 2F800-2FA1F"
+CHINESE = "3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B81F 2B920-2CEAF 2F800-2FA1F"
 Located = tuple[str, int]  # a character, and the number of the character of the text that it comes from
 
 
-def _ranges(text: str) -> list[tuple[int, int]]:
+def ranges(text: str) -> list[tuple[int, int]]:
     pairs = (item.partition("-") for item in text.split())
     return [(int(first, 16), int(last or first, 16)) for first, _, last in pairs]
 
@@ -37,7 +37,7 @@ def _ranges(text: str) -> list[tuple[int, int]]:
 @cache
 def _codes(text: str) -> frozenset[int]:
     """The code points of a table of ranges."""
-    return frozenset(code for first, last in _ranges(text) for code in range(first, last + 1))
+    return frozenset(code for first, last in ranges(text) for code in range(first, last + 1))
 
 
 @cache
@@ -75,7 +75,7 @@ class Rules:
             return ""
         if code in _codes(tables.SPACES):
             return " "
-        alone = self.cjk and code in _codes(_CHINESE)
+        alone = self.cjk and code in _codes(CHINESE)
         parts = decomposed(character) if self.accents else character
         parts = "".join(c for c in parts if not self.accents or ord(c) not in _codes(tables.NONSPACING))
         if self.lower:

@@ -2,6 +2,7 @@
 
     byte_bpe.py     text → ids by byte-level BPE, as `byte_bpe_fast.py` does it
     training.py     learning byte-level merges, as `byte_bpe_fast.py` does it
+    wordpiece.py    text → ids by WordPiece, as `wordpiece.py` beside this folder does it
 
 This file only loads the compiled module `tinylm.tokenizer._kernels`, whose source stands in `src/kernels/` of the
 package's source. Where the package was installed without a compiler that module is missing: the functions here then use
