@@ -53,7 +53,8 @@ class IdBuffer {
     void reserve(size_t more) {
         if (size_ + more > capacity_) grow((size_ + more) * 3 / 2);
     }
-    void push(uint32_t id) { data_[size_++] = id; }  // after reserve
+    uint32_t* end() { return data_ + size_; }  // after reserve: write here,
+    void set_end(const uint32_t* end) { size_ = size_t(end - data_); }  // and say how far
     void append(const uint32_t* ids, size_t count) {
         reserve(count);
         std::memcpy(data_ + size_, ids, count * sizeof *ids);
@@ -160,10 +161,11 @@ class WordPiece {
     static constexpr int kBits = 16;
     static constexpr size_t kBatch = 32;
 
-    struct Item {
-        Key key;
-        size_t at;     // where its slot should be
-        uint32_t id;   // kNone: to be looked up
+    struct Batch {  // words that wait to be looked up
+        std::array<uint64_t, kBatch> low, high;
+        std::array<uint32_t, kBatch> at;  // where the slot should be
+        std::array<uint32_t, kBatch> id;  // kNone: to be looked up
+        size_t size = 0;
     };
 
     struct Worker {  // what a call needs, kept for the next call: the table remembers words
@@ -176,8 +178,7 @@ class WordPiece {
         const WordPiece& model;
         Worker& worker;
         IdBuffer& ids;
-        std::vector<Item> batch = std::vector<Item>(kBatch, Item{Key(0, 0), 0, 0});
-        size_t waiting = 0;
+        Batch batch;
 
         void all(std::string_view text) {
             const char *at = text.data(), *end = at + text.size();
@@ -259,28 +260,36 @@ class WordPiece {
         void push(const Key& key) {
             const size_t at = worker.table.start(key);
             worker.table.prefetch(at);
-            add({key, at, kNone});
+            batch.low[batch.size] = key.low;
+            batch.high[batch.size] = key.high;
+            batch.at[batch.size] = uint32_t(at);
+            push_id(kNone);
         }
-        void push_id(uint32_t id) { add({Key(0, 0), 0, id}); }
-        void add(const Item& item) {
-            batch[waiting++] = item;
-            if (waiting == kBatch) flush();
+
+        void push_id(uint32_t id) {
+            batch.id[batch.size++] = id;
+            if (batch.size == kBatch) flush();
         }
 
         void flush() {
-            ids.reserve(waiting * 16);
-            for (size_t i = 0; i < waiting; i++) {
-                const Item& item = batch[i];
-                if (item.id != kNone) {
-                    ids.push(item.id);
-                } else if (const WordTable::Slot* slot = worker.table.find(item.key, item.at)) {
-                    ids.push(slot->ids[0]);
-                    for (uint32_t more = 1; more < slot->count; more++) ids.push(slot->ids[more]);
+            ids.reserve(kBatch * 16 + WordTable::kInline);
+            uint32_t* out = ids.end();
+            for (size_t i = 0; i < batch.size; i++) {
+                if (batch.id[i] != kNone) {
+                    *out++ = batch.id[i];
+                    continue;
+                }
+                const Key key(batch.low[i], batch.high[i]);
+                if (const WordTable::Slot* slot = worker.table.find(key, batch.at[i])) {
+                    std::memcpy(out, slot->ids, sizeof slot->ids);
+                    out += slot->count;
                 } else {
-                    learn(item.key);
+                    learn(key);
+                    out = std::copy(worker.found.begin(), worker.found.end(), out);
                 }
             }
-            waiting = 0;
+            ids.set_end(out);
+            batch.size = 0;
         }
 
         void learn(const Key& key) {
@@ -288,7 +297,6 @@ class WordPiece {
             std::memcpy(bytes, &key.low, 8);
             std::memcpy(bytes + 8, &key.high, 8);
             model.match(bytes, worker.found);
-            for (uint32_t id : worker.found) ids.push(id);
             if (worker.table.full()) worker.table = model.first_table_;
             worker.table.remember(key, worker.found);
         }

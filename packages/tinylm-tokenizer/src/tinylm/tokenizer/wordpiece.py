@@ -186,5 +186,3 @@ def read_vocab(data: bytes, where: str, rules: Rules | None = None) -> WordPiece
     rules = rules or (Rules(accents=False, lower=False) if cased else Rules())
     around = (specials["[CLS]"],), (specials["[SEP]"],)
     return WordPieces(tokens, specials, rules=rules, prefix=around[0], suffix=around[1])
-
-
