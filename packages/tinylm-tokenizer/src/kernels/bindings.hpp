@@ -15,6 +15,7 @@ namespace tinylm {
 void bind_byte_bpe(nanobind::module_& module);
 void bind_scan(nanobind::module_& module);
 void bind_training(nanobind::module_& module);
+void bind_sentencepiece(nanobind::module_& module);
 void bind_wordpiece(nanobind::module_& module);
 
 using Ids = nanobind::ndarray<nanobind::numpy, uint32_t, nanobind::ndim<1>>;

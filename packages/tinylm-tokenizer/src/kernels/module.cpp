@@ -7,5 +7,6 @@ NB_MODULE(_kernels, module) {
     tinylm::bind_byte_bpe(module);
     tinylm::bind_scan(module);
     tinylm::bind_training(module);
+    tinylm::bind_sentencepiece(module);
     tinylm::bind_wordpiece(module);
 }
