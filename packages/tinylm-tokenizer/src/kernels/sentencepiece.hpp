@@ -338,6 +338,7 @@ class Encoder {
     }
 
     void encode_part(const char* part, size_t size, Cache::Place& place, Worker& worker, Ids& ids) const {
+        if (options_.words && *part == ' ') worker.after_unknown = false;
         if (size == 1) {
             const uint32_t id = singles_[static_cast<unsigned char>(*part)];
             if (id != kNone && (!unigram_ || worker.sum.within(unigram_->safe()))) {

@@ -79,7 +79,7 @@ def make_encoder(model: SentencePieceModel) -> Encoder | None:
         kernels._warn_once()
         return None
     unused = any(piece and kind == Kind.UNUSED for piece, kind in zip(model.pieces, model.kinds, strict=True))
-    if model.white_space or (unused if model.algorithm == "sentencepiece-bpe" else model.words and not model.double):
+    if unused if model.algorithm == "sentencepiece-bpe" else model.words and not model.double:
         return None
     return Encoder(model)
 
