@@ -45,7 +45,11 @@ def _engine(content: Mapping[str, Any], where: str) -> Engine:
         from tinylm.tokenizer import _byte_level, _json_byte_level
 
         return _byte_level.ByteLevelEngine(_json_byte_level.read(content, where))
+    if kind in ("BPE", "Unigram"):
+        from tinylm.tokenizer import _json_sentencepiece, _sentencepiece
+
+        return _sentencepiece.SentencePieceEngine(_json_sentencepiece.read(content, where))
     raise TokenizerError(
         f"{where}: the model is {kind} and the pre-tokenizer {' and '.join(stages) or 'none'}, which is not supported; "
-        "wanted byte-level BPE"
+        "wanted byte-level BPE, BPE or Unigram"
     )

@@ -51,11 +51,14 @@ class SentencePieceEngine:
         self.special_tokens = dict(model.special_tokens)
         self.added_tokens = dict(model.added_tokens)
         self.prefix, self.suffix = model.prefix, model.suffix
-        self._encoder = (unigram if model.algorithm == "unigram" else sentencepiece_bpe).Encoder(model)
+        self._encoder: unigram.Encoder | sentencepiece_bpe.Encoder = (
+            unigram.Encoder(model) if model.algorithm == "unigram" else sentencepiece_bpe.Encoder(model)
+        )
         self._byte_ids = byte_ids(model)
         self._keep = user_defined(model)
-        named = {id: text.encode() for text, id in {**self.special_tokens, **self.added_tokens}.items()}
-        self._bytes = {**self.tokens(), **named}
+        added = {id: text.replace(SPACE, " ").encode() for text, id in self.added_tokens.items()}
+        special = {id: text.encode() for text, id in self.special_tokens.items()}
+        self._bytes = {**self.tokens(), **added, **special}
         # A cut between a letter and a space changes nothing if no piece crosses it and nothing is put after it.
         self._cuts = not any(
             re.search(f"[^{SPACE}]{SPACE}| ", text) for text in (*model.pieces, *self.added_tokens)
@@ -193,7 +196,8 @@ class SentencePieceEngine:
                 sides = left.replace(SPACE, " ").encode(), right.replace(SPACE, " ").encode()
                 merges.append(Merge(*sides, sides[0] + sides[1], rank, places[at + place]))
 
-            sentencepiece_bpe.join(part, encoder.order, record=record)
+            if not (self._keep and self._keep.fullmatch(part)):
+                sentencepiece_bpe.join(part, encoder.order, record=record)
             at += len(part)
         return merges
 

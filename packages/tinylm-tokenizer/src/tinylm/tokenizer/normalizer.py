@@ -14,6 +14,7 @@ Annex 15; Kudo and Richardson 2018, sections 3.2 and 3.5.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -44,7 +45,7 @@ _COMBINES = r"\p{M}\u1160-\u11ff\u3130-\u318f\uffa0-\uffdc\uff9e\uff9f"
 _RUN = regex.compile(rf"[^{_COMBINES}][{_COMBINES}]*|[{_COMBINES}]+")
 
 
-def normalize(text: str, steps: Sequence[Step], first: bool = True, keep: regex.Pattern[str] | None = None) -> str:
+def normalize(text: str, steps: Sequence[Step], first: bool = True, keep: re.Pattern[str] | None = None) -> str:
     """The normalised text. first: `text` starts the whole text; keep: finds what no rule may touch."""
     for step in steps:
         if isinstance(step, Form) and step.name in _NORMAL_FORMS:  # faster than edits
@@ -55,7 +56,7 @@ def normalize(text: str, steps: Sequence[Step], first: bool = True, keep: regex.
 
 
 def normalize_with_starts(
-    text: str, steps: Sequence[Step], first: bool = True, keep: regex.Pattern[str] | None = None
+    text: str, steps: Sequence[Step], first: bool = True, keep: re.Pattern[str] | None = None
 ) -> tuple[str, list[int]]:
     """The normalised text, and where each of its characters, and its end, came from: len(result) + 1 places in `text`.
 
@@ -88,7 +89,7 @@ def _rewrite(text: str, edits: Iterator[Edit] | list[Edit]) -> str:
 # ---- one function for each kind of step ----
 
 
-def _edits(text: str, step: Step, first: bool, keep: regex.Pattern[str] | None) -> Iterator[Edit]:
+def _edits(text: str, step: Step, first: bool, keep: re.Pattern[str] | None) -> Iterator[Edit]:
     match step:
         case Charsmap():
             return _graphemes(text, step) if step.by_grapheme else _charsmap_edits(text, step, keep)
@@ -109,7 +110,7 @@ def _edits(text: str, step: Step, first: bool, keep: regex.Pattern[str] | None) 
             return _white_space(text)
 
 
-def _charsmap_edits(text: str, step: Charsmap, keep: regex.Pattern[str] | None) -> Iterator[Edit]:
+def _charsmap_edits(text: str, step: Charsmap, keep: re.Pattern[str] | None) -> Iterator[Edit]:
     """The longest rule wins at each place; what `keep` finds there is passed over."""
     longest = _charsmap.read(step.rules).longest
     kept = {found.start(): found.end() for found in keep.finditer(text)} if keep else {}
@@ -152,8 +153,10 @@ def _spaces(text: str, step: Spaces, first: bool) -> Iterator[Edit]:
             yield 0, len(text), ""
             return
     dummy = step.dummy_prefix and first and not step.suffix
-    if start or dummy:
-        yield 0, start, mark * dummy
+    if start:
+        yield 0, start, ""
+    if dummy:
+        yield start, start, mark
     for run in regex.finditer(" +" if step.remove_extra else " ", text, pos=start, endpos=end):
         yield run.start(), run.end(), mark
     if step.suffix and step.dummy_prefix:

@@ -22,7 +22,7 @@ import math
 from array import array
 from heapq import heappop, heappush
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from tinylm.tokenizer._sentencepiece_data import Kind, SentencePieceModel
 from tinylm.tokenizer._sentencepiece_words import Found, findable
@@ -37,7 +37,7 @@ class Encoder:
     """Normalised text → pieces. Threads may share one: nothing in it changes."""
 
     def __init__(self, model: SentencePieceModel) -> None:
-        self._sum = "d" if model.double else "f"  # how sums are stored: this rounds them
+        self._sum: Literal["d", "f"] = "d" if model.double else "f"  # how sums are stored: this rounds them
         scored = zip(model.scores, model.kinds, strict=True)
         rarest = min((score for score, kind in scored if model.double or kind == Kind.NORMAL), default=0.0)
         self._unknown = _rounded(rarest - _UNKNOWN_PENALTY, self._sum)
@@ -154,8 +154,8 @@ def _user_defined_score(size: int) -> float:
     return _rounded(0.1 * (size - 1), "f")
 
 
-def _rounded(value: float, type_code: str) -> float:
-    return float(array(type_code, [value])[0])
+def _rounded(value: float, type_code: Literal["d", "f"]) -> float:
+    return array(type_code, [value])[0]
 
 
 def _bring_back(best: array[float], last: list[tuple[int, int]], place: int, furthest: int) -> None:
