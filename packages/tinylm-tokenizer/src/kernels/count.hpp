@@ -54,9 +54,13 @@ class PieceCounts {
             if (slot.key.second >> 56 == kLongTag) {
                 f(long_piece(slot.key), slot.count);
             } else {
-                for (size_t i = 0; i < 8; i++) {
-                    bytes[i] = char(slot.key.first >> 8 * i);
-                    bytes[8 + i] = char(slot.key.second >> 8 * i);
+                if constexpr (std::endian::native == std::endian::little) {
+                    std::memcpy(bytes, &slot.key, 16);
+                } else {
+                    for (size_t i = 0; i < 8; i++) {
+                        bytes[i] = char(slot.key.first >> 8 * i);
+                        bytes[8 + i] = char(slot.key.second >> 8 * i);
+                    }
                 }
                 f(std::string_view(bytes, slot.key.second >> 56), slot.count);
             }

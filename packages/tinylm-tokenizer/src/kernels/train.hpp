@@ -46,6 +46,8 @@ class PairTable {
         return slot.key == key ? &slot : nullptr;
     }
 
+    void prefetch_slot(uint64_t key) const { prefetch(&slots_[mix(key) & (slots_.size() - 1)]); }
+
     // The slot of a pair, made if it is missing. Pairs below `least` are dropped when the table has to grow.
     Slot& insert(uint64_t key, int64_t least) {
         if (used_ * 3 >= slots_.size() * 2) grow(least);
@@ -104,7 +106,11 @@ class Trainer {
                 cells_.push_back(kHeader | uint32_t(count >> 31));
                 cells_.push_back(kHeader | (uint32_t(count) & ~kHeader));
                 if (is_long) long_starts_.push_back(cells_.size());
-                for (unsigned char byte : piece) cells_.push_back(byte_ids[byte]);
+                uint32_t distance = 0;
+                for (unsigned char byte : piece) {
+                    cells_.push_back(distance | byte_ids[byte]);
+                    if (!is_long) distance += kDistance;
+                }
             });
         }
         cells_.push_back(kHeader);
@@ -141,10 +147,13 @@ class Trainer {
     }
 
   private:
+    // A cell: 24 bits of id, and 7 bits that say how far it is from the start of its word (in long words: 0).
+    static constexpr uint32_t kId = (1u << 24) - 1;
+    static constexpr uint32_t kDistance = 1u << 24;
     static constexpr uint32_t kHeader = 1u << 31;  // set in the two cells before a word, which hold its count
-    static constexpr uint32_t kInside = kHeader - 1;  // where a right half started; no id
+    static constexpr uint32_t kInside = kId;       // where a right half started; no id
     static constexpr size_t kMostCells = size_t(1) << 32;
-    static constexpr size_t kLong = 128;           // bytes
+    static constexpr size_t kLong = 128;  // bytes: what 7 bits can tell
     static constexpr size_t kPairsPerMerge = 64;  // pairs in a corpus for each merge and each occurrence of the last one
 
     struct Entry {
@@ -169,7 +178,7 @@ class Trainer {
         if (!long_starts_.empty() && place >= long_starts_.front())
             start = *--std::upper_bound(long_starts_.begin(), long_starts_.end(), place);
         else
-            while (!(cells_[start - 1] & kHeader)) start -= length_[cells_[start - 1]];
+            start -= cells_[place] / kDistance;
         return count_before(start);
     }
 
@@ -189,10 +198,10 @@ class Trainer {
             size_t left = start += 2;
             const int64_t count = count_before(start);
             while (true) {
-                const size_t right = left + length_[cells_[left]];
+                const size_t right = left + length_[cells_[left] & kId];
                 start = right;
                 if (cells_[right] & kHeader) break;
-                f(pair_key(cells_[left], cells_[right]), uint32_t(left), count);
+                f(pair_key(cells_[left] & kId, cells_[right] & kId), uint32_t(left), count);
                 left = right;
             }
         }
@@ -235,22 +244,28 @@ class Trainer {
             if (i + kAhead < places) prefetch(&cells_[where[i + kAhead]]);
             if ((i & 0xfffff) == 0xfffff) pulse_();
             const uint32_t start = where[i], middle = start + size_a, end = middle + size_b;
-            if (cells_[start] != a || cells_[middle] != b) continue;  // merged into something else since
+            if ((cells_[start] & kId) != a || (cells_[middle] & (kId | kHeader)) != b) continue;  // merged away since
             const int64_t count = count_at(start);
             const uint32_t before = cells_[start - 1], after = cells_[end];
             if (!(before & kHeader)) {
-                if (before == new_id) undone += count;
-                note(left_, lefts_, left_events_, before, start - length_[before], count);
+                const uint32_t id = before & kId;
+                if (id == new_id) undone += count;
+                note(left_, lefts_, left_events_, id, start - length_[id], count);
             }
-            if (!(after & kHeader)) note(right_, rights_, right_events_, after, start, count);
-            cells_[middle] = kInside;
-            cells_[start] = cells_[end - 1] = new_id;
+            if (!(after & kHeader)) note(right_, rights_, right_events_, after & kId, start, count);
+            cells_[middle] |= kInside;
+            cells_[start] = (cells_[start] & ~kId) | new_id;
+            cells_[end - 1] = (cells_[end - 1] & ~kId) | new_id;
         }
-        for (uint32_t id : lefts_) {
+        for (size_t i = 0; i < lefts_.size(); i++) {
+            if (i + 4 < lefts_.size()) pairs_.prefetch_slot(pair_key(lefts_[i + 4], a));
+            const uint32_t id = lefts_[i];
             if (id != new_id) lower(pair_key(id, a), left_[id].count);
             keep(pair_key(id, new_id), left_[id], left_[id].count);
         }
-        for (uint32_t id : rights_) {
+        for (size_t i = 0; i < rights_.size(); i++) {
+            if (i + 4 < rights_.size()) pairs_.prefetch_slot(pair_key(b, rights_[i + 4]));
+            const uint32_t id = rights_[i];
             if (id != a || a != b) lower(pair_key(b, id), right_[id].count);
             keep(pair_key(new_id, id), right_[id], right_[id].count - (id == a ? undone : 0));
         }

@@ -167,5 +167,5 @@ def _check(vocab_size: int, pattern: str, special_tokens: Sequence[str], threads
             f"wanted a vocab_size of at least {least} (256 bytes and {len(special_tokens)} special tokens), "
             f"got {vocab_size!r}"
         )
-    if vocab_size > 2**31:
-        raise TokenizerError(f"wanted a vocab_size of at most 2**31, got {vocab_size}")
+    if vocab_size >= 2**24:
+        raise TokenizerError(f"wanted a vocab_size below 2**24 (16,777,216), got {vocab_size}")
