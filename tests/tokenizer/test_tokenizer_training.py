@@ -189,6 +189,18 @@ def test_the_python_rung_learns_the_same(book: str, merges: object, tmp_path: Pa
     assert learned([path], threads=4) == merges
 
 
+def test_threads_share_the_words(requires_kernel: None) -> None:
+    """Enough places for each of the first merges that they are divided between threads, and words that are long."""
+    chance = random.Random(0)
+    words = {"".join(chance.choices("abcdefgh", weights=range(1, 9), k=chance.randint(2, 12))) for _ in range(20_000)}
+    pieces = {word: chance.randint(1, 1000) for word in sorted(words)}
+    pieces |= {"gh" * 5000: 3, "h" * 4000: 5, "".join(chance.choices("gh", k=6000)): 7}
+    alone = kernels.train_merges(pieces, 500)
+    assert alone == byte_bpe_fast.train_merges(pieces, 500)
+    for threads in (2, 3, 5):
+        assert kernels.train_merges(pieces, 500, threads=threads) == alone
+
+
 def test_only_the_head_of_a_file(book: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_corpus, "CHUNK", 777)
     path = tmp_path / "book.txt"

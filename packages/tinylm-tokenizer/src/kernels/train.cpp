@@ -4,7 +4,10 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
+
+#include <memory>
 
 #include "bindings.hpp"
 #include "scan.hpp"
@@ -20,8 +23,8 @@ void check_signals() {
     if (PyErr_CheckSignals()) throw nb::python_error();
 }
 
-Trainer make_trainer(const nb::list& pieces, const std::vector<int64_t>& counts, const std::vector<uint32_t>& byte_ids,
-                     size_t wanted) {
+std::unique_ptr<Trainer> make_trainer(const nb::list& pieces, const std::vector<int64_t>& counts,
+                                      const std::vector<uint32_t>& byte_ids, size_t wanted, size_t threads) {
     const std::vector<std::string_view> views = utf8(pieces);
     if (views.size() != counts.size() || byte_ids.size() != 256)
         throw nb::value_error("wanted one count a piece and 256 byte ids");
@@ -29,7 +32,7 @@ Trainer make_trainer(const nb::list& pieces, const std::vector<int64_t>& counts,
     auto for_each = [&](auto&& call) {
         for (size_t i = 0; i < views.size(); i++) call(views[i], counts[i]);
     };
-    return Trainer(for_each, byte_ids, wanted, check_signals);
+    return std::make_unique<Trainer>(Words(for_each, byte_ids, 256 + wanted), wanted, threads, check_signals);
 }
 
 // Counts the pieces of chunks of text; then makes the trainer that learns from them.
@@ -64,11 +67,13 @@ class PieceCounter {
         other.counts_ = {};
     }
 
-    Trainer trainer(const std::vector<uint32_t>& byte_ids, size_t wanted) {  // empties the counter
+    // Empties the counter.
+    std::unique_ptr<Trainer> trainer(const std::vector<uint32_t>& byte_ids, size_t wanted, size_t threads) {
         if (byte_ids.size() != 256) throw nb::value_error("wanted 256 byte ids");
         nb::gil_scoped_release unlocked;
         const PieceCounts counts = std::exchange(counts_, {});
-        return Trainer([&](auto&& call) { counts.for_each(call); }, byte_ids, wanted, check_signals);
+        auto for_each = [&](auto&& call) { counts.for_each(call); };
+        return std::make_unique<Trainer>(Words(for_each, byte_ids, 256 + wanted), wanted, threads, check_signals);
     }
 
     size_t distinct() const { return counts_.distinct(); }

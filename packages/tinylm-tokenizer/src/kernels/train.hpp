@@ -1,11 +1,11 @@
 // Learning the merges. No Python here. The readable version is byte_bpe.py: train_merges; byte_bpe_fast.py says why only
 // the words that hold the merged pair need to be looked at again. What this file does beyond that:
-//   - All words lie in one array of 32-bit cells. A token of n bytes takes n cells; its id stands in the first and in the
-//     last, so that both neighbours of a token are found at once and no word is ever moved.
 //   - A pair knows where it occurs. New occurrences of (l, r) arise only while the younger of the two is being made, so
 //     each list of places is written once, in ascending order, and a count can only fall afterwards.
-//   - For the same reason the counts of the best pairs never rise: a pair below a threshold is not kept at all. When the
-//     heap runs dry the threshold goes down and the pairs are counted anew.
+//   - For the same reason the highest count never rises: a pair below a threshold is not kept at all. When the heap runs
+//     dry the threshold goes down and the pairs are counted anew.
+//   - Threads share the words, not the pairs: each looks at its own part of the cells. What they find is put together in
+//     the order of the cells, so that their number changes nothing.
 #pragma once
 
 #include <algorithm>
@@ -13,111 +13,26 @@
 #include <functional>
 #include <memory>
 #include <queue>
-#include <stdexcept>
-#include <string_view>
 #include <utility>
 #include <vector>
 
-#include "count.hpp"
-#include "merge.hpp"
+#include "train_table.hpp"
+#include "train_team.hpp"
+#include "train_words.hpp"
 
 namespace tinylm {
 
 using Pair = std::pair<uint32_t, uint32_t>;
 
-// Pair → how often and where. Open addressing; a pair that fell below the threshold stays until the table grows.
-class PairTable {
-  public:
-    struct Slot {
-        uint64_t key = kFree;
-        int64_t count = 0;
-        std::unique_ptr<uint32_t[]> where;  // cells at which the pair starts, ascending; some may be out of date
-        uint32_t places = 0;                // how many there are in `where`
-    };
-
-    void clear() {
-        slots_.clear();
-        slots_.resize(1024);
-        used_ = 0;
-    }
-
-    Slot* find(uint64_t key) {
-        Slot& slot = slots_[slot_of(key)];
-        return slot.key == key ? &slot : nullptr;
-    }
-
-    void prefetch_slot(uint64_t key) const { prefetch(&slots_[mix(key) & (slots_.size() - 1)]); }
-
-    // The slot of a pair, made if it is missing. Pairs below `least` are dropped when the table has to grow.
-    Slot& insert(uint64_t key, int64_t least) {
-        if (used_ * 3 >= slots_.size() * 2) grow(least);
-        Slot& slot = slots_[slot_of(key)];
-        if (slot.key != key) {
-            slot.key = key;
-            used_++;
-        }
-        return slot;
-    }
-
-    std::vector<Slot>& slots() { return slots_; }
-    static constexpr uint64_t kFree = ~uint64_t(0);
-
-  private:
-    size_t slot_of(uint64_t key) const {
-        size_t slot = mix(key) & (slots_.size() - 1);
-        while (slots_[slot].key != key && slots_[slot].key != kFree) slot = (slot + 1) & (slots_.size() - 1);
-        return slot;
-    }
-
-    void grow(int64_t least) {
-        size_t kept = 0;
-        for (const Slot& slot : slots_) kept += slot.key != kFree && slot.count >= least;
-        std::vector<Slot> old(slots_.size() * (kept * 3 >= slots_.size() ? 2 : 1));
-        old.swap(slots_);
-        for (Slot& slot : old)
-            if (slot.key != kFree && slot.count >= least) slots_[slot_of(slot.key)] = std::move(slot);
-        used_ = kept;
-    }
-
-    std::vector<Slot> slots_ = std::vector<Slot>(1024);
-    size_t used_ = 0;
-};
-
 class Trainer {
   public:
     using Pulse = std::function<void()>;  // called now and then in long loops; may throw to end them
 
-    // for_each(f): calls f(piece, count) for each distinct piece, always in the same order.
-    template <class ForEach>
-    Trainer(ForEach&& for_each, const std::vector<uint32_t>& byte_ids, size_t wanted, Pulse pulse)
-        : wanted_(wanted), pulse_(std::move(pulse)), length_(256 + wanted, 1), left_(256 + wanted), right_(256 + wanted) {
-        size_t cells = 2;
-        int64_t pairs = 0;
-        for_each([&](std::string_view piece, int64_t count) {
-            if (piece.size() < 2) return;
-            cells += piece.size() + 2;
-            pairs += count * int64_t(piece.size() - 1);
-        });
-        if (cells > kMostCells) throw std::length_error("the distinct pieces of the corpus are more than 2 GB of text");
-        cells_.reserve(cells);
-        for (bool is_long : {false, true}) {  // long words last: a place in them finds its word by a search
-            for_each([&](std::string_view piece, int64_t count) {
-                if (piece.size() < 2 || (piece.size() > kLong) != is_long) return;
-                cells_.push_back(kHeader | uint32_t(count >> 31));
-                cells_.push_back(kHeader | (uint32_t(count) & ~kHeader));
-                if (is_long) long_starts_.push_back(cells_.size());
-                uint32_t distance = 0;
-                for (unsigned char byte : piece) {
-                    cells_.push_back(distance | byte_ids[byte]);
-                    if (!is_long) distance += kDistance;
-                }
-            });
-        }
-        cells_.push_back(kHeader);
-        threshold_ = std::max<int64_t>(1, pairs / int64_t(kPairsPerMerge * std::max<size_t>(wanted, 1)));
+    Trainer(Words words, size_t wanted, size_t threads, Pulse pulse)
+        : words_(std::move(words)), wanted_(wanted), pulse_(std::move(pulse)), team_(threads) {
+        for (size_t thread = 0; thread < threads; thread++) found_.emplace_back(256 + wanted);
+        threshold_ = std::max<int64_t>(1, words_.pairs() / int64_t(kPairsPerMerge * std::max<size_t>(wanted, 1)));
     }
-
-    Trainer(Trainer&&) = default;
 
     // Learn up to `most` further merges; fewer when no pair is left.
     std::vector<Pair> step(size_t most) {
@@ -131,7 +46,7 @@ class Trainer {
             }
             const Entry best = heap_.top();
             heap_.pop();
-            PairTable::Slot* found = pairs_.find(best.key);
+            Occurrences* found = pairs_.find(best.key);
             const int64_t count = found ? found->count : 0;
             if (count != best.count) {  // an old entry: the count went down since it was pushed
                 if (count >= threshold_) heap_.push({count, best.key});
@@ -147,14 +62,10 @@ class Trainer {
     }
 
   private:
-    // A cell: 24 bits of id, and 7 bits that say how far it is from the start of its word (in long words: 0).
-    static constexpr uint32_t kId = (1u << 24) - 1;
-    static constexpr uint32_t kDistance = 1u << 24;
-    static constexpr uint32_t kHeader = 1u << 31;  // set in the two cells before a word, which hold its count
-    static constexpr uint32_t kInside = kId;       // where a right half started; no id
-    static constexpr size_t kMostCells = size_t(1) << 32;
-    static constexpr size_t kLong = 128;  // bytes: what 7 bits can tell
-    static constexpr size_t kPairsPerMerge = 64;  // pairs in a corpus for each merge and each occurrence of the last one
+    static constexpr size_t kPairsPerMerge = 64;     // sets the first threshold; too few: pairs are counted again
+    static constexpr size_t kPart = 1 << 21;         // cells whose pairs are all counted at once
+    static constexpr uint32_t kAhead = 16;           // places fetched into the cache before they are needed
+    static constexpr uint32_t kWorthSharing = 1024;  // places
 
     struct Entry {
         int64_t count;
@@ -163,164 +74,200 @@ class Trainer {
             return count != other.count ? count < other.count : key > other.key;
         }
     };
-    struct Neighbour {  // what stands beside the merged pair: how often, at how many places
+    struct Occurrences {
         int64_t count = 0;
-        uint32_t* where = nullptr;
+        std::unique_ptr<uint32_t[]> where;  // places of left halves, ascending; some may be out of date
+        uint32_t places = 0;                // how many there are in `where`
+    };
+    struct Tally {  // of a pair, or of the neighbours of a pair that have one id
+        int64_t count = 0;
         uint32_t places = 0;
+        uint32_t* where = nullptr;  // where the next of these places has to be written; null: nowhere
     };
     struct Event {
         uint32_t id;
         uint32_t place;
     };
+    struct Side {  // the neighbours that one thread has found on one side of the merged pair
+        explicit Side(size_t ids) : known(ids) {}
+        std::vector<Tally> known;  // by id, all empty between two merges
+        std::vector<uint32_t> ids;
+        std::vector<Event> events;
 
-    int64_t count_at(uint32_t place) const {
-        size_t start = place;
-        if (!long_starts_.empty() && place >= long_starts_.front())
-            start = *--std::upper_bound(long_starts_.begin(), long_starts_.end(), place);
-        else
-            start -= cells_[place] / kDistance;
-        return count_before(start);
-    }
-
-    int64_t count_before(size_t start) const {
-        return int64_t(cells_[start - 2] & ~kHeader) << 31 | (cells_[start - 1] & ~kHeader);
-    }
-
-    // Calls f(pair's key, cell of the left half, count) for each pair of neighbours, in the order of the cells.
-    template <class F>
-    void each_pair(F&& f) const {
-        size_t next_pulse = 0;
-        for (size_t start = 0; start + 1 < cells_.size();) {
-            if (start >= next_pulse) {
-                pulse_();
-                next_pulse = start + (1 << 21);
-            }
-            size_t left = start += 2;
-            const int64_t count = count_before(start);
-            while (true) {
-                const size_t right = left + length_[cells_[left] & kId];
-                start = right;
-                if (cells_[right] & kHeader) break;
-                f(pair_key(cells_[left] & kId, cells_[right] & kId), uint32_t(left), count);
-                left = right;
-            }
+        void note(uint32_t id, uint32_t place, int64_t count) {
+            if (known[id].places++ == 0) ids.push_back(id);
+            known[id].count += count;
+            events.push_back({id, place});
         }
-    }
+    };
+    struct Found {
+        explicit Found(size_t ids) : left(ids), right(ids) {}
+        Side left, right;
+        int64_t undone = 0;  // (new id, left half): counted at one merge, gone with the next one
+    };
 
-    // Count all pairs and keep those that reach the threshold, with their places. A part at a time, so that the pairs
-    // that are not kept need little memory.
+    // Count all pairs and keep those that reach the threshold, with their places. A part of the pairs at a time, so
+    // that those that are not kept need little memory.
     void collect() {
         collected_ = true;
         pairs_.clear();
-        const size_t parts = 1 + cells_.size() / (1 << 21);
-        PairTable all;
+        const size_t threads = team_.size(), parts = 1 + words_.cells() / kPart;
+        const std::vector<size_t> borders = words_.divide(threads);
+        std::vector<PairTable<Tally>> all(threads), kept(threads);
         for (size_t part = 0; part < parts; part++) {
-            all.clear();
-            each_pair([&](uint64_t key, uint32_t, int64_t count) {
-                if (parts > 1 && (mix(key) >> 32) % parts != part) return;
-                PairTable::Slot& slot = all.insert(key, 0);
-                slot.count += count;
-                slot.places++;
+            pulse_();
+            team_.run([&](size_t thread) {
+                all[thread].clear();
+                words_.each_pair(borders[thread], borders[thread + 1], [&](uint64_t key, uint32_t, int64_t count) {
+                    if (parts > 1 && (mix(key) >> 32) % parts != part) return;
+                    Tally& tally = all[thread].insert(key);
+                    tally.count += count;
+                    tally.places++;
+                });
             });
-            for (PairTable::Slot& slot : all.slots()) {
-                if (slot.key == PairTable::kFree || slot.count < threshold_) continue;
-                PairTable::Slot& kept = pairs_.insert(slot.key, threshold_);
-                kept.count = slot.count;
-                kept.where.reset(new uint32_t[slot.places]);
-                heap_.push({slot.count, slot.key});
-            }
+            PairTable<Tally>& sum = all[0];
+            for (size_t thread = 1; thread < threads; thread++)
+                all[thread].for_each([&](uint64_t key, Tally& tally) { append(sum.insert(key), tally); });
+            sum.for_each([&](uint64_t key, Tally& tally) {
+                if (tally.count >= threshold_) kept[0].insert(key).where = keep(key, tally.count, tally.places);
+            });
+            for (size_t thread = 1; thread < threads; thread++)
+                all[thread].for_each([&](uint64_t key, Tally& tally) {
+                    if (Tally* first = kept[0].find(key)) kept[thread].insert(key).where = first->where + tally.places;
+                });
         }
-        each_pair([&](uint64_t key, uint32_t left, int64_t) {
-            if (PairTable::Slot* slot = pairs_.find(key)) slot->where[slot->places++] = left;
+        team_.run([&](size_t thread) {
+            words_.each_pair(borders[thread], borders[thread + 1], [&](uint64_t key, uint32_t left, int64_t) {
+                if (Tally* tally = kept[thread].find(key)) *tally->where++ = left;
+            });
         });
+    }
+
+    // Add what a later thread has found to `sum`. Its own tally then says how many places come before its first one.
+    static void append(Tally& sum, Tally& tally) {
+        sum.count += tally.count;
+        sum.places += std::exchange(tally.places, sum.places);
+    }
+
+    // Keep a new pair; gives the list into which its places have to be written.
+    uint32_t* keep(uint64_t key, int64_t count, uint32_t places) {
+        Occurrences& pair = pairs_.insert(key, [&](const Occurrences& old) { return old.count < threshold_; });
+        pair.count = count;
+        pair.places = places;
+        pair.where.reset(new uint32_t[places]);
+        heap_.push({count, key});
+        return pair.where.get();
+    }
+
+    void lower(uint64_t key, int64_t by) {
+        Occurrences* pair = pairs_.find(key);
+        if (!pair) return;
+        pair->count -= by;
+        if (pair->count < threshold_) pair->where.reset();
     }
 
     void merge(Pair pair, uint32_t new_id, const uint32_t* where, uint32_t places) {
         const auto [a, b] = pair;
-        const uint32_t size_a = length_[a], size_b = length_[b];
-        length_[new_id] = size_a + size_b;
-        int64_t undone = 0;  // (new id, a): counted at one merge, gone with the next one
-        for (uint32_t i = 0; i < places; i++) {
-            if (i + kAhead < places) prefetch(&cells_[where[i + kAhead]]);
-            if ((i & 0xfffff) == 0xfffff) pulse_();
-            const uint32_t start = where[i], middle = start + size_a, end = middle + size_b;
-            if ((cells_[start] & kId) != a || (cells_[middle] & (kId | kHeader)) != b) continue;  // merged away since
-            const int64_t count = count_at(start);
-            const uint32_t before = cells_[start - 1], after = cells_[end];
-            if (!(before & kHeader)) {
-                const uint32_t id = before & kId;
-                if (id == new_id) undone += count;
-                note(left_, lefts_, left_events_, id, start - length_[id], count);
+        words_.new_token(new_id, words_.length(a) + words_.length(b));
+        if (team_.size() == 1 || places < kWorthSharing) {
+            join(pair, new_id, where, where + places, found_[0], true);
+        } else {
+            const std::vector<const uint32_t*> borders = divide(where, places);
+            team_.run([&](size_t thread) {
+                join(pair, new_id, borders[thread], borders[thread + 1], found_[thread], thread == 0);
+            });
+            for (size_t thread = 1; thread < team_.size(); thread++) {
+                append(found_[0].left, found_[thread].left);
+                append(found_[0].right, found_[thread].right);
+                found_[0].undone += std::exchange(found_[thread].undone, 0);
             }
-            if (!(after & kHeader)) note(right_, rights_, right_events_, after & kId, start, count);
-            cells_[middle] |= kInside;
-            cells_[start] = (cells_[start] & ~kId) | new_id;
-            cells_[end - 1] = (cells_[end - 1] & ~kId) | new_id;
         }
-        for (size_t i = 0; i < lefts_.size(); i++) {
-            if (i + 4 < lefts_.size()) pairs_.prefetch_slot(pair_key(lefts_[i + 4], a));
-            const uint32_t id = lefts_[i];
-            if (id != new_id) lower(pair_key(id, a), left_[id].count);
-            keep(pair_key(id, new_id), left_[id], left_[id].count);
+        const int64_t undone = std::exchange(found_[0].undone, 0);
+        each_id(found_[0].left, [&](uint32_t id) { return pair_key(id, a); }, [&](uint32_t id, Tally& tally) {
+            if (id != new_id) lower(pair_key(id, a), tally.count);
+            if (tally.count >= threshold_) tally.where = keep(pair_key(id, new_id), tally.count, tally.places);
+        });
+        each_id(found_[0].right, [&](uint32_t id) { return pair_key(b, id); }, [&](uint32_t id, Tally& tally) {
+            if (id != a || a != b) lower(pair_key(b, id), tally.count);
+            const int64_t count = tally.count - (id == a ? undone : 0);
+            if (count >= threshold_) tally.where = keep(pair_key(new_id, id), count, tally.places);
+        });
+        for (size_t thread = found_.size(); thread-- > 0;) {
+            settle(found_[thread].left, found_[0].left);
+            settle(found_[thread].right, found_[0].right);
         }
-        for (size_t i = 0; i < rights_.size(); i++) {
-            if (i + 4 < rights_.size()) pairs_.prefetch_slot(pair_key(b, rights_[i + 4]));
-            const uint32_t id = rights_[i];
-            if (id != a || a != b) lower(pair_key(b, id), right_[id].count);
-            keep(pair_key(new_id, id), right_[id], right_[id].count - (id == a ? undone : 0));
+    }
+
+    // f(id, tally) for each id of a side, whose pair with key(id) it will look for.
+    template <class Key, class F>
+    void each_id(Side& side, Key&& key, F&& f) {
+        for (size_t i = 0; i < side.ids.size(); i++) {
+            if (i + 4 < side.ids.size()) pairs_.prefetch_slot(key(side.ids[i + 4]));
+            f(side.ids[i], side.known[side.ids[i]]);
         }
-        settle(left_, lefts_, left_events_);
-        settle(right_, rights_, right_events_);
     }
 
-    static void note(std::vector<Neighbour>& known, std::vector<uint32_t>& touched, std::vector<Event>& events,
-                     uint32_t id, uint32_t place, int64_t count) {
-        Neighbour& neighbour = known[id];
-        if (neighbour.places++ == 0) touched.push_back(id);
-        neighbour.count += count;
-        events.push_back({id, place});
+    // Where a list of places is divided between threads: never within a word.
+    std::vector<const uint32_t*> divide(const uint32_t* where, uint32_t places) const {
+        std::vector<const uint32_t*> borders{where};
+        const uint32_t* end = where + places;
+        for (size_t thread = 1; thread < team_.size(); thread++) {
+            const uint32_t* border = std::max(borders.back(), where + uint64_t(places) * thread / team_.size());
+            while (border > where && border < end && words_.word_start(border[-1]) == words_.word_start(*border)) border++;
+            borders.push_back(border);
+        }
+        borders.push_back(end);
+        return borders;
     }
 
-    void lower(uint64_t key, int64_t by) {
-        PairTable::Slot* slot = pairs_.find(key);
-        if (!slot) return;
-        slot->count -= by;
-        if (slot->count < threshold_) slot->where.reset();
+    // Merge the pair at these places and note its neighbours.
+    void join(Pair pair, uint32_t new_id, const uint32_t* where, const uint32_t* end, Found& found, bool pulses) {
+        const auto [a, b] = pair;
+        const uint32_t size_a = words_.length(a), size_b = words_.length(b);
+        for (uint32_t pulse = 0; where < end; where++) {
+            if (end - where > kAhead) prefetch(words_.address(where[kAhead]));
+            if (++pulse % (1 << 20) == 0 && pulses) pulse_();
+            const uint32_t start = *where, middle = start + size_a, after = middle + size_b;
+            if (words_.id(start) != a || words_.id(middle) != b) continue;  // part of something else since
+            const int64_t count = words_.count_of_word(words_.word_start(start));
+            const uint32_t left = words_.id(start - 1), right = words_.id(after);
+            if (left < Words::kHeader) {
+                if (left == new_id) found.undone += count;
+                found.left.note(left, start - words_.length(left), count);
+            }
+            if (right < Words::kHeader) found.right.note(right, start, count);
+            words_.join(start, middle, after, new_id);
+        }
     }
 
-    void keep(uint64_t key, Neighbour& neighbour, int64_t count) {
-        if (count < threshold_) return;
-        PairTable::Slot& slot = pairs_.insert(key, threshold_);
-        slot.count = count;
-        slot.places = neighbour.places;
-        slot.where.reset(new uint32_t[neighbour.places]);
-        neighbour.where = slot.where.get();
-        heap_.push({count, key});
+    static void append(Side& sum, Side& side) {
+        for (uint32_t id : side.ids) {
+            if (sum.known[id].places == 0) sum.ids.push_back(id);
+            append(sum.known[id], side.known[id]);
+        }
     }
 
-    // Write the places of the new pairs into their lists, and forget the neighbours.
-    static void settle(std::vector<Neighbour>& known, std::vector<uint32_t>& touched, std::vector<Event>& events) {
-        for (const Event& event : events)
-            if (uint32_t*& where = known[event.id].where) *where++ = event.place;
-        for (uint32_t id : touched) known[id] = {};
-        touched.clear();
-        events.clear();
+    // Write the places of the new pairs into their lists, behind those of earlier threads, and forget the neighbours.
+    static void settle(Side& side, const Side& sum) {
+        if (&side != &sum)
+            for (uint32_t id : side.ids)
+                if (sum.known[id].where) side.known[id].where = sum.known[id].where + side.known[id].places;
+        for (const Event& event : side.events)
+            if (uint32_t*& where = side.known[event.id].where) *where++ = event.place;
+        for (uint32_t id : side.ids) side.known[id] = {};
+        side.ids.clear();
+        side.events.clear();
     }
 
-    static constexpr uint32_t kAhead = 16;  // places fetched into the cache before they are needed
-
+    Words words_;
     size_t wanted_, learned_ = 0;
     Pulse pulse_;
-    int64_t threshold_ = 1;
+    Team team_;
+    int64_t threshold_;
     bool collected_ = false;
-    std::vector<uint32_t> cells_;
-    std::vector<size_t> long_starts_;
-    std::vector<uint32_t> length_;  // of each id, in bytes
-    PairTable pairs_;
+    PairTable<Occurrences> pairs_;
     std::priority_queue<Entry> heap_;
-    std::vector<Neighbour> left_, right_;  // by id, all empty between two merges
-    std::vector<uint32_t> lefts_, rights_;
-    std::vector<Event> left_events_, right_events_;
+    std::vector<Found> found_;  // by thread
 };
 
 }  // namespace tinylm

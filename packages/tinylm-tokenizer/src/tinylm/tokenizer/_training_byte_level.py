@@ -40,14 +40,15 @@ def train(
     """See `Tokenizer.train`. Every option is checked before the corpus is read."""
     _check(vocab_size, pattern, special_tokens, threads)
     wanted = vocab_size - 256 - len(special_tokens)
+    threads = threads or os.cpu_count() or 1
     try:
-        counter = _count(corpus, pattern, threads or os.cpu_count() or 1, progress)
+        counter = _count(corpus, pattern, threads, progress)
     except UnicodeEncodeError as error:
         surrogate = ord(error.object[error.start])
         raise TokenizerError(f"wanted text, got the lone surrogate U+{surrogate:04X} in the corpus") from None
     if counter.distinct == 0:
         raise TokenizerError("wanted a corpus with text, got an empty one")
-    merges = counter.learn(wanted, lambda done: progress("merges", done, wanted))
+    merges = counter.learn(wanted, lambda done: progress("merges", done, wanted), threads)
     if len(merges) < wanted:
         got = 256 + len(merges) + len(special_tokens)
         warnings.warn(
@@ -67,7 +68,7 @@ class _Counter(Protocol):
     def distinct(self) -> int: ...
     @property
     def memory(self) -> int: ...
-    def learn(self, wanted: int, progress: Callable[[int], None]) -> list[Pair]: ...
+    def learn(self, wanted: int, progress: Callable[[int], None], threads: int = 1) -> list[Pair]: ...
 
 
 class _PythonCounter:
@@ -93,7 +94,7 @@ class _PythonCounter:
     def memory(self) -> int:
         return 2000 * self.distinct
 
-    def learn(self, wanted: int, progress: Callable[[int], None]) -> list[Pair]:
+    def learn(self, wanted: int, progress: Callable[[int], None], threads: int = 1) -> list[Pair]:
         return byte_bpe_fast.train_merges(self._counts, wanted, progress)
 
 

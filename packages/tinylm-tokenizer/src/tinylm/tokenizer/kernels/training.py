@@ -17,14 +17,14 @@ _STEP = 32  # merges between two calls of `progress`: often enough for a progres
 
 
 def train_merges(
-    pieces: Mapping[str, int], wanted: int, progress: Callable[[int], None] = lambda done: None
+    pieces: Mapping[str, int], wanted: int, progress: Callable[[int], None] = lambda done: None, threads: int = 1
 ) -> list[Pair]:
     """Learn at most `wanted` merges; `progress(n)` is called now and then with how many there are."""
     if not kernels.available():
         kernels._warn_once()
         return byte_bpe_fast.train_merges(pieces, wanted, progress)
     wanted = max(wanted, 0)
-    trainer = kernels._compiled().make_trainer(list(pieces), list(pieces.values()), ID_OF_BYTE, wanted)
+    trainer = kernels._compiled().make_trainer(list(pieces), list(pieces.values()), ID_OF_BYTE, wanted, threads)
     return _learn(trainer, wanted, progress)
 
 
@@ -54,9 +54,9 @@ class PieceCounter:
         """The bytes that learning from these pieces will need, about."""
         return int(80 * self._counter.distinct + 16 * self._counter.piece_bytes)
 
-    def learn(self, wanted: int, progress: Callable[[int], None]) -> list[Pair]:
+    def learn(self, wanted: int, progress: Callable[[int], None], threads: int = 1) -> list[Pair]:
         """Learn at most `wanted` merges from all that was counted. The counter is empty afterwards."""
-        return _learn(self._counter.trainer(ID_OF_BYTE, wanted), wanted, progress)
+        return _learn(self._counter.trainer(ID_OF_BYTE, wanted, threads), wanted, progress)
 
 
 def _learn(trainer: Any, wanted: int, progress: Callable[[int], None]) -> list[Pair]:

@@ -1,0 +1,70 @@
+// A few threads that do the same job on different parts of the data, again and again. For jobs of some ten microseconds:
+// between two jobs the threads first wait without sleeping, then sleep.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace tinylm {
+
+class Team {
+  public:
+    explicit Team(size_t size) {
+        for (size_t number = 1; number < size; number++) threads_.emplace_back([this, number] { work(number); });
+    }
+    Team(const Team&) = delete;
+    ~Team() {
+        job_ = nullptr;
+        start();
+        for (std::thread& thread : threads_) thread.join();
+    }
+
+    size_t size() const { return threads_.size() + 1; }
+
+    // Calls job(0), job(1), ... job(size - 1), each on a thread of its own, the first on this one. What the first throws
+    // is thrown on when all have ended; the others must not throw.
+    void run(const std::function<void(size_t)>& job) {
+        job_ = &job;
+        working_.store(threads_.size(), std::memory_order_relaxed);
+        start();
+        std::exception_ptr thrown;
+        try {
+            job(0);
+        } catch (...) {
+            thrown = std::current_exception();
+        }
+        for (size_t spins = 0; working_.load(std::memory_order_acquire) != 0; spins++)
+            if (spins > kSpins) std::this_thread::yield();
+        if (thrown) std::rethrow_exception(thrown);
+    }
+
+  private:
+    static constexpr size_t kSpins = 4000;
+
+    void start() {
+        round_.fetch_add(1, std::memory_order_release);
+        round_.notify_all();
+    }
+
+    void work(size_t number) {
+        for (unsigned seen = 0;;) {
+            for (size_t spins = 0; round_.load(std::memory_order_acquire) == seen; spins++)
+                if (spins > kSpins) round_.wait(seen, std::memory_order_acquire);
+            seen++;
+            if (!job_) return;
+            (*job_)(number);
+            working_.fetch_sub(1, std::memory_order_release);
+        }
+    }
+
+    const std::function<void(size_t)>* job_ = nullptr;
+    std::atomic<unsigned> round_ = 0;
+    std::atomic<size_t> working_ = 0;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace tinylm
