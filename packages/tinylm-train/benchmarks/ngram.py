@@ -7,7 +7,7 @@ Witten-Bell    (count(c, x) + kinds(c) · p(x after c without its first characte
                Bell 1991).
 They are what counting alone can do with the same nine tenths of the text.
 
-    python packages/tinylm-train/benchmarks/ngram.py data/raw/shakespeare/shakespeare.txt
+    python packages/tinylm-train/benchmarks/ngram.py [FILE] [--quick]
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+SHAKESPEARE = Path(__file__).parents[3] / "data" / "raw" / "shakespeare" / "shakespeare.txt"
 Numbers = npt.NDArray[np.int64]
 
 
@@ -66,11 +67,15 @@ def bits_per_character(text: str, orders: int, validation: float) -> Iterator[tu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, nargs="?", default=SHAKESPEARE, help="default: the quickstart's Shakespeare")
     parser.add_argument("--order", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="the first 200,000 characters only")
     parser.add_argument("--validation", type=float, default=0.1, help="share of the text's end to judge on")
     options = parser.parse_args()
-    text = options.file.read_text(encoding="utf-8")
+    try:
+        text = options.file.read_text(encoding="utf-8")[: 200_000 if options.quick else None]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"error: wanted UTF-8 text in {options.file}, got {error}") from None
     for order, (plain, mixed) in enumerate(bits_per_character(text, options.order, options.validation), 1):
         print(f"{order}-gram: {plain:.3f} bits per character plain, {mixed:.3f} with Witten-Bell smoothing")
 

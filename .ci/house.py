@@ -1,0 +1,167 @@
+"""What the sessions of noxfile.py are made of: wheels of our packages, environments with pinned versions, test runs.
+
+A session installs our packages from wheels built from this checkout, never from an index, and runs outside the source
+tree, so that what is tested is what a user would install. Every other version is pinned in tests/constraints.txt.
+Not here: which jobs there are and what each of them does (noxfile.py).
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+
+import nox
+
+if sys.version_info < (3, 11):  # noqa: UP036 - nox may run on an older Python than the packages do
+    raise SystemExit(
+        f"TinyLM needs Python 3.11 or newer, and nox runs on {sys.version.split()[0]}: install one of them"
+    )
+import tomllib
+
+ROOT = Path(__file__).parents[1]
+CONSTRAINTS = str(ROOT / "tests" / "constraints.txt")
+PHASES = {  # the phase, as the import and tests/ name it: its distribution
+    "tokenizer": "tinylm-tokenizer",
+    "model": "tinylm-model",
+    "observability": "tinylm-obs",
+    "training": "tinylm-train",
+    "inference": "tinylm-infer",
+}
+SOURCES = os.pathsep.join(f"packages/{name}/src" for name in PHASES.values())
+SHAKESPEARE = ROOT / "data" / "raw" / "shakespeare" / "shakespeare.txt"
+FETCH_DATA = str(ROOT / "packages" / "tinylm-tokenizer" / "benchmarks" / "fetch_data.py")
+
+os.environ.pop("PYTHONPATH", None)  # nothing but installed packages is importable in a session
+os.environ["PIP_BUILD_CONSTRAINT"] = CONSTRAINTS
+os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+os.environ["TINYLM_DATA"] = str(ROOT / "data" / "raw")  # where fetch_data.py writes, and tests and benchmarks read
+
+
+def say(line: str) -> None:
+    """Print a paragraph for the reader of the quickstart."""
+    print(f"\n{line}", flush=True)
+
+
+def install(session: nox.Session, *what: str, silent: bool = True, log: bool = True) -> None:
+    """Install into the session's environment, every version as tests/constraints.txt pins it."""
+    session.install("-c", CONSTRAINTS, *what, silent=silent, log=log)
+
+
+def pytest(session: nox.Session, folder: str, *options: str) -> None:
+    """Run tests/<folder> from an empty directory, so that `tinylm` can only be the installed one."""
+    fixed = ["-q", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "--timeout", "300"]
+    if folder == "tokenizer":  # real vocabularies; without a network the tests that read them are skipped by name
+        session.run("python", FETCH_DATA, "--tests", success_codes=[0, 1])
+    with session.chdir(session.create_tmp()):
+        session.run("python", "-m", "pytest", *fixed, *options, str(ROOT / "tests" / folder))
+
+
+def has_gpu() -> bool:
+    """Whether the driver's own tool lists an NVIDIA GPU."""
+    tool = shutil.which("nvidia-smi")
+    return tool is not None and "GPU 0" in subprocess.run([tool, "-L"], capture_output=True, text=True).stdout
+
+
+def needs(name: str) -> list[str]:
+    """What a package requires, extras included, as `name>=version` without brackets."""
+    project = tomllib.loads((ROOT / "packages" / name / "pyproject.toml").read_text())["project"]
+    optional = [need for extra in project.get("optional-dependencies", {}).values() for need in extra]
+    return [re.sub(r"\[.*\]", "", need) for need in [*project["dependencies"], *optional]]
+
+
+def wheels(session: nox.Session, *names: str) -> list[str]:
+    """Wheels of the named packages (default: all) and of those of ours that they need, built anew when changed."""
+    wanted = {*names, *(need.split(">=")[0] for name in names for need in needs(name))}
+    paths: list[str] = []
+    for name in (name for name in PHASES.values() if name in wanted or not names):
+        source = copy_source(session, name)
+        digest = hashlib.sha256(f"{sys.version} {os.environ.get('CXX')} {shutil.which('c++')}".encode())
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            digest.update(bytes(path.relative_to(source)) + path.read_bytes())
+        folder = ROOT / ".nox" / "wheels" / f"{name}-{digest.hexdigest()[:12]}"
+        if not any(folder.glob("*.whl")):
+            wheel = build_wheel(session, source)
+            folder.mkdir(parents=True, exist_ok=True)
+            wheel.replace(folder / wheel.name)
+        paths += map(str, folder.glob("*.whl"))
+    return paths
+
+
+def copy_source(session: nox.Session, name: str) -> Path:
+    """Copy a package's source without what earlier builds left in it, so that a build is a first build."""
+    copy = Path(tempfile.mkdtemp(dir=session.create_tmp()), name)
+    leftovers = shutil.ignore_patterns("__pycache__", "build", "dist", "*.so")
+    return shutil.copytree(ROOT / "packages" / name, copy, ignore=leftovers)
+
+
+def build_wheel(session: nox.Session, source: Path, **environment: str) -> Path:
+    """Build one package's wheel."""
+    folder = tempfile.mkdtemp(dir=session.create_tmp())
+    command = ["python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, str(source)]
+    session.run(*command, env=environment, silent=True)
+    (wheel,) = Path(folder).glob("*.whl")
+    return wheel
+
+
+def next_release(session: nox.Session, name: str) -> str:
+    """Build the wheel that a package's next release would be."""
+    copy = copy_source(session, name)
+    project = copy / "pyproject.toml"
+    project.write_text(re.sub(r'\nversion = "(\d+)\.(\d+)\.\d+"', r'\nversion = "\1.\2.999"', project.read_text()))
+    return str(build_wheel(session, copy))
+
+
+def is_pure(wheel: Path) -> bool:
+    """Whether a wheel holds no compiled module."""
+    return wheel.name.endswith("-none-any.whl")
+
+
+def bits_per_character(checkpoint: Path) -> float:
+    """The last validation figure of a run, from its metrics."""
+    rows = [json.loads(line) for line in (checkpoint / "run" / "metrics.jsonl").read_text().splitlines()]
+    figures = [row["validation_bits_per_character"] for row in rows if "validation_bits_per_character" in row]
+    return float(figures[-1])
+
+
+def lower_bounds(session: nox.Session) -> dict[str, str]:
+    """package -> `package==bound` for every lower bound that our packages state, torch and our own left out."""
+    stated = {need.partition(">=")[::2] for name in PHASES.values() for need in needs(name) if ">=" in need}
+    bounds = dict(stated)
+    if len(bounds) < len(stated):
+        session.error(f"the packages state different lower bounds for one dependency: {sorted(stated)}")
+    ours = ("torch", "tinylm")  # torch keeps its pin: older builds are gigabytes
+    return {package: f"{package}=={bound}" for package, bound in bounds.items() if not package.startswith(ours)}
+
+
+def constraints_with(session: nox.Session, replaced: dict[str, str]) -> str:
+    """A copy of tests/constraints.txt in which `replaced` stands for what it pins of these packages."""
+    pins = [line for line in Path(CONSTRAINTS).read_text().splitlines() if line.split("==")[0].lower() not in replaced]
+    path = Path(session.create_tmp(), "constraints.txt")
+    path.write_text("\n".join([*pins, *replaced.values()]))
+    return str(path)
+
+
+def check_wheel(session: nox.Session, wheel: Path, holds_kernels: bool) -> None:
+    """End the session if a wheel claims the shared namespace, or is pure where it should hold kernels."""
+    session.log(f"built {wheel.name}")
+    if "tinylm/__init__.py" in zipfile.ZipFile(wheel).namelist():
+        session.error(f"{wheel.name} holds tinylm/__init__.py, but five packages share that namespace: remove it")
+    if holds_kernels and is_pure(wheel):
+        session.error(f"{wheel.name} should hold kernels and is pure: nox -s build -v shows the compiler's output")
+
+
+def benchmark_scripts(words: Collection[str]) -> list[str]:
+    """The packages' benchmarks with one of the words in their path, or all of them."""
+    scripts = [
+        path
+        for path in sorted(ROOT.glob("packages/*/benchmarks/*.py"))
+        if '"__main__"' in path.read_text(encoding="utf-8") and str(path) != FETCH_DATA
+    ]
+    return [str(path) for path in scripts if not words or any(word in str(path.relative_to(ROOT)) for word in words)]
