@@ -26,7 +26,8 @@ def test_device_memory_sees_what_is_allocated() -> None:
     assert after is not None
     assert after["allocated"] - before["allocated"] == block.numel()
     assert after["peak"] >= after["allocated"]
-    assert 0 < after["free"] < after["total"] == torch.cuda.get_device_properties(0).total_memory
+    assert 0 < after["free"] < after["total"]
+    assert after["total"] == pytest.approx(torch.cuda.get_device_properties(0).total_memory, rel=0.02)
     assert obs.machine()["gpus"][0]["name"] == torch.cuda.get_device_name(0)
 
 
@@ -71,7 +72,11 @@ def test_cuda_scalars_are_logged_without_a_synchronisation(tmp_path: Path) -> No
 
 def test_log_returns_while_the_device_still_computes(tmp_path: Path) -> None:
     run = obs.init(tmp_path)
-    run.log({"warm": torch.ones((), device="cuda")}, step=0)  # pinned memory is allocated once, and that waits
+    # Loading a kernel and allocating pinned memory happen once, and may wait for the device: they happen here.
+    torch.cuda._sleep(1)
+    run.log({"warm": torch.ones((), device="cuda") + 1}, step=0)
+    torch.cuda.synchronize()
+    run.log({"plain": 0.0}, step=0)  # writes the held row, which gives its pinned memory back for the next
     torch.cuda.synchronize()
     value = torch.ones((), device="cuda")
     torch.cuda._sleep(2_000_000_000)  # about a second
