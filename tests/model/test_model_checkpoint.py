@@ -226,3 +226,15 @@ def test_a_failed_save_leaves_the_old_file(small, tmp_path, monkeypatch):
         model.save(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_full_disk_leaves_no_new_folder(small, tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tinylm.model.checkpoint.save_file", full)
+    (tmp_path / "old").mkdir()
+    for name in ("new", "old"):
+        with pytest.raises(OSError, match="No space left"):
+            small("gpt2").save(tmp_path / name)
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]

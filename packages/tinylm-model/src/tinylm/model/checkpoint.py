@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,14 +41,20 @@ def save(model: Transformer, directory: str | os.PathLike[str], provenance: Mapp
     dtype = str(model.embed.weight.dtype).removeprefix("torch.")
     config = to_json(model.config, dtype, provenance or {})
     out = {name: _pack(stored, weights) for name, stored in tensors(model.config).items()}
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "model.safetensors") as path:
-        try:
-            save_file(out, path, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(f"{folder / 'model.safetensors'}: could not be written: {error}") from None
-    with atomic_path(folder / "config.json") as path:
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    try:
+        with atomic_path(folder / "model.safetensors") as path:
+            try:
+                save_file(out, path, metadata={"format": "pt"})
+            except SafetensorError as error:
+                raise OSError(f"{folder / 'model.safetensors'}: could not be written: {error}") from None
+        with atomic_path(folder / "config.json") as path:
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def load(

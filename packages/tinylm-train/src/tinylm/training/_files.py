@@ -22,7 +22,7 @@ from tinylm.training._errors import TrainingError
 try:
     from fcntl import LOCK_EX, LOCK_NB, flock
 except ImportError:  # Windows: two processes in one folder are not told apart
-    flock = None
+    flock = None  # type: ignore[assignment]
 
 FORMAT = 1
 
@@ -75,7 +75,7 @@ def sha256(path: Path) -> str:
 def new_directory(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes `final`, whole, when the block ends (replacing what stood there); it vanishes
     when the block fails, and then what stood there still stands. What a killed process left of the same is removed.
-    Raises TrainingError while another process makes the same folder."""
+    Raises TrainingError when it cannot be written, and while another process makes the same folder."""
     final = final.resolve()  # a link stays, and what it leads to is replaced; "." gets its name
     final.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(final.parent, final.name)
@@ -93,9 +93,19 @@ def new_directory(final: Path) -> Iterator[Path]:
         fsync(final.parent)
         for old in final.parent.glob(f".{glob.escape(final.name)}.*.old"):
             shutil.rmtree(old)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        if not isinstance(error, OSError) or not _is_below(error.filename, temporary):
+            raise
+        raise TrainingError(
+            f"wanted to write {final}, got: {error.strerror or error}; nothing of it was left. Is the disk full? Free "
+            "some space and run the same command again"
+        ) from error
+
+
+def _is_below(name: object, folder: Path) -> bool:
+    """Whether an OSError is about a file in `folder`; NumPy and safetensors name none."""
+    return name is None or (isinstance(name, str) and Path(name).is_relative_to(folder))
 
 
 def remove_leftovers(parent: Path, name: str = "") -> None:

@@ -40,7 +40,9 @@ class TokenDataset:
 
     def __init__(self, directory: str | Path, split: str = "train") -> None:
         self.directory, self.split = Path(directory), split
-        self.description = read_json(self.directory / "data.json", "a data set's description")
+        self.description = read_json(
+            self.directory / "data.json", "a data set's description (`tinylm-train prepare` makes one)"
+        )
         try:
             facts = self.description["splits"][split]
             self.tokens, self.characters = int(facts["tokens"]), int(facts["characters"])

@@ -251,7 +251,8 @@ class Trainer:
             )
         different = [name for name, value in self.progress.options.items() if progress.options.get(name) != value]
         if different:
-            changes = ", ".join(f"{n} was {progress.options.get(n)}, now {self.progress.options[n]}" for n in different)
+            both = [(name, progress.options.get(name), self.progress.options[name]) for name in different]
+            changes = ", ".join(f"{name} was {was}, now {now}" for name, was, now in both).replace("None", "not given")
             raise TrainingError(
                 f"{self.out} was started with other options ({changes}): give the same to continue it, or choose "
                 "another --out"
