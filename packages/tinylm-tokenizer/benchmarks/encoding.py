@@ -1,142 +1,258 @@
-"""Our rungs beside tiktoken and tokenizers: training and encoding the same made text, with the same vocabulary.
+"""Encoding, decoding and starting with cl100k and o200k, beside the libraries in use (`peers.py`).
 
-    python packages/tinylm-tokenizer/benchmarks/encoding.py
+    python packages/tinylm-tokenizer/benchmarks/encoding.py [--quick]
 
-Prints a table and writes benchmarks/results/encoding.json. CPU seconds of this process on one thread, the median of
-five rounds in which everybody takes a turn; every round has text that nobody has seen, so that caches start cold. The
-results are compared too: a rung or a peer that gives other merges or ids ends the run.
+Every figure is the median of five rounds (--quick: one) in which everybody takes a turn; every turn is a fresh process
+whose first call meets text that it has not seen; CPU seconds of the process, one thread; a text's size is taken outside
+the timing. The ids of all are compared with tiktoken's: ours must be the same; who else differs is marked.
+Texts: data/raw/text, from `fetch_data.py --all`. Writes benchmarks/results/encode_*.json and start_and_worst.json.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
-import os
-import platform
-import statistics
-import tempfile
+import random
+import resource
+import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ["RAYON_NUM_THREADS"] = "1"  # before tokenizers is imported
+import peers
+from _bench import DATA, need, rounds, table
 
-import tiktoken
-import tokenizers
-from tokenizers import pre_tokenizers
-
-from tinylm.tokenizer import Tokenizer, byte_bpe_fast, kernels
-from tinylm.tokenizer._json_byte_level import to_printable
-from tinylm.tokenizer._pretokenize import count_pieces, split
-from tinylm.tokenizer._vocabulary import from_training
-from tinylm.tokenizer.ladder import made_text
-from tinylm.tokenizer.patterns import PATTERNS
-
-ROUNDS = 5
-CHARACTERS = 1_000_000
-VOCABULARY = 4096
-PATTERN = "llama3"  # the same expression in all three libraries
-RESULTS = Path(__file__).with_name("results") / "encoding.json"
+COMMAND = "python packages/tinylm-tokenizer/benchmarks/encoding.py"
+TEXTS = ["english", "code", "scripts", "short", "european", "chinese-japanese"]
+DOCUMENTS = ["english", "code", "scripts"]
+LIBRARIES = list(peers.LOADERS)
+SLOW = {"tokenizers"}  # only English and code: minutes otherwise
+ARRAYS = ["tinylm", "gigatoken", "fastokens", "toktok-rs", "splintr-rs", "tuetoken", "tiktoken"]
+WORST = ["one letter", "letters", "spaces", "combining", "emoji"]
+WORST_LIBRARIES = ["tinylm", "gigatoken", "fastokens", "toktok-rs", "quicktok-v1", "bpe-openai", "tiktoken"]
+PACKAGES = ["numpy", "regex", *(name for name in LIBRARIES if name != "tinylm")]
 
 
-def peers_training(text: str) -> dict[str, Callable[[], Any]]:
-    """Name → the merged tokens, as text."""
+# --- one measurement, in a process of its own ------------------------------------------------------------------------
 
-    def ours(train: Callable[..., Any]) -> Callable[[], Any]:
-        def run() -> Any:
-            merges = train(count_pieces([text], (PATTERN,)), VOCABULARY - 256)
-            return sorted(map(to_printable, from_training(merges, [], PATTERN).tokens.values()))
 
-        return run
+def text_of(name: str) -> str:
+    return (DATA / "text" / f"{name}.txt").read_bytes().decode()
 
-    def hugging_face() -> Any:
-        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(tokenizers.Regex(PATTERNS[PATTERN]), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = tokenizers.trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
-        tokenizer.train_from_iterator([text], trainer)
-        return sorted(tokenizer.get_vocab())
 
+def worst_text(name: str, size: int) -> str:
+    """`size` bytes of what makes a careless merge loop quadratic."""
+    chance = random.Random(0)
+    made: dict[str, Callable[[], str]] = {
+        "one letter": lambda: "a" * size,
+        "letters": lambda: "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=size)),
+        "spaces": lambda: " " * size,
+        "combining": lambda: "e" + "\u0301" * (size // 2),
+        "emoji": lambda: "".join(chance.choices("😀🎉👍🏽🤖", k=size // 4)),
+    }
+    return made[name]()
+
+
+def digest(ids: Any) -> str:
+    import numpy as np
+
+    return hashlib.sha256(np.asarray(ids, dtype=np.uint32).tobytes()).hexdigest()[:16]
+
+
+def measure_encode(library: str, encoding: str, name: str, output: str) -> dict[str, Any]:
+    text = text_of(name)
+    lines = text.splitlines() if name == "short" else None
+    size = len(text.encode())
+    codec = peers.load(library, encoding, DATA)
+    encode = codec.encode if output == "list" else codec.array
+    assert encode is not None
+    started = time.process_time()
+    ids = encode(text) if lines is None else [encode(line) for line in lines]
+    seconds = time.process_time() - started
     return {
-        "byte_bpe_fast": ours(byte_bpe_fast.train_merges),
-        "kernels": ours(kernels.train_merges),
-        "tokenizers": hugging_face,
+        "seconds": seconds,
+        "bytes": size,
+        "digest": digest(ids if lines is None else [id for line in ids for id in line]),
     }
 
 
-def peers_encoding(text: str) -> dict[str, Callable[[], Any]]:
-    """Name → the ids, as a list. Making the encoders is not timed."""
-    tokenizer = Tokenizer.train([made_text(CHARACTERS, seed=99)], vocab_size=VOCABULARY, pattern=PATTERN)
-    ranks = {token: id for id, token in tokenizer.engine.vocabulary.tokens.items()}
-    tik = tiktoken.Encoding("ours", pat_str=PATTERNS[PATTERN], mergeable_ranks=ranks, special_tokens={})
-    with tempfile.TemporaryDirectory() as directory:
-        tokenizer.save(directory)
-        hugging_face = tokenizers.Tokenizer.from_file(str(Path(directory) / "tokenizer.json"))
-    fast = byte_bpe_fast.Encoder(tokenizer.engine.vocabulary)
-    return {
-        "byte_bpe_fast": lambda: fast.encode_pieces(split(text, (PATTERN,))),
-        "kernels": lambda: tokenizer.encode(text),
-        "tiktoken": lambda: tik.encode_ordinary(text),
-        "tokenizers": lambda: hugging_face.encode(text, add_special_tokens=False).ids,
+def measure_decode(library: str, encoding: str, name: str) -> dict[str, Any]:
+    text = text_of(name)
+    codec = peers.load(library, encoding, DATA)
+    ids = peers.load("tiktoken", encoding, DATA).encode(text)
+    assert codec.decode is not None
+    started = time.process_time()
+    back = codec.decode(ids)
+    seconds = time.process_time() - started
+    right = (back if isinstance(back, str) else back.decode()) == text
+    return {"seconds": seconds, "bytes": len(text.encode()), "digest": "text" if right else "another text"}
+
+
+def measure_start(library: str, encoding: str) -> dict[str, Any]:
+    """From nothing imported to the first ids (the interpreter's own start is left out)."""
+    started = time.process_time()
+    ids = peers.load(library, encoding, DATA).encode("Hello there, this is the first text.")
+    return {"seconds": time.process_time() - started, "digest": digest(ids)}
+
+
+def measure_worst(library: str, encoding: str, name: str, size: str) -> dict[str, Any]:
+    text = worst_text(name, int(size))
+    codec = peers.load(library, encoding, DATA)
+    started = time.process_time()
+    ids = codec.encode(text)
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": seconds, "bytes": int(size), "digest": digest(ids), "peak_kb": peak}
+
+
+MEASURE = {"encode": measure_encode, "decode": measure_decode, "start": measure_start, "worst": measure_worst}
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def rate(result: dict[str, Any]) -> float | str:
+    """MB per CPU second, marked where the ids are not tiktoken's."""
+    if "error" in result:
+        return "–"
+    value = float(result["bytes"] / 1e6 / result["seconds"])
+    return value if result.get("right", True) else f"{value:.3g} (other ids)"
+
+
+def check(found: dict[tuple[str, ...], dict[str, Any]], key: Callable[[tuple[str, ...]], tuple[str, ...]]) -> None:
+    """Mark whose ids are tiktoken's. Ours must be: otherwise the figures are worth nothing, and the run ends."""
+    reference = {key(task): result.get("digest") for task, result in found.items() if task[1] == "tiktoken"}
+    for task, result in found.items():
+        result["right"] = result.get("digest") == reference[key(task)]
+        if task[1] == "tinylm" and not result["right"]:
+            raise SystemExit(f"tinylm: {task} gave other results than tiktoken: {result}")
+        if "error" in result:
+            print(f"{' '.join(task)}: {result['error']}")
+
+
+def best(column: dict[str, Any]) -> tuple[str, float]:
+    """The quickest peer with the right ids in a column of rates."""
+    rates = {who: value for who, value in column.items() if who != "tinylm" and isinstance(value, float)}
+    who = max(rates, key=lambda name: rates[name])
+    return who, rates[who]
+
+
+def encode_table(encoding: str, output: str, count: int) -> list[dict[str, Any]]:
+    """Measure and write one table; returns a summary row for each text."""
+    texts = TEXTS if output == "list" else DOCUMENTS
+    libraries = LIBRARIES if output == "list" else ARRAYS
+    tasks = [
+        ("encode", library, encoding, text, output)
+        for text in texts
+        for library in libraries
+        if library not in SLOW or (text in ("english", "code") and encoding == "cl100k")
+    ]
+    found = rounds("encoding.py", tasks, count)
+    check(found, lambda task: task[2:])
+    cells = {
+        text: {
+            library: rate(found[task]) if (task := ("encode", library, encoding, text, output)) in found else "–"
+            for library in libraries
+        }
+        for text in texts
     }
-
-
-def measure(job: str, make: Callable[[str], dict[str, Callable[[], Any]]]) -> list[list[Any]]:
-    """Rows of the table: job, who, MB per CPU second, and how many times as quick as the slowest peer's rung."""
-    seconds: dict[str, list[float]] = {}
-    for round in range(ROUNDS):
-        text = made_text(CHARACTERS, seed=round)
-        results = {}
-        for name, run in make(text).items():
-            started = time.process_time()
-            results[name] = run()
-            seconds.setdefault(name, []).append(time.process_time() - started)
-        if len({json.dumps(result) for result in results.values()}) != 1:
-            raise SystemExit(f"{job}: the results differ in round {round}")
-    size = len(text.encode()) / 1e6
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    rows: list[list[Any]] = [[library, *(cells[text][library] for text in texts)] for library in libraries]
+    ours = [float(cells[text]["tinylm"]) for text in texts]
+    rows.append(["tinylm ÷ best", *(mine / best(cells[text])[1] for mine, text in zip(ours, texts, strict=True))])
+    table(
+        f"encode_{encoding}_{output}",
+        f"{encoding}, text to {output} of ids: MB per CPU second, first call in a fresh process",
+        COMMAND,
+        ["library", *texts],
+        rows,
+        PACKAGES,
+    )
     return [
-        [job, name, size / median, medians["tokenizers"] / median]
-        for name, median in sorted(medians.items(), key=lambda item: -item[1])
+        {
+            "job": f"encode, {encoding}, {output}: {text}",
+            "unit": "MB/s",
+            "kernels": mine,
+            "peer": best(cells[text])[0],
+            "peer_figure": best(cells[text])[1],
+            "exact": "ids = tiktoken's",
+        }
+        for mine, text in zip(ours, texts, strict=True)
     ]
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    facts = {"cpu": name, "cores": os.cpu_count(), "system": platform.system(), "architecture": platform.machine()}
-    return {**facts, "python": platform.python_version()}
+def other_table(count: int) -> list[dict[str, Any]]:
+    """Decoding, start and worst cases."""
+    decode = rounds("encoding.py", [("decode", who, "cl100k", "english") for who in LIBRARIES], count)
+    start = rounds("encoding.py", [("start", who, "cl100k") for who in LIBRARIES], count)
+    size = str(1_000_000)
+    worst = rounds(
+        "encoding.py", [("worst", who, "cl100k", case, size) for case in WORST for who in WORST_LIBRARIES], count
+    )
+    for found in (decode, start, worst):
+        check(found, lambda task: task[2:])
+    large = [("worst", "tinylm", "cl100k", case, str(factor * 10_000_000)) for case in WORST for factor in (1, 10)]
+    growth = rounds("encoding.py", large[:4], 1)
+    rows = []
+    for who in LIBRARIES:
+        milliseconds = [
+            1000 * worst[task]["seconds"] if (task := ("worst", who, "cl100k", case, size)) in worst else "–"
+            for case in WORST
+        ]
+        rows.append([who, rate(decode["decode", who, "cl100k", "english"]), start["start", who, "cl100k"]["seconds"]])
+        rows[-1] += milliseconds
+    columns = ["library", "decode MB/s", "start, CPU s", *(f"1 MB of {case}, ms" for case in WORST)]
+    table(
+        "start_and_worst",
+        "cl100k: decoding, starting (import, load, first encode) and texts that make a careless merge loop quadratic",
+        COMMAND,
+        columns,
+        rows,
+        PACKAGES,
+        growth={" ".join(task[3:]): result for task, result in growth.items()},
+    )
+    return summary_of_others(rows)
 
 
-def main() -> None:
-    if not kernels.available():
-        raise SystemExit("the compiled kernel is not installed: there is nothing to compare")
-    rows = measure("train 4,096 tokens", peers_training) + measure("encode, list out", peers_encoding)
-    packages = ("numpy", "regex", "tiktoken", "tokenizers")
-    table = {
-        "format": 1,
-        "title": "Byte-level BPE: our rungs and the peers, made text of 1 MB",
-        "command": "python packages/tinylm-tokenizer/benchmarks/encoding.py",
-        "machine": machine(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "date": datetime.now(UTC).date().isoformat(),
-        "columns": ["job", "who", "MB per CPU second", "× tokenizers"],
-        "rows": rows,
-    }
-    for job, name, rate, ratio in rows:
-        print(f"{job:20} {name:14} {rate:8.2f} MB/s {ratio:6.2f} × tokenizers")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def summary_of_others(rows: list[list[Any]]) -> list[dict[str, Any]]:
+    """The rows of the summary: ours and the best peer, higher is better for decoding, lower for the rest."""
+    named = {row[0]: row[1:] for row in rows}
+
+    def row(job: str, column: int, pick: Callable[..., str], unit: str) -> dict[str, Any]:
+        figures = {who: cells[column] for who, cells in named.items() if isinstance(cells[column], float)}
+        ours = figures.pop("tinylm")
+        who = pick(figures, key=lambda name: figures[name])
+        return {"job": job, "unit": unit, "kernels": ours, "peer": who, "peer_figure": figures[who]}
+
+    found = [row("decode, cl100k", 0, max, "MB/s"), row("start with cl100k", 1, min, "CPU s")]
+    return found + [row(f"1 MB of {case}", 2 + number, min, "ms") for number, case in enumerate(WORST)]
+
+
+def write_json_vocabulary(encoding: str) -> None:
+    """tokenizer.json of a vocabulary, for the libraries that read nothing else."""
+    path = Path(peers.tokenizer_json(encoding, DATA))
+    if not path.is_file():
+        from tinylm.tokenizer import Tokenizer
+
+        Tokenizer.load(peers.ranks(encoding, DATA)).save(path.parent)
+
+
+def main() -> list[dict[str, Any]]:
+    parser = argparse.ArgumentParser(description="Encoding beside the libraries in use.")
+    parser.add_argument("--quick", action="store_true", help="one round instead of five")
+    count = 1 if parser.parse_args().quick else 5
+    need(*(f"text/{text}.txt" for text in TEXTS), "vocabularies/cl100k/cl100k_base.tiktoken")
+    summary = []
+    for encoding in ("cl100k", "o200k"):
+        write_json_vocabulary(encoding)
+        summary += encode_table(encoding, "list", count) + encode_table(encoding, "array", count)
+    return summary + other_table(count)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] and sys.argv[1] in MEASURE:
+        print(json.dumps(partial(MEASURE[sys.argv[1]], *sys.argv[2:])()))
+    else:
+        main()
