@@ -30,13 +30,13 @@ def need(*names: str) -> None:
         )
 
 
-def fresh(script: str, *arguments: str, timeout: float = 60) -> dict[str, Any]:
-    """Run `script ARGUMENTS` in a process of its own, one thread; its last line is a JSON object, or {"error": why}."""
+def fresh(script: str, *arguments: str, timeout: float = 60, compare: bool = False) -> dict[str, Any]:
+    """Run `script ARGUMENTS` in a process of its own, one thread; its last line is a JSON object, or {"error": why}.
+    compare: it is to say what its results can be compared by (TINYLM_COMPARE)."""
     command = [sys.executable, "-W", "ignore", str(HERE / script), *arguments]
+    environment = {**os.environ, **ONE_THREAD, **({"TINYLM_COMPARE": "1"} if compare else {})}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **ONE_THREAD}, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         return {"error": f"more than {timeout:g} s"}
@@ -49,7 +49,8 @@ Task = tuple[str, ...]
 
 
 def rounds(script: str, tasks: Iterable[Task], count: int) -> dict[Task, dict[str, Any]]:
-    """Every task once a round, in turn; the medians of "seconds", and what else the first round said."""
+    """Every task once a round, in turn; the medians of "seconds", and what else the first round said, in which results
+    are compared."""
     found: dict[Task, dict[str, Any]] = {}
     times: dict[Task, list[float]] = {}
     tasks = list(tasks)
@@ -58,7 +59,7 @@ def rounds(script: str, tasks: Iterable[Task], count: int) -> dict[Task, dict[st
         for task in tasks:
             if "error" in found.get(task, {}):
                 continue
-            result = fresh(script, *task)
+            result = fresh(script, *task, compare=number == 0)
             found[task] = result if number == 0 or "error" in result else found[task]
             times.setdefault(task, []).append(result.get("seconds", 0.0))
         print(f"{script} {tasks[0][0]}: round {number + 1}/{count}, {time.monotonic() - started:.0f} s", flush=True)

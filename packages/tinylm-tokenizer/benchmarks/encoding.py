@@ -13,26 +13,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import resource
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peers
 from _bench import DATA, need, rounds, table
 
 COMMAND = "python packages/tinylm-tokenizer/benchmarks/encoding.py"
-TEXTS = ["english", "code", "scripts", "short", "european", "chinese-japanese"]
+TEXTS = ["english", "code", "scripts", "short", "short, one batch", "european", "chinese-japanese"]
 DOCUMENTS = ["english", "code", "scripts"]
 LIBRARIES = list(peers.LOADERS)
-SLOW = {"tokenizers"}  # only English and code: minutes otherwise
-ARRAYS = ["tinylm", "gigatoken", "fastokens", "toktok-rs", "splintr-rs", "tuetoken", "tiktoken"]
+FASTEST = ["tinylm", "gigatoken", "fastokens", "toktok-rs", "tiktoken"]  # what o200k and arrays are measured with
+LARGE = {"european", "chinese-japanese"}  # these with the fastest, too; quicktok-v1 was seen among them
 WORST = ["one letter", "letters", "spaces", "combining", "emoji"]
-WORST_LIBRARIES = ["tinylm", "gigatoken", "fastokens", "toktok-rs", "quicktok-v1", "bpe-openai", "tiktoken"]
+WORST_LIBRARIES = ["tinylm", "gigatoken", "toktok-rs", "quicktok-v1", "bpe-openai", "tiktoken"]
 PACKAGES = ["numpy", "regex", *(name for name in LIBRARIES if name != "tinylm")]
 
 
@@ -57,26 +57,32 @@ def worst_text(name: str, size: int) -> str:
 
 
 def digest(ids: Any) -> str:
+    """What ids are compared by; "" where nothing is to be compared."""
+    if "TINYLM_COMPARE" not in os.environ:
+        return ""
     import numpy as np
 
     return hashlib.sha256(np.asarray(ids, dtype=np.uint32).tobytes()).hexdigest()[:16]
 
 
 def measure_encode(library: str, encoding: str, name: str, output: str) -> dict[str, Any]:
-    text = text_of(name)
-    lines = text.splitlines() if name == "short" else None
+    text = text_of(name.partition(",")[0])
     size = len(text.encode())
+    lines = text.splitlines()
     codec = peers.load(library, encoding, DATA)
-    encode = codec.encode if output == "list" else codec.array
-    assert encode is not None
+    one = cast(Callable[[str], Any], codec.encode if output == "list" else codec.array)
+    several = cast(Callable[[list[str]], Any], codec.batch)
     started = time.process_time()
-    ids = encode(text) if lines is None else [encode(line) for line in lines]
+    if name.endswith("one batch"):
+        ids = several(lines)
+    elif name == "short":
+        ids = [one(line) for line in lines]
+    else:
+        ids = one(text)
     seconds = time.process_time() - started
-    return {
-        "seconds": seconds,
-        "bytes": size,
-        "digest": digest(ids if lines is None else [id for line in ids for id in line]),
-    }
+    if name.startswith("short"):
+        ids = [id for line in ids for id in line]
+    return {"seconds": seconds, "bytes": size, "digest": digest(ids)}
 
 
 def measure_decode(library: str, encoding: str, name: str) -> dict[str, Any]:
@@ -108,7 +114,12 @@ def measure_worst(library: str, encoding: str, name: str, size: str) -> dict[str
     return {"seconds": seconds, "bytes": int(size), "digest": digest(ids), "peak_kb": peak}
 
 
-MEASURE = {"encode": measure_encode, "decode": measure_decode, "start": measure_start, "worst": measure_worst}
+MEASURE: dict[str, Callable[..., dict[str, Any]]] = {
+    "encode": measure_encode,
+    "decode": measure_decode,
+    "start": measure_start,
+    "worst": measure_worst,
+}
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -140,26 +151,30 @@ def best(column: dict[str, Any]) -> tuple[str, float]:
     return who, rates[who]
 
 
+def libraries(encoding: str, output: str, text: str) -> list[str]:
+    """Who takes part: everybody with cl100k as lists, the fastest everywhere; slow ones do not read large texts."""
+    if encoding != "cl100k" or output == "array" or text in LARGE:
+        return [*FASTEST, *(["quicktok-v1"] if text in LARGE else [])]
+    if text == "short, one batch":
+        return ["tinylm", "gigatoken", "fastokens", "tiktoken"]
+    return [name for name in LIBRARIES if name != "tokenizers" or text == "english"]
+
+
 def encode_table(encoding: str, output: str, count: int) -> list[dict[str, Any]]:
     """Measure and write one table; returns a summary row for each text."""
     texts = TEXTS if output == "list" else DOCUMENTS
-    libraries = LIBRARIES if output == "list" else ARRAYS
-    tasks = [
-        ("encode", library, encoding, text, output)
-        for text in texts
-        for library in libraries
-        if library not in SLOW or (text in ("english", "code") and encoding == "cl100k")
-    ]
+    tasks = [("encode", who, encoding, text, output) for text in texts for who in libraries(encoding, output, text)]
     found = rounds("encoding.py", tasks, count)
     check(found, lambda task: task[2:])
     cells = {
         text: {
             library: rate(found[task]) if (task := ("encode", library, encoding, text, output)) in found else "–"
-            for library in libraries
+            for library in LIBRARIES
         }
         for text in texts
     }
-    rows: list[list[Any]] = [[library, *(cells[text][library] for text in texts)] for library in libraries]
+    measured = [library for library in LIBRARIES if any(cells[text][library] != "–" for text in texts)]
+    rows: list[list[Any]] = [[library, *(cells[text][library] for text in texts)] for library in measured]
     ours = [float(cells[text]["tinylm"]) for text in texts]
     rows.append(["tinylm ÷ best", *(mine / best(cells[text])[1] for mine, text in zip(ours, texts, strict=True))])
     table(
@@ -243,7 +258,7 @@ def main() -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description="Encoding beside the libraries in use.")
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
     count = 1 if parser.parse_args().quick else 5
-    need(*(f"text/{text}.txt" for text in TEXTS), "vocabularies/cl100k/cl100k_base.tiktoken")
+    need(*(f"text/{text}.txt" for text in TEXTS if "," not in text), "vocabularies/cl100k/cl100k_base.tiktoken")
     summary = []
     for encoding in ("cl100k", "o200k"):
         write_json_vocabulary(encoding)
@@ -253,6 +268,6 @@ def main() -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in MEASURE:
-        print(json.dumps(partial(MEASURE[sys.argv[1]], *sys.argv[2:])()))
+        print(json.dumps(MEASURE[sys.argv[1]](*sys.argv[2:])))
     else:
         main()

@@ -1,6 +1,6 @@
 """The libraries that this package is measured beside: how each is loaded, and how it is asked for ids.
 
-    load("gigatoken", "cl100k", data)  →  Codec(encode, array, decode)
+    load("gigatoken", "cl100k", data)  →  Codec(encode, array, batch, decode)
 
 `data` is the folder that `fetch_data.py` fills; `tokenizer_json` a file of the same vocabulary for those that read no
 other. Nothing is imported before it is asked for, so that a start can be measured. Knows nothing about time.
@@ -16,10 +16,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Codec:
-    """encode: text → list of ids; array: text → array of ids, if it has that; decode: list of ids → text or bytes."""
+    """encode: text → list of ids; array: text → array of ids; batch: texts → lists of ids, on one thread; decode: list
+    of ids → text or bytes. None: the library does not have it."""
 
     encode: Callable[[str], list[int]]
     array: Callable[[str], Any] | None = None
+    batch: Callable[[list[str]], Any] | None = None
     decode: Callable[[list[int]], str | bytes] | None = None
 
 
@@ -36,7 +38,12 @@ def _tinylm(encoding: str, data: Path) -> Codec:
     from tinylm.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(ranks(encoding, data))
-    return Codec(tokenizer.encode, tokenizer.encode_array, tokenizer.decode)
+    return Codec(
+        tokenizer.encode,
+        tokenizer.encode_array,
+        lambda texts: tokenizer.encode_batch(texts, threads=1),
+        tokenizer.decode,
+    )
 
 
 def _tiktoken(encoding: str, data: Path) -> Codec:
@@ -46,25 +53,36 @@ def _tiktoken(encoding: str, data: Path) -> Codec:
     read = public.load_tiktoken_bpe  # tiktoken's own reader, given the file instead of its address
 
     def local(address: str, expected_hash: str | None = None) -> dict[bytes, int]:
-        return read(ranks(encoding, data), expected_hash=expected_hash)
+        found: dict[bytes, int] = read(ranks(encoding, data), expected_hash=expected_hash)
+        return found
 
     public.load_tiktoken_bpe = local
     codec = tiktoken.get_encoding(f"{encoding}_base")
-    return Codec(codec.encode_ordinary, codec.encode_to_numpy, codec.decode)
+    return Codec(
+        codec.encode_ordinary,
+        codec.encode_to_numpy,
+        lambda texts: codec.encode_ordinary_batch(texts, num_threads=1),
+        codec.decode,
+    )
 
 
 def _tokenizers(encoding: str, data: Path) -> Codec:
     import tokenizers
 
     codec = tokenizers.Tokenizer.from_file(tokenizer_json(encoding, data))
-    return Codec(lambda text: codec.encode(text, add_special_tokens=False).ids, None, codec.decode)
+    return Codec(lambda text: codec.encode(text, add_special_tokens=False).ids, decode=codec.decode)
 
 
 def _gigatoken(encoding: str, data: Path) -> Codec:
     import gigatoken
 
     codec = gigatoken.Tokenizer.from_tiktoken(ranks(encoding, data))
-    return Codec(lambda text: codec.encode_batch_list([text], parallel=False)[0], codec.encode, codec.decode)
+    return Codec(
+        lambda text: codec.encode(text).tolist(),  # quicker than encode_batch_list([text])
+        codec.encode,
+        lambda texts: codec.encode_batch_list(texts, parallel=False),
+        codec.decode,
+    )
 
 
 def _fastokens(encoding: str, data: Path) -> Codec:
@@ -75,6 +93,7 @@ def _fastokens(encoding: str, data: Path) -> Codec:
     return Codec(
         lambda text: codec.encode(text).ids,
         lambda text: np.frombuffer(codec.encode_batch_flat([text])[0], np.uint32),
+        lambda texts: [encoding.ids for encoding in codec.encode_batch(texts)],
         codec.decode,
     )
 
@@ -84,7 +103,9 @@ def _toktok(encoding: str, data: Path) -> Codec:
 
     codec = toktok._encoding(f"{encoding}_base")
     return Codec(
-        codec.encode_ordinary, lambda text: codec.encode_to_numpy(text, disallowed_special=()), codec.decode_bytes
+        codec.encode_ordinary,
+        lambda text: codec.encode_to_numpy(text, disallowed_special=()),
+        decode=codec.decode_bytes,
     )
 
 
@@ -92,7 +113,7 @@ def _quicktok(encoding: str, data: Path) -> Codec:
     import quicktok
 
     codec = quicktok.get_encoding(f"{encoding}_base")
-    return Codec(codec.encode_ordinary, None, codec.decode)
+    return Codec(codec.encode_ordinary, decode=codec.decode)
 
 
 def _splintr(encoding: str, data: Path) -> Codec:
@@ -100,7 +121,9 @@ def _splintr(encoding: str, data: Path) -> Codec:
     import splintr
 
     codec = splintr.Tokenizer.from_pretrained(f"{encoding}_base")
-    return Codec(codec.encode_ordinary, lambda text: np.frombuffer(codec.encode_flat(text), np.uint32), codec.decode)
+    return Codec(
+        codec.encode_ordinary, lambda text: np.frombuffer(codec.encode_flat(text), np.uint32), decode=codec.decode
+    )
 
 
 def _tuetoken(encoding: str, data: Path) -> Codec:
@@ -109,7 +132,7 @@ def _tuetoken(encoding: str, data: Path) -> Codec:
 
     codec = tuetoken.Tokenizer(tokenizer_json(encoding, data))
     return Codec(
-        codec.encode_ordinary, lambda text: np.frombuffer(codec.encode_to_bytes(text), np.uint32), codec.decode
+        codec.encode_ordinary, lambda text: np.frombuffer(codec.encode_to_bytes(text), np.uint32), decode=codec.decode
     )
 
 
@@ -117,7 +140,7 @@ def _bpe_openai(encoding: str, data: Path) -> Codec:
     from bpe_openai import _bindings  # its Python wrapper refuses texts of a million characters
 
     codec = _bindings.tokenizer_for_encoding(f"{encoding}_base")
-    return Codec(codec.encode, None, codec.decode)
+    return Codec(codec.encode, decode=codec.decode)
 
 
 LOADERS: dict[str, Callable[[str, Path], Codec]] = {

@@ -15,7 +15,7 @@ import json
 import sys
 from typing import Any
 
-from _bench import RESULTS, table
+from _bench import HERE, RESULTS, table
 
 PARTS = {
     "encoding": "encoding",
@@ -45,7 +45,7 @@ def main() -> None:
     options = [word for word in sys.argv[1:] if word.startswith("-")]
     file = RESULTS / "summary.json"
     found: dict[str, list[dict[str, Any]]] = json.loads(file.read_text())["parts"] if file.is_file() else {}
-    for part in wanted or PARTS:
+    for part in wanted or [part for part in PARTS if (HERE / f"{PARTS[part]}.py").is_file()]:
         sys.argv = [f"{PARTS[part]}.py", *options]
         found[part] = importlib.import_module(PARTS[part]).main()
     table(
