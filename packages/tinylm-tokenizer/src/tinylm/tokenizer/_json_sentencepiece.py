@@ -17,7 +17,7 @@ from tinylm.tokenizer import _json_steps
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._json_parts import Reader, boolean, dump, short, write_added_tokens, write_template
 from tinylm.tokenizer._sentencepiece_data import Kind, SentencePieceModel
-from tinylm.tokenizer._sentencepiece_words import findable
+from tinylm.tokenizer._sentencepiece_words import byte_scores, ranked_merges
 
 _BYTE_PIECES = {f"<0x{byte:02X}>" for byte in range(256)}
 
@@ -170,13 +170,14 @@ def write(model: SentencePieceModel) -> bytes:
 def _unigram(model: SentencePieceModel) -> dict[str, Any]:
     if "" in model.pieces:
         raise TokenizerError("a tokenizer.json has no place for ids without a piece, which this Unigram vocabulary has")
-    vocab = [[text, score] for text, score in zip(model.pieces, model.scores, strict=True)]
+    scores = byte_scores(model.scores, model.kinds)
+    vocab = [[text, score] for text, score in zip(model.pieces, scores, strict=True)]
     return {"type": "Unigram", "unk_id": model.unk_id, "vocab": vocab, "byte_fallback": model.byte_fallback}
 
 
 def _bpe(model: SentencePieceModel) -> dict[str, Any]:
     pieces = model.pieces
-    merges = model.merges if model.merges is not None else _ranked(model)
+    merges = model.merges if model.merges is not None else ranked_merges(model)
     return {
         "type": "BPE",
         "dropout": None,
@@ -189,16 +190,3 @@ def _bpe(model: SentencePieceModel) -> dict[str, Any]:
         "vocab": {text: id for id, text in enumerate(pieces) if text},
         "merges": [[pieces[left], pieces[right]] for left, right, _ in merges],
     }
-
-
-def _ranked(model: SentencePieceModel) -> list[tuple[int, int, int]]:
-    """Every (left, right, result) of pieces, the result with the best score first."""
-    ids = findable(model)
-    merges = [
-        (left, right, id)
-        for text, id in ids.items()
-        if model.kinds[id] == Kind.NORMAL
-        for cut in range(1, len(text))
-        if (left := ids.get(text[:cut], -1)) >= 0 and (right := ids.get(text[cut:], -1)) >= 0
-    ]
-    return sorted(merges, key=lambda merge: (-model.scores[merge[2]], merge[2], merge[0], merge[1]))

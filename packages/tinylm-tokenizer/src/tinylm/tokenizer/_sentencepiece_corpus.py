@@ -10,34 +10,38 @@ across them. The rules are those of SentencePiece's trainer; a line has no great
 from __future__ import annotations
 
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import regex
 
 from tinylm.tokenizer import _nfkc_rules
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._sentencepiece_data import SPACE, Charsmap, Kind, SentencePieceModel, Spaces, Step
-from tinylm.tokenizer._sentencepiece_words import words
+from tinylm.tokenizer._sentencepiece_words import byte_scores, words
 from tinylm.tokenizer.normalizer import normalize
 
 # Every script of Unicode 16 that has letters of its own; a character of none of them counts as "Common".
-_SCRIPTS = """Adlam Ahom Anatolian_Hieroglyphs Arabic Armenian Avestan Balinese Bamum Bassa_Vah Batak Bengali Bhaiksuki
-Bopomofo Brahmi Braille Buginese Buhid Canadian_Aboriginal Carian Caucasian_Albanian Chakma Cham Cherokee Chorasmian
-Coptic Cuneiform Cypriot Cypro_Minoan Cyrillic Deseret Devanagari Dives_Akuru Dogra Duployan Egyptian_Hieroglyphs
-Elbasan Elymaic Ethiopic Georgian Glagolitic Gothic Grantha Greek Gujarati Gunjala_Gondi Gurmukhi Han Hangul
-Hanifi_Rohingya Hanunoo Hatran Hebrew Hiragana Imperial_Aramaic Inherited Inscriptional_Pahlavi Inscriptional_Parthian
-Javanese Kaithi Kannada Katakana Kawi Kayah_Li Kharoshthi Khitan_Small_Script Khmer Khojki Khudawadi Lao Latin Lepcha
-Limbu Linear_A Linear_B Lisu Lycian Lydian Mahajani Makasar Malayalam Mandaic Manichaean Marchen Masaram_Gondi
-Medefaidrin Meetei_Mayek Mende_Kikakui Meroitic_Cursive Meroitic_Hieroglyphs Miao Modi Mongolian Mro Multani Myanmar
-Nabataean Nag_Mundari Nandinagari New_Tai_Lue Newa Nko Nushu Nyiakeng_Puachue_Hmong Ogham Ol_Chiki Old_Hungarian
-Old_Italic Old_North_Arabian Old_Permic Old_Persian Old_Sogdian Old_South_Arabian Old_Turkic Old_Uyghur Oriya Osage
-Osmanya Pahawh_Hmong Palmyrene Pau_Cin_Hau Phags_Pa Phoenician Psalter_Pahlavi Rejang Runic Samaritan Saurashtra Sharada
-Shavian Siddham SignWriting Sinhala Sogdian Sora_Sompeng Soyombo Sundanese Syloti_Nagri Syriac Tagalog Tagbanwa Tai_Le
-Tai_Tham Tai_Viet Takri Tamil Tangsa Tangut Telugu Thaana Thai Tibetan Tifinagh Tirhuta Toto Ugaritic Vai Vithkuqi Wancho
-Warang_Citi Yezidi Yi Zanabazar_Square""".split()
+_SCRIPTS = """
+Adlam Ahom Anatolian_Hieroglyphs Arabic Armenian Avestan Balinese Bamum Bassa_Vah Batak Bengali Bhaiksuki Bopomofo
+Brahmi Braille Buginese Buhid Canadian_Aboriginal Carian Caucasian_Albanian Chakma Cham Cherokee Chorasmian Coptic
+Cuneiform Cypriot Cypro_Minoan Cyrillic Deseret Devanagari Dives_Akuru Dogra Duployan Egyptian_Hieroglyphs Elbasan
+Elymaic Ethiopic Georgian Glagolitic Gothic Grantha Greek Gujarati Gunjala_Gondi Gurmukhi Han Hangul Hanifi_Rohingya
+Hanunoo Hatran Hebrew Hiragana Imperial_Aramaic Inherited Inscriptional_Pahlavi Inscriptional_Parthian Javanese
+Kaithi Kannada Katakana Kawi Kayah_Li Kharoshthi Khitan_Small_Script Khmer Khojki Khudawadi Lao Latin Lepcha Limbu
+Linear_A Linear_B Lisu Lycian Lydian Mahajani Makasar Malayalam Mandaic Manichaean Marchen Masaram_Gondi Medefaidrin
+Meetei_Mayek Mende_Kikakui Meroitic_Cursive Meroitic_Hieroglyphs Miao Modi Mongolian Mro Multani Myanmar Nabataean
+Nag_Mundari Nandinagari New_Tai_Lue Newa Nko Nushu Nyiakeng_Puachue_Hmong Ogham Ol_Chiki Old_Hungarian Old_Italic
+Old_North_Arabian Old_Permic Old_Persian Old_Sogdian Old_South_Arabian Old_Turkic Old_Uyghur Oriya Osage Osmanya
+Pahawh_Hmong Palmyrene Pau_Cin_Hau Phags_Pa Phoenician Psalter_Pahlavi Rejang Runic Samaritan Saurashtra Sharada
+Shavian Siddham SignWriting Sinhala Sogdian Sora_Sompeng Soyombo Sundanese Syloti_Nagri Syriac Tagalog Tagbanwa
+Tai_Le Tai_Tham Tai_Viet Takri Tamil Tangsa Tangut Telugu Thaana Thai Tibetan Tifinagh Tirhuta Toto Ugaritic Vai
+Vithkuqi Wancho Warang_Citi Yezidi Yi Zanabazar_Square
+""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,8 @@ def _covered(found: Counter[str], options: Options) -> Counted:
     room = options.vocab_size - len(options.first_pieces())
     if len(kept) > room:
         raise TokenizerError(
-            f"the corpus has {len(kept)} characters that should be pieces, and a vocab_size of {options.vocab_size} has "
-            f"room for {room}; wanted a larger vocab_size or a smaller character_coverage"
+            f"the corpus has {len(kept)} characters that should be pieces, and a vocab_size of {options.vocab_size} "
+            f"leaves {room}; wanted a larger vocab_size or a smaller character_coverage"
         )
     rare = "".join(character for character in characters if character not in kept)
     parts: Counter[str] = Counter()
@@ -159,8 +163,6 @@ def _most_frequent(counts: Counter[str]) -> list[tuple[str, int]]:
 
 def _float32(value: float) -> float:
     """SentencePiece compares shares in float32."""
-    import struct
-
     rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
     return rounded
 
@@ -191,21 +193,25 @@ def may_be_piece(text: str, longest: int) -> bool:
     return True
 
 
-def model(algorithm: str, learned: list[tuple[str, float]], options: Options) -> SentencePieceModel:
+def model(
+    algorithm: Literal["sentencepiece-bpe", "unigram"], learned: list[tuple[str, float]], options: Options
+) -> SentencePieceModel:
     """The model of learned pieces and their scores, behind the pieces that are not learned."""
     first = options.first_pieces()
-    drop = "all" if options.remove_extra_spaces else "once" if options.dummy_prefix else "never"
     special = {text: id for id, (text, kind) in enumerate(first) if kind == Kind.CONTROL}
+    kinds = (*(kind for _, kind in first), *(Kind.NORMAL for _ in learned))
+    scores = [0.0] * len(first) + [score for _, score in learned]
+    is_unigram = algorithm == "unigram"
     return SentencePieceModel(
-        algorithm="unigram" if algorithm == "unigram" else "sentencepiece-bpe",
+        algorithm=algorithm,
         pieces=(*(text for text, _ in first), *(text for text, _ in learned)),
-        scores=(*(0.0 for _ in first), *(_float32(score) for _, score in learned)),
-        kinds=(*(kind for _, kind in first), *(Kind.NORMAL for _ in learned)),
+        scores=tuple(map(_float32, byte_scores(scores, kinds) if is_unigram else scores)),
+        kinds=kinds,
         byte_fallback=options.byte_fallback,
-        double=algorithm == "unigram",
-        words=algorithm == "unigram",
+        double=is_unigram,
+        words=is_unigram,
         steps=options.steps,
-        drop_space=drop,
+        drop_space="all" if options.remove_extra_spaces else "once" if options.dummy_prefix else "never",
         special_tokens=special,
         prefix=(special["<s>"],) if "<s>" in special else (),
     )

@@ -115,8 +115,9 @@ class SentencePieceModel:
     unk_id: the id for text that no piece covers; None: there is none (byte_fallback covers everything).
     byte_fallback: a character that no piece covers becomes BYTE pieces, one a UTF-8 byte.
     fuse_unknown: neighbouring unknown pieces become one.
-    double: Unigram adds scores in float64 (tokenizer.json), not float32 from the start of the text (SentencePiece): it
-    decides near-ties. steps: the normalisation, in order. words: each part that begins at a "▁" is encoded on its own.
+    double: Unigram as tokenizer.json has it: scores are added in float64, not in float32 from the start of the text as
+    SentencePiece does (it decides near-ties), and BYTE pieces are found in text as well.
+    steps: the normalisation, in order. words: each part that begins at a "▁" is encoded on its own.
     drop_space: decoding drops the "▁" that starts the text: "never", "once" or "all" (all that stand there).
     special_tokens: text → id, found in a text only when allowed. added_tokens: text → id, cut out of every text before
     it is normalised (only tokenizer.json has them; pieces of kind USER_DEFINED are found by the engine itself).

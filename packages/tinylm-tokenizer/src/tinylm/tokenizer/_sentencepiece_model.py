@@ -23,6 +23,7 @@ from typing import Any, Literal
 from tinylm.tokenizer import _charsmap
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._sentencepiece_data import Charsmap, Kind, SentencePieceModel, Spaces, Step
+from tinylm.tokenizer._sentencepiece_words import ranked_merges
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 _TYPES = {1: "unigram", 2: "sentencepiece-bpe", 3: "word", 4: "char"}
@@ -199,15 +200,16 @@ def _str(value: int | bytes) -> str:
 def write(model: SentencePieceModel, name: str = "") -> bytes:
     """The bytes of a *.model file that SentencePiece opens; always the same for the same model.
 
-    name: of the normalisation rules. Errors: TokenizerError for what the format has no place for: ranked merges, added
-    tokens, other steps of normalisation than compiled rules and spaces.
+    name: of the normalisation rules. Errors: TokenizerError for what the format has no place for: merges that are not
+    those of the scores, added tokens, other steps of normalisation than compiled rules and spaces. SentencePiece adds
+    Unigram's scores in float32: of two ways to cut a text that are as likely to seven digits it may take the other.
     """
     rules = [step for step in model.steps if isinstance(step, Charsmap) and not step.by_grapheme]
     spaces = [step for step in model.steps if isinstance(step, Spaces)]
-    if (*rules, *spaces) != model.steps or len(spaces) != 1 or len(rules) > 1 or model.words:
+    if (*rules, *spaces) != model.steps or len(spaces) != 1 or len(rules) > 1:
         raise TokenizerError("a .model file has no place for this tokenizer's normalisation; save a tokenizer.json")
-    if model.merges is not None or model.added_tokens or model.double or not model.fuse_unknown:
-        raise TokenizerError("a .model file has no place for ranked merges or added tokens; save a tokenizer.json")
+    if model.merges not in (None, ranked_merges(model)) or model.added_tokens or not model.fuse_unknown:
+        raise TokenizerError("a .model file has no place for such merges or added tokens; save a tokenizer.json")
     pieces = b"".join(
         _field(1, _field(1, text.encode() or b"\0") + _key(2, _FOUR) + struct.pack("<f", score) + _number(3, kind))
         for text, score, kind in zip(model.pieces, model.scores, model.kinds, strict=True)

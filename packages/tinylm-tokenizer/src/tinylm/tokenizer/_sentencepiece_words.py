@@ -16,10 +16,14 @@ _FINDABLE = (Kind.NORMAL, Kind.USER_DEFINED, Kind.UNUSED)
 
 
 def findable(model: SentencePieceModel) -> dict[str, int]:
-    """Text → id of the pieces that are ever found in text. Of two with the same text the first counts."""
+    """Text → id of the pieces that are ever found in text. Of two with the same text the first counts.
+
+    In a Unigram model of a tokenizer.json (`double`) the text "<0x0A>" may be taken for the byte piece of that name.
+    """
+    kinds = (*_FINDABLE, Kind.BYTE) if model.double else _FINDABLE
     ids: dict[str, int] = {}
     for id, (text, kind) in enumerate(zip(model.pieces, model.kinds, strict=True)):
-        if kind in _FINDABLE and text:
+        if kind in kinds and text:
             ids.setdefault(text, id)
     return ids
 
@@ -75,3 +79,23 @@ def fill_in(found: Iterable[Found], model: SentencePieceModel, bytes_: Sequence[
             parts.append((text, [] if model.unk_id is None else [model.unk_id]))
         unknown_before = unknown
     return parts
+
+
+def ranked_merges(model: SentencePieceModel) -> tuple[tuple[int, int, int], ...]:
+    """Every (left, right, result) of pieces, the result with the best score first: scores as merges."""
+    ids = findable(model)
+    merges = [
+        (left, right, id)
+        for text, id in ids.items()
+        if model.kinds[id] == Kind.NORMAL
+        for cut in range(1, len(text))
+        if (left := ids.get(text[:cut], -1)) >= 0 and (right := ids.get(text[cut:], -1)) >= 0
+    ]
+    return tuple(sorted(merges, key=lambda merge: (-model.scores[merge[2]], merge[2], merge[0], merge[1])))
+
+
+def byte_scores(scores: Sequence[float], kinds: Sequence[int]) -> list[float]:
+    """The scores, with those of BYTE pieces so low that the text "<0x0A>" is rather spelled with its six characters."""
+    pairs = list(zip(scores, kinds, strict=True))
+    lowest = 6 * min((score for score, kind in pairs if kind == Kind.NORMAL), default=0.0) - 1
+    return [min(score, lowest) if kind == Kind.BYTE else score for score, kind in pairs]

@@ -11,7 +11,7 @@ from tinylm.tokenizer._errors import TokenizerError
 if TYPE_CHECKING:
     from tinylm.tokenizer._engine import Engine, Progress
 
-ALGORITHMS = ("bpe",)
+ALGORITHMS = ("bpe", "sentencepiece-bpe", "unigram")
 
 
 def train(
@@ -28,6 +28,10 @@ def train(
         raise TokenizerError(f"unknown algorithm {algorithm!r}: choose one of {', '.join(ALGORITHMS)}")
     if pattern is not None and algorithm != "bpe":
         raise TokenizerError(f"pattern= is for the algorithm 'bpe'; {algorithm!r} cuts text in its own way")
+    if algorithm in ("sentencepiece-bpe", "unigram"):
+        from tinylm.tokenizer import _training_sentencepiece
+
+        return _training_sentencepiece.train(corpus, vocab_size, algorithm, special_tokens, progress)
     from tinylm.tokenizer import _byte_level, _training_byte_level
 
     special_tokens = ("<|endoftext|>",) if special_tokens is None else special_tokens

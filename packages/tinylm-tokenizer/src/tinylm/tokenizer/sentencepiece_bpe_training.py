@@ -1,24 +1,26 @@
 """Training of SentencePiece's byte-pair encoding, in plain Python: the same pieces as its own trainer learns.
 
-    a word is a list of characters; again and again, of all pairs of neighbours whose joined text may be a piece, join the
-    most frequent one everywhere, until there are enough pieces. Of equally frequent pairs the one whose text is shorter
-    wins, then the one that comes first in Unicode. A text becomes a piece once, however it can be made. At the end the
-    characters of the corpus become pieces too. The score of a piece is minus its place.
+    a word is a list of characters; again and again, of all pairs of neighbours whose joined text may be a piece, join
+    the most frequent one everywhere, until there are enough pieces. Of equally frequent pairs the one whose text is
+    shorter wins, then the one that comes first in Unicode. A text becomes a piece once, however it can be made. At the
+    end the characters of the corpus become pieces too. The score of a piece is minus its place.
 
-Sources: Sennrich, Haddow and Birch 2016; Kudo and Richardson 2018. Counts are kept up to date, as in `byte_bpe_fast.py`:
-after a join only the neighbours of the joined places are counted again. What may be a piece and how the corpus is
-counted: `_sentencepiece_corpus.py`. Encoding: `sentencepiece_bpe.py`. The compiled rung is in `kernels/`.
+Sources: Sennrich, Haddow and Birch 2016; Kudo and Richardson 2018. Counts are kept up to date as in
+`byte_bpe_fast.py`: after a join only the words that hold the pair are counted again. What may be a piece and how the
+corpus is counted: `_sentencepiece_corpus.py`. Encoding: `sentencepiece_bpe.py`. The compiled rung is in `kernels/`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
 from tinylm.tokenizer._sentencepiece_corpus import Options, count, may_be_piece, model
 from tinylm.tokenizer._sentencepiece_data import SentencePieceModel
+from tinylm.tokenizer._sentencepiece_words import ranked_merges
 
 Pair = tuple[str, str]
 
@@ -36,7 +38,8 @@ def train(
     wanted = options.vocab_size - len(options.first_pieces()) - len(counted.characters)
     pieces = learn(counted.words, wanted, options.longest, lambda done: progress(done, wanted))
     pieces += counted.characters
-    return model("sentencepiece-bpe", [(piece, -float(place)) for place, piece in enumerate(pieces)], options)
+    learned = model("sentencepiece-bpe", [(piece, -float(place)) for place, piece in enumerate(pieces)], options)
+    return replace(learned, merges=ranked_merges(learned))  # as a tokenizer.json has them
 
 
 def learn(words: dict[str, int], wanted: int, longest: int, progress: Callable[[int], None]) -> list[str]:

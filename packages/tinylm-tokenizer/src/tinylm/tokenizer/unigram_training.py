@@ -29,6 +29,7 @@ _KEPT = 0.75  # by one pruning
 _SURPLUS = 1.1  # pieces over the wanted number, before the last choice
 _RARE = 0.5  # expected uses below which a piece goes
 _DELTA = 0.0001  # between the scores of characters that EM did not keep
+_BYTE_NAMES = "<0x123456789ABCDEF>"  # always pieces beside byte pieces, so that the text "<0x0A>" can be spelled
 _PENALTY = 10.0  # nats below the rarest piece, for a character that is no piece
 
 
@@ -94,12 +95,13 @@ def train(
         progress(first - len(pieces.texts), max(first - room, 1))
         if len(pieces.texts) <= int(options.vocab_size * _SURPLUS):
             break
-    return model("unigram", _choose(pieces, counted.characters, room), options)
+    characters = dict.fromkeys((*counted.characters, *(_BYTE_NAMES if options.byte_fallback else "")))
+    return model("unigram", _choose(pieces, list(characters)[:room], room), options)
 
 
 def seed(words: Mapping[str, int], options: Options) -> dict[str, float]:
-    """The first pieces: log(share of the text that each covers, overlaps counted again). A part that always goes on with
-    the same character is left out, because the longer one says as much."""
+    """The first pieces: log(share of the text that each covers, overlaps counted again). A part that always goes on
+    with the same character is left out, because the longer one says as much."""
     parts: Counter[str] = Counter()
     characters: Counter[str] = Counter()
     for word, number in words.items():
@@ -179,8 +181,8 @@ def digamma(x: float) -> float:
 def prune(pieces: _Pieces, words: Mapping[str, int], wanted: int) -> dict[str, float]:
     """Three quarters of the pieces, but not fewer than `wanted`: those whose loss would cost the most.
 
-    A piece that spells itself better with others, or that no likeliest cut uses, goes at once; a piece that nothing else
-    can spell stays.
+    A piece that others spell better, or that no likeliest cut uses, goes at once; one that nothing else can spell
+    stays.
     """
     uses = [0] * len(pieces.texts)
     for word, number in words.items():
@@ -211,7 +213,7 @@ def prune(pieces: _Pieces, words: Mapping[str, int], wanted: int) -> dict[str, f
     return {pieces.texts[piece]: pieces.scores[piece] for piece in kept}
 
 
-def _choose(pieces: _Pieces, characters: Mapping[str, int], room: int) -> list[tuple[str, float]]:
+def _choose(pieces: _Pieces, characters: list[str], room: int) -> list[tuple[str, float]]:
     """Every character, and the likeliest of the others that can be reached at all, in the order of their scores."""
     scores = dict(zip(pieces.texts, pieces.scores, strict=True))
     lowest = min(scores.values())
