@@ -158,26 +158,29 @@ def _minimal_trie(values: dict[bytes, int]) -> list[Node]:
 def _double_array(nodes: list[Node]) -> list[int]:
     """Give every node a base such that no two of them want the same unit: first fit, the largest nodes first."""
     units: list[int] = []
-    free: dict[int, None] = {}
+    free: set[int] = set()
     bases: dict[int, int] = {}
     taken: set[int] = set()  # bases
+    looked: dict[tuple[int, ...], int] = {}  # below this unit there is no place for these bytes, and never will be
 
-    def place(wanted: list[int]) -> int:
-        for unit in free:
+    def place(wanted: tuple[int, ...]) -> int:
+        for unit in range(looked.get(wanted, 1), len(units)):
             base = unit ^ wanted[0]
-            if base not in taken and all(base ^ byte in free for byte in wanted):
+            if unit in free and base not in taken and all(base ^ byte in free for byte in wanted):
+                looked[wanted] = unit + 1
                 return base
-        free.update(dict.fromkeys(range(max(len(units), 1), len(units) + 256)))  # unit 0 is the root's
+        looked[wanted] = max(len(units), 1)  # unit 0 is the root's
+        free.update(range(looked[wanted], len(units) + 256))
         units.extend([0] * 256)
         return place(wanted)
 
     for number in sorted(range(len(nodes)), key=lambda number: (-len(nodes[number][1]), number)):
         value, children = nodes[number]
-        wanted = [0] * (value >= 0) + [byte for byte, _ in children]
+        wanted = (*([0] if value >= 0 else []), *(byte for byte, _ in children))
         base = bases[number] = place(wanted)
         taken.add(base)
         for byte in wanted:
-            del free[base ^ byte]
+            free.remove(base ^ byte)
     for number, (value, children) in enumerate(nodes):
         if value >= 0:
             units[bases[number]] = 1 << 31 | value

@@ -35,6 +35,7 @@ def rules(name: str) -> dict[str, str]:
     found = _nfkc()
     if name.startswith("nmt_"):
         found |= dict.fromkeys(_SPACES, " ") | {chr(code): "" for code in _NOTHING}
+        del found["\uff5e"]  # the wide tilde stays: in Japanese it is a dash
     if name.endswith("_cf"):
         found = {key: _fold(value) for key, value in found.items()}
         found |= {
@@ -47,7 +48,8 @@ def rules(name: str) -> dict[str, str]:
 
 def _fold(text: str) -> str:
     """Simple case folding: one character becomes one character ("ß" stays)."""
-    return "".join(folded if len(folded := character.casefold()) == 1 else character for character in text)
+    forms = ((character.casefold(), character.lower(), character) for character in text)
+    return "".join(next(form for form in choice if len(form) == 1) for choice in forms)
 
 
 def _nfkc() -> dict[str, str]:
