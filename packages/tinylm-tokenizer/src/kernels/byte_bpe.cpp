@@ -1,99 +1,320 @@
-// Byte-level BPE encoding: the border to Python. The readable version is byte_bpe_fast.py: Encoder.
+// Byte-level BPE: the border to Python. Strings come in, lists and NumPy arrays go out; the GIL is free while text that is
+// worth it is encoded. What the class does is said in kernels/byte_bpe.py, the only Python code that makes one.
+#include "byte_bpe.hpp"
+
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
-#include <array>
-#include <deque>
-#include <string>
+#include <atomic>
+#include <exception>
+#include <optional>
+#include <thread>
+#include <unordered_map>
 
 #include "bindings.hpp"
-#include "merge.hpp"
+#include "byte_bpe_text.hpp"
 
 namespace nb = nanobind;
 
 namespace tinylm {
 namespace {
 
-using IdsIn = nb::ndarray<const uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+constexpr size_t kKeepGil = 4096;        // characters: for less, giving the GIL back costs more than it is worth
+constexpr uint32_t kNear = 1 << 24;      // ids below have a place in an array; no vocabulary of today comes near
 
-constexpr size_t kLong = 256;  // bytes: from here on the heap is quicker
-
-class Encoder {
+// A list of Python's ints that is filled without its growing rules.
+class IntList {
   public:
-    // byte_ids: the id of each byte; merges: rows of (left, right, result) in order of rank; tokens and token_ids: all
-    // tokens. A token goes into the table of whole pieces if it must be found there first (whole_piece_first), or if
-    // merging its bytes gives it anyway, so that looking it up is only quicker.
-    Encoder(const std::vector<uint32_t>& byte_ids, const IdsIn& merges, const nb::list& tokens,
-            const std::vector<uint32_t>& token_ids, bool whole_piece_first)
-        : merges_(merges.shape(0)) {
-        if (byte_ids.size() != 256 || merges.shape(1) != 3 || nb::len(tokens) != token_ids.size())
-            throw nb::value_error("wanted 256 byte ids, merges of 3 columns and one id a token");
-        std::copy(byte_ids.begin(), byte_ids.end(), byte_ids_.begin());
-        for (size_t rank = 0; rank < merges.shape(0); rank++)
-            merges_.add(merges(rank, 0), merges(rank, 1), {uint32_t(rank), merges(rank, 2)});
-        for (nb::handle token : tokens) {
-            char* data = nullptr;
-            Py_ssize_t size = 0;
-            if (PyBytes_AsStringAndSize(token.ptr(), &data, &size)) throw nb::python_error();
-            tokens_.emplace_back(data, size_t(size));
-        }
-        nb::gil_scoped_release unlocked;
-        whole_.reserve(tokens_.size());
-        Scratch scratch;
-        for (size_t i = 0; i < tokens_.size(); i++) {
-            merge(tokens_[i], scratch);
-            if (whole_piece_first || (scratch.ids.size() == 1 && scratch.ids[0] == token_ids[i]))
-                whole_.add(tokens_[i], token_ids[i]);
-        }
+    explicit IntList(size_t expected) : list_(nb::steal<nb::list>(PyList_New(0))) {
+        if (!list_.is_valid()) throw nb::python_error();
+        reserve(expected);
     }
 
-    Ids encode_pieces(const nb::list& pieces) const {
-        const std::vector<std::string_view> views = utf8(pieces);
-        std::vector<uint32_t> ids;
-        {
-            nb::gil_scoped_release unlocked;
-            Scratch scratch;
-            ids.reserve(views.size() + views.size() / 2);
-            for (std::string_view piece : views) {
-                const uint32_t id = whole_.find(piece);
-                if (id != kNone) {
-                    ids.push_back(id);
-                } else {
-                    merge(piece, scratch);
-                    ids.insert(ids.end(), scratch.ids.begin(), scratch.ids.end());
-                }
-            }
-        }
-        return to_numpy(std::move(ids));
+    PyObject** room_for(size_t more) {
+        const size_t size = size_t(Py_SIZE(list_.ptr()));
+        if (size + more > size_t(list()->allocated)) reserve(size + more + size / 2);
+        return list()->ob_item + size;
+    }
+
+    void grew_by(size_t more) { Py_SET_SIZE(list(), Py_SIZE(list_.ptr()) + Py_ssize_t(more)); }
+
+    nb::list done() {
+        if (list()->allocated - Py_SIZE(list_.ptr()) > 64) reserve(size_t(Py_SIZE(list_.ptr())));
+        return std::move(list_);
     }
 
   private:
-    struct Scratch {  // one per call, so that threads share nothing that changes
-        std::vector<uint32_t> ids;
-        std::vector<Merge> next;
-    };
+    PyListObject* list() { return reinterpret_cast<PyListObject*>(list_.ptr()); }
 
-    void merge(std::string_view piece, Scratch& scratch) const {
-        scratch.ids.clear();
-        for (unsigned char byte : piece) scratch.ids.push_back(byte_ids_[byte]);
-        if (piece.size() < kLong)
-            merge_short(merges_, scratch.ids, scratch.next);
-        else
-            merge_long(merges_, scratch.ids);
+    void reserve(size_t size) {
+        if (size == 0) return;
+        void* items = PyMem_Realloc(list()->ob_item, size * sizeof(PyObject*));
+        if (!items) throw std::bad_alloc();
+        list()->ob_item = static_cast<PyObject**>(items);
+        list()->allocated = Py_ssize_t(size);
     }
 
-    std::array<uint32_t, 256> byte_ids_;
-    MergeTable merges_;
-    std::deque<std::string> tokens_;  // what the views in whole_ look at; a deque never moves its strings
-    WholePieces whole_;
+    nb::list list_;
+};
+
+[[noreturn]] void raise_lone_surrogate(PyObject* text) {  // as Python itself says it
+    nb::steal<nb::object>(PyUnicode_AsUTF8String(text));
+    throw nb::python_error();
+}
+
+class Encoder {
+    // What a stretch of text is given to.
+    auto encode_into(IdBuffer& ids) {
+        return [this, &ids](const uint8_t* text, size_t size, bool final, size_t readable) {
+            return bpe_->encode(text, size, final, readable, ids);
+        };
+    }
+
+  public:
+    Encoder(std::string_view pattern, bool ranked, bool whole_piece_first, const std::vector<uint32_t>& byte_ids,
+            const nb::list& merges, const nb::dict& tokens, const nb::dict& named) {
+        const std::optional<Pattern> known = pattern_named(pattern);
+        if (!known || byte_ids.size() != 256) throw nb::value_error("wanted a known pattern and 256 byte ids");
+        std::vector<uint32_t> flat;
+        flat.reserve(3 * nb::len(merges));
+        for (nb::handle merge : merges)
+            for (int i = 0; i < 3; i++) flat.push_back(nb::cast<uint32_t>(merge[i]));
+        std::vector<uint32_t> ids;
+        add_bytes(tokens, ids);
+        const size_t ordinary = ids.size();
+        add_bytes(named, ids);
+        std::vector<std::string_view> views;
+        for (size_t i = 0; i < ordinary; i++) views.push_back(bytes_of(ids[i]));
+        ids.resize(ordinary);
+        nb::gil_scoped_release unlocked;
+        bpe_ = std::make_unique<ByteBpe>(EncoderOptions{*known, ranked, whole_piece_first}, byte_ids.data(), flat.data(),
+                                         flat.size() / 3, views, ids);
+    }
+
+    ~Encoder() {
+        for (PyObject* number : numbers_) Py_XDECREF(number);
+    }
+
+    nb::list encode(nb::str text) {
+        Utf8Text utf8(text.ptr());
+        IntList list(utf8.length() / 3 + 16);
+        if (utf8.length() <= kKeepGil) {  // nobody else can be in here: one buffer is enough
+            while (encode_some(text, utf8, scratch_)) append(list, scratch_);
+            return list.done();
+        }
+        IdBuffer ids;
+        while (encode_some(text, utf8, ids, true)) append(list, ids);
+        return list.done();
+    }
+
+    Ids encode_array(nb::str text) {
+        Utf8Text utf8(text.ptr());
+        IdBuffer ids;
+        encode_all(text, utf8, ids);
+        const size_t size = ids.size();
+        uint32_t* data = ids.release();
+        return Ids(data, {size}, nb::capsule(data, [](void* ids) noexcept { delete[] static_cast<uint32_t*>(ids); }));
+    }
+
+    size_t count(nb::str text) {
+        Utf8Text utf8(text.ptr());
+        IdBuffer ids;
+        size_t total = 0;
+        while (encode_some(text, utf8, ids, true)) {
+            total += ids.size();
+            ids.clear();
+        }
+        return total;
+    }
+
+    // Blocks of texts are taken by whichever thread is free; the ids become Python's ints at the end.
+    nb::list encode_batch(nb::list texts, size_t threads) {
+        const size_t count = nb::len(texts);
+        std::vector<Utf8Text> utf8;
+        utf8.reserve(count);
+        for (nb::handle text : texts) {
+            if (!PyUnicode_Check(text.ptr())) throw nb::type_error("wanted a list of strings");
+            utf8.emplace_back(text.ptr());
+        }
+        threads = std::min(threads, count / kBlock + 1);
+        struct Done {
+            IdBuffer ids;
+            std::vector<std::pair<size_t, size_t>> ends;  // text, where its ids end
+            std::exception_ptr error;
+            size_t text = 0;
+        };
+        std::vector<Done> done(threads);
+        std::atomic<size_t> next{0};
+        auto work = [&](Done& mine) {
+            try {
+                for (size_t begin; (begin = next.fetch_add(kBlock)) < count;) {
+                    for (size_t i = begin; i < std::min(begin + kBlock, count); i++) {
+                        mine.text = i;
+                        while (utf8[i].next(encode_into(mine.ids))) {}
+                        mine.ends.emplace_back(i, mine.ids.size());
+                    }
+                }
+            } catch (...) {
+                mine.error = std::current_exception();
+            }
+        };
+        {
+            nb::gil_scoped_release unlocked;
+            std::vector<std::thread> others;
+            for (size_t i = 1; i < threads; i++) others.emplace_back(work, std::ref(done[i]));
+            work(done[0]);
+            for (std::thread& other : others) other.join();
+        }
+        for (Done& part : done)
+            if (part.error) rethrow(part.error, PyList_GET_ITEM(texts.ptr(), Py_ssize_t(part.text)));
+        nb::list result = nb::steal<nb::list>(PyList_New(Py_ssize_t(count)));
+        for (const Done& part : done) {
+            size_t start = 0;
+            for (auto [text, end] : part.ends) {
+                IntList list(end - start);
+                append(list, part.ids.data() + start, end - start);
+                PyList_SET_ITEM(result.ptr(), Py_ssize_t(text), list.done().release().ptr());
+                start = end;
+            }
+        }
+        return result;
+    }
+
+    nb::bytes decode_bytes(nb::list ids) const {
+        const size_t count = nb::len(ids);
+        std::vector<std::string_view> parts;
+        parts.reserve(count);
+        size_t size = 0;
+        for (size_t i = 0; i < count; i++) {
+            PyObject* number = PyList_GET_ITEM(ids.ptr(), Py_ssize_t(i));
+            const unsigned long long id = PyLong_Check(number) ? PyLong_AsUnsignedLongLong(number) : ~0ull;
+            if (id == ~0ull && PyErr_Occurred()) PyErr_Clear();
+            parts.push_back(id < kNone ? bytes_of(uint32_t(id)) : std::string_view());
+            if (!parts.back().data()) raise_unknown(number);
+            size += parts.back().size();
+        }
+        nb::bytes result = nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, Py_ssize_t(size)));
+        if (!result.is_valid()) throw nb::python_error();
+        char* out = PyBytes_AS_STRING(result.ptr());
+        const char* last = out + size;
+        for (std::string_view part : parts) {
+            if (part.size() <= 16 && last - out >= 16)
+                std::memcpy(out, part.data(), 16);  // a copy of fixed size; arena_ has room behind it
+            else
+                std::memcpy(out, part.data(), part.size());
+            out += part.size();
+        }
+        return result;
+    }
+
+  private:
+    static constexpr size_t kBlock = 64;  // texts
+
+    struct Place {
+        uint32_t start = kNone, size = 0;
+    };
+
+    void add_bytes(const nb::dict& tokens, std::vector<uint32_t>& ids) {
+        for (auto [key, value] : tokens) {
+            char* data = nullptr;
+            Py_ssize_t size = 0;
+            if (PyBytes_AsStringAndSize(value.ptr(), &data, &size)) throw nb::python_error();
+            const uint32_t id = nb::cast<uint32_t>(key);
+            if (arena_.size() + size_t(size) + 32 >= kNone) throw nb::value_error("more than 4 GB of tokens");
+            Place& place = id < kNear ? (id >= near_.size() ? near_.resize(id + 1), near_[id] : near_[id]) : far_[id];
+            arena_.resize(std::max(arena_.size(), size_t(16)) - 16);
+            place = {uint32_t(arena_.size()), uint32_t(size)};
+            arena_.append(data, size_t(size));
+            arena_.append(16, '\0');
+            ids.push_back(id);
+        }
+        numbers_.resize(near_.size());
+    }
+
+    std::string_view bytes_of(uint32_t id) const {  // null: no such id
+        if (id < near_.size()) return near_[id].start == kNone ? std::string_view() : view(near_[id]);
+        const auto found = far_.empty() ? far_.end() : far_.find(id);
+        return found == far_.end() ? std::string_view() : view(found->second);
+    }
+
+    std::string_view view(Place place) const { return std::string_view(arena_).substr(place.start, place.size); }
+
+    [[noreturn]] static void raise_unknown(PyObject* id) {
+        PyErr_SetObject(PyExc_KeyError, id);
+        throw nb::python_error();
+    }
+
+    static void rethrow(std::exception_ptr error, PyObject* text) {
+        try {
+            std::rethrow_exception(error);
+        } catch (const LoneSurrogate&) {
+            raise_lone_surrogate(text);
+        }
+    }
+
+    // Encodes the next stretch of a text; false: there is none.
+    bool encode_some(const nb::str& text, Utf8Text& utf8, IdBuffer& ids, bool release = false) {
+        try {
+            std::optional<nb::gil_scoped_release> unlocked;
+            if (release) unlocked.emplace();
+            return utf8.next(encode_into(ids));
+        } catch (const LoneSurrogate&) {
+            ids.clear();
+            raise_lone_surrogate(text.ptr());
+        }
+    }
+
+    void encode_all(const nb::str& text, Utf8Text& utf8, IdBuffer& ids) {
+        try {
+            std::optional<nb::gil_scoped_release> unlocked;
+            if (utf8.length() > kKeepGil) unlocked.emplace();
+            while (utf8.next(encode_into(ids))) {}
+        } catch (const LoneSurrogate&) {
+            raise_lone_surrogate(text.ptr());
+        }
+    }
+
+    void append(IntList& list, IdBuffer& ids) {
+        append(list, ids.data(), ids.size());
+        ids.clear();
+    }
+
+    // Each int object is made once and shared by all lists: that is quicker than making it again, and takes no memory.
+    void append(IntList& list, const uint32_t* ids, size_t count) {
+        PyObject** items = list.room_for(count);
+        for (size_t i = 0; i < count; i++) {
+            PyObject* number = ids[i] < numbers_.size() ? numbers_[ids[i]] : nullptr;
+            items[i] = number ? Py_NewRef(number) : make_number(ids[i]);
+        }
+        list.grew_by(count);
+    }
+
+    [[gnu::noinline]] PyObject* make_number(uint32_t id) {
+        PyObject* number = PyLong_FromUnsignedLong(id);
+        if (!number) throw nb::python_error();
+        if (id < numbers_.size()) numbers_[id] = Py_NewRef(number);
+        return number;
+    }
+
+    std::unique_ptr<ByteBpe> bpe_;
+    std::string arena_;               // the bytes of all tokens, and 16 more that may be read
+    std::vector<Place> near_;         // id → its bytes in arena_
+    std::unordered_map<uint32_t, Place> far_;
+    std::vector<PyObject*> numbers_;  // id → the int, made at first use; only touched under the GIL
+    IdBuffer scratch_;                // the same
 };
 
 }  // namespace
 
 void bind_byte_bpe(nb::module_& module) {
     nb::class_<Encoder>(module, "Encoder")
-        .def(nb::init<const std::vector<uint32_t>&, const IdsIn&, const nb::list&, const std::vector<uint32_t>&, bool>())
-        .def("encode_pieces", &Encoder::encode_pieces);
+        .def(nb::init<std::string_view, bool, bool, const std::vector<uint32_t>&, const nb::list&, const nb::dict&,
+                      const nb::dict&>())
+        .def("encode", &Encoder::encode)
+        .def("encode_array", &Encoder::encode_array)
+        .def("encode_batch", &Encoder::encode_batch)
+        .def("count", &Encoder::count)
+        .def("decode_bytes", &Encoder::decode_bytes);
 }
 
 }  // namespace tinylm

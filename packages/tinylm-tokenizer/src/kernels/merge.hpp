@@ -1,10 +1,13 @@
 // Byte-pair merging of one piece. No Python here. The readable version is byte_bpe.py: encode_piece.
+//
+// Which pairs may be merged is a question to `Rules`: PairRules below for a list of merges, RankRules (byte_bpe.hpp) for
+// a vocabulary in which any two neighbours merge whose bytes together are a token.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <queue>
-#include <string_view>
+#include <functional>
 #include <vector>
 
 namespace tinylm {
@@ -55,108 +58,104 @@ class MergeTable {
     std::vector<Slot> slots_;
 };
 
-// Piece → id for the pieces that are one token: what most pieces of real text are.
-class WholePieces {
+// A list of merges: what a pair gives depends on the ids of its halves.
+class PairRules {
   public:
-    void reserve(size_t pieces) {
-        size_t slots = 16;
-        while (slots < 2 * pieces) slots *= 2;
-        slots_.assign(slots, {});
-    }
+    explicit PairRules(size_t merges) : table_(merges) {}
 
-    void add(std::string_view piece, uint32_t id) { slots_[slot_of(piece)] = {piece, id}; }
+    void add(uint32_t left, uint32_t right, Merge merge) { table_.add(left, right, merge); }
 
-    uint32_t find(std::string_view piece) const {
-        if (slots_.empty()) return kNone;
-        return slots_[slot_of(piece)].id;
-    }
+    Merge find(const uint8_t*, size_t, uint32_t left, uint32_t right) const { return table_.find(left, right); }
 
   private:
-    struct Slot {
-        std::string_view piece;
-        uint32_t id = kNone;
-    };
-
-    static uint64_t hash(std::string_view piece) {
-        uint64_t hash = piece.size(), word = 0;
-        while (piece.size() >= 8) {
-            std::memcpy(&word, piece.data(), 8);
-            hash = mix(hash ^ word);
-            piece.remove_prefix(8);
-        }
-        word = 0;
-        if (!piece.empty()) std::memcpy(&word, piece.data(), piece.size());
-        return mix(hash ^ word);
-    }
-
-    size_t slot_of(std::string_view piece) const {
-        size_t slot = hash(piece) & (slots_.size() - 1);
-        while (slots_[slot].id != kNone && slots_[slot].piece != piece) slot = (slot + 1) & (slots_.size() - 1);
-        return slot;
-    }
-
-    std::vector<Slot> slots_;
+    MergeTable table_;
 };
 
-// A short piece: keep the merge of each neighbouring pair beside the ids, take the lowest rank (the leftmost of equals),
-// look up only the two pairs that changed. Quadratic in the length, but quicker than a heap while everything is in cache.
-inline void merge_short(const MergeTable& table, std::vector<uint32_t>& ids, std::vector<Merge>& next) {
-    size_t count = ids.size();
-    next.assign(count, {});
-    for (size_t i = 0; i + 1 < count; i++) next[i] = table.find(ids[i], ids[i + 1]);
-    while (count > 1) {
-        size_t best = 0;
-        for (size_t i = 1; i + 1 < count; i++)
-            if (next[i].rank < next[best].rank) best = i;
-        if (next[best].rank == kNone) break;
-        ids[best] = next[best].result;
-        std::memmove(&ids[best + 1], &ids[best + 2], (count - best - 2) * sizeof(uint32_t));
-        std::memmove(&next[best], &next[best + 1], (count - best - 1) * sizeof(Merge));
-        count--;
-        next[best] = best + 1 < count ? table.find(ids[best], ids[best + 1]) : Merge{};
-        if (best > 0) next[best - 1] = table.find(ids[best - 1], ids[best]);
+constexpr size_t kLinear = 240;           // bytes up to which looking at all pairs for the lowest is quicker than a heap
+constexpr uint32_t kLinearRanks = 1 << 22;  // ranks that fit beside a position in 31 bits
+
+// A piece of 1 to kLinear bytes whose ranks are below kLinearRanks → its ids; returns how many. A part is known by the
+// position of its first byte. The lowest rank (the leftmost of equals) is the smallest number in `lowest`, which no
+// merge moves: what is gone is only made large. 16 bytes behind the piece must be readable.
+template <class Rules>
+size_t merge_short(const Rules& rules, const uint32_t* byte_ids, const uint8_t* piece, size_t size, uint32_t* ids) {
+    constexpr int32_t gone = INT32_MAX;
+    constexpr size_t step = 8;
+    int32_t lowest[kLinear + step];     // rank << 8 | position, of the pair of this part and the next one
+    uint32_t result[kLinear], id[kLinear];
+    uint8_t following[kLinear], preceding[kLinear];
+    for (size_t i = 0; i < size; i++) id[i] = byte_ids[piece[i]];
+    auto look = [&](size_t left, size_t right, size_t end) {
+        const Merge merge = rules.find(piece + left, end - left, id[left], id[right]);
+        lowest[left] = merge.rank == kNone ? gone : int32_t(merge.rank << 8 | left);
+        result[left] = merge.result;
+    };
+    for (size_t i = 0; i + 1 < size; i++) look(i, i + 1, i + 2);
+    for (size_t i = 0; i < size; i++) following[i] = uint8_t(i + 1), preceding[i] = uint8_t(i - 1);
+    const size_t padded = (size + step - 1) / step * step;
+    for (size_t i = size - 1; i < padded; i++) lowest[i] = gone;
+    for (;;) {
+        int32_t least[step];
+        std::copy(lowest, lowest + step, least);
+        for (size_t i = step; i < padded; i += step)
+            for (size_t j = 0; j < step; j++) least[j] = std::min(least[j], lowest[i + j]);
+        const int32_t best = *std::min_element(least, least + step);
+        if (best == gone) break;
+        const size_t left = size_t(best & 0xFF), right = following[left], after = following[right];
+        id[left] = result[left];
+        lowest[right] = gone;
+        following[left] = uint8_t(after);
+        if (after < size) {
+            preceding[after] = uint8_t(left);
+            look(left, after, following[after]);
+        } else {
+            lowest[left] = gone;
+        }
+        if (left > 0) look(preceding[left], left, after);
     }
-    ids.resize(count);
+    size_t count = 0;
+    for (size_t i = 0; i < size; i = following[i]) ids[count++] = id[i];
+    return count;
 }
 
-// A long piece: a heap of (rank, position) over a doubly linked list, n log n whatever the piece holds. A merged half
-// stays in the list's arrays with the id kNone; heap entries of pairs that are gone are skipped when they come up.
-inline void merge_long(const MergeTable& table, std::vector<uint32_t>& ids) {
-    const size_t count = ids.size();
-    std::vector<size_t> following(count), preceding(count);
-    struct Entry {
-        uint32_t rank;
-        uint32_t result;
-        size_t left;
-        bool operator<(const Entry& other) const {  // std::priority_queue gives the greatest first
-            return rank != other.rank ? rank > other.rank : left > other.left;
-        }
+// The same for a piece of any length, through a heap of (rank, position): n log n whatever the piece holds. An entry
+// whose pair has changed since it was pushed is skipped when it comes up.
+template <class Rules>
+size_t merge_long(const Rules& rules, const uint32_t* byte_ids, const uint8_t* piece, size_t size, uint32_t* ids) {
+    struct Part {
+        uint32_t id, rank, result, following, preceding;
     };
-    std::priority_queue<Entry> heap;
-    auto push = [&](size_t left, size_t right) {
-        Merge merge = table.find(ids[left], ids[right]);
-        if (merge.rank != kNone) heap.push({merge.rank, merge.result, left});
+    std::vector<Part> parts(size);
+    std::vector<uint64_t> heap;
+    auto look = [&](size_t left, size_t right, size_t end) {
+        const Merge merge = rules.find(piece + left, end - left, parts[left].id, parts[right].id);
+        parts[left].rank = merge.rank;
+        parts[left].result = merge.result;
+        if (merge.rank != kNone) heap.push_back(uint64_t(merge.rank) << 32 | left);
+        return merge.rank != kNone;
     };
-    for (size_t i = 0; i < count; i++) {
-        following[i] = i + 1;
-        preceding[i] = i - 1;  // of the first one: wraps to a number ≥ count, like `following` of the last one
-        if (i + 1 < count) push(i, i + 1);
-    }
+    for (size_t i = 0; i < size; i++) parts[i] = {byte_ids[piece[i]], kNone, kNone, uint32_t(i + 1), uint32_t(i - 1)};
+    for (size_t i = 0; i + 1 < size; i++) look(i, i + 1, i + 2);
+    std::make_heap(heap.begin(), heap.end(), std::greater<>());
     while (!heap.empty()) {
-        const Entry entry = heap.top();
-        heap.pop();
-        const size_t left = entry.left, right = following[left];
-        if (ids[left] == kNone || right >= count || table.find(ids[left], ids[right]).rank != entry.rank) continue;
-        ids[left] = entry.result;
-        ids[right] = kNone;
-        const size_t after = following[left] = following[right];
-        if (after < count) {
-            preceding[after] = left;
-            push(left, after);
+        std::pop_heap(heap.begin(), heap.end(), std::greater<>());
+        const uint32_t rank = uint32_t(heap.back() >> 32), left = uint32_t(heap.back());
+        heap.pop_back();
+        if (parts[left].rank != rank) continue;
+        const uint32_t right = parts[left].following, after = parts[right].following;
+        parts[left].id = parts[left].result;
+        parts[left].rank = parts[right].rank = kNone;
+        parts[left].following = after;
+        if (after < size) {
+            parts[after].preceding = left;
+            if (look(left, after, parts[after].following)) std::push_heap(heap.begin(), heap.end(), std::greater<>());
         }
-        if (preceding[left] < count) push(preceding[left], left);
+        if (left > 0 && look(parts[left].preceding, left, after))
+            std::push_heap(heap.begin(), heap.end(), std::greater<>());
     }
-    std::erase(ids, kNone);
+    size_t count = 0;
+    for (size_t i = 0; i < size; i = parts[i].following) ids[count++] = parts[i].id;
+    return count;
 }
 
 }  // namespace tinylm

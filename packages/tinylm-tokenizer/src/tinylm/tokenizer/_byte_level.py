@@ -37,7 +37,7 @@ class ByteLevelEngine:
         self.prefix, self.suffix = vocabulary.prefix, vocabulary.suffix
         named = {id: text.encode() for text, id in {**self.special_tokens, **self.added_tokens}.items()}
         self._bytes = {**vocabulary.tokens, **named}
-        self._encoder = kernels.make_encoder(vocabulary)
+        self._encoder = kernels.make_encoder(vocabulary, named)
 
     @property
     def backend(self) -> str:
@@ -54,20 +54,19 @@ class ByteLevelEngine:
         return unicodedata.normalize("NFC", text) if self.vocabulary.nfc else text
 
     def encode(self, text: str, first: bool = True) -> list[int]:
-        return self._encoder.encode_pieces(self.pieces(text))
+        return self._encoder.encode(self._normalize(text))
 
     def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
-        return self._encoder.encode_pieces_array(self.pieces(text))
+        return self._encoder.encode_array(self._normalize(text))
 
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        from concurrent.futures import ThreadPoolExecutor
+        return self._encoder.encode_batch([self._normalize(text) for text in texts], threads)
 
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(self.encode, texts))
+    def count(self, text: str, first: bool = True) -> int:
+        return self._encoder.count(self._normalize(text))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        known = self._bytes
-        return b"".join([known[id] for id in ids])
+        return self._encoder.decode_bytes(ids)
 
     def byte_stream(self) -> Callable[[int], bytes]:
         return self._bytes.__getitem__

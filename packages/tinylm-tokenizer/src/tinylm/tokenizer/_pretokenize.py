@@ -51,29 +51,34 @@ def _pinned(unicode_class: str) -> str:
     """`unicode_class` as it is in Unicode 16.0, in the language of the installed `regex`: a set or the class itself."""
     import regex
 
-    everything = "".join(map(chr, range(0x110000)))
-    installed = {code for run in regex.finditer(f"[{unicode_class}]+", everything) for code in range(*run.span())}
-    wanted = {code for run in _runs(_LETTERS[unicode_class]) for code in run}
+    runs = {run.span() for run in regex.finditer(f"[{unicode_class}]+", _everything())}
+    pinned = set(_runs(_LETTERS[unicode_class]))
+    installed, wanted = ({code for run in which for code in range(*run)} for which in (runs - pinned, pinned - runs))
     if installed == wanted:
         return f"[{unicode_class}]"
     corrected = f"[{unicode_class}--[{_members(installed - wanted)}]]" if installed - wanted else unicode_class
-    ascii_first = "".join(
-        f"{chr(run.start)}-{chr(run.stop - 1)}" for run in _runs(_LETTERS[unicode_class]) if run.stop < 128
-    )
+    ascii_first = "".join(f"{chr(start)}-{chr(stop - 1)}" for start, stop in sorted(pinned) if stop < 128)
     return f"[{ascii_first}{corrected}{_members(wanted - installed)}]"
 
 
-def _runs(letters: str) -> Iterator[range]:
-    """The runs of code points that have one of these letters."""
+@cache
+def _everything() -> str:
+    return "".join(map(chr, range(0x110000)))
+
+
+def _runs(letters: str) -> Iterator[tuple[int, int]]:
+    """The runs of code points that have one of these letters, as (start, stop); neighbours are one run."""
     import re
 
     from tinylm.tokenizer._unicode_runs import RUNS
 
+    lengths = ((int(length), letter in letters) for length, letter in re.findall(r"(\d+)(.)", RUNS))
     start = 0
-    for length, letter in re.findall(r"(\d+)(.)", RUNS):
-        if letter in letters:
-            yield range(start, start + int(length))
-        start += int(length)
+    for inside, group in itertools.groupby(lengths, lambda run: run[1]):
+        stop = start + sum(length for length, _ in group)
+        if inside:
+            yield start, stop
+        start = stop
 
 
 def _members(codes: set[int]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from tinylm.tokenizer import _json_byte_level
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._vocabulary import Merge3, Vocabulary
+from tinylm.tokenizer._vocabulary import RankedMerges, Vocabulary
 from tinylm.tokenizer.patterns import TRAINABLE
 
 _END = "<|endoftext|>"
@@ -64,20 +64,7 @@ def read(data: bytes, where: str, pattern: str | None, special_tokens: Mapping[s
             f"{where}: wanted all 256 bytes and each token and id once, got {missing} bytes missing, "
             f"{len(tokens) - len(ids)} tokens twice; the file is damaged or cut short"
         )
-    return Vocabulary(tokens, _merges(tokens, ids), dict(special_tokens), (pattern,), whole_piece_first=True)
-
-
-def _merges(tokens: dict[int, bytes], ids: dict[bytes, int]) -> list[Merge3]:
-    """tiktoken merges any two neighbours whose joined bytes are a token, lowest rank first: all of them as pairs."""
-    merges: list[Merge3] = []
-    for result, token in sorted(tokens.items()):
-        pairs = []
-        for cut in range(1, len(token)):
-            left, right = ids.get(token[:cut]), ids.get(token[cut:])
-            if left is not None and right is not None:
-                pairs.append((left, right, result))
-        merges += sorted(pairs)
-    return merges
+    return Vocabulary(tokens, RankedMerges(tokens), dict(special_tokens), (pattern,), whole_piece_first=True)
 
 
 def write(vocabulary: Vocabulary) -> bytes:

@@ -5,12 +5,41 @@ Does not encode (see the rungs) and does not know files (see `_json_format.py` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import overload
 
 from tinylm.tokenizer.byte_bpe import Pair, token_bytes
 
 Merge3 = tuple[int, int, int]  # left id, right id, the id of the two joined
+
+
+class RankedMerges(Sequence[Merge3]):
+    """The merges of a vocabulary in which any two neighbours merge whose joined bytes are a token, the lowest id first
+    (tiktoken). There are many, and the kernel does without them, so they are made when somebody looks."""
+
+    def __init__(self, tokens: Mapping[int, bytes]) -> None:
+        self._tokens = tokens
+
+    @cached_property
+    def _merges(self) -> list[Merge3]:
+        ids = {token: id for id, token in self._tokens.items()}
+        merges: list[Merge3] = []
+        for result, token in sorted(self._tokens.items()):
+            halves = ((ids.get(token[:cut]), ids.get(token[cut:])) for cut in range(1, len(token)))
+            merges += sorted((left, right, result) for left, right in halves if left is not None and right is not None)
+        return merges
+
+    @overload
+    def __getitem__(self, index: int) -> Merge3: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Merge3]: ...
+    def __getitem__(self, index: int | slice) -> Merge3 | Sequence[Merge3]:
+        return self._merges[index]
+
+    def __len__(self) -> int:
+        return len(self._merges)
 
 
 @dataclass(frozen=True)
@@ -36,6 +65,11 @@ class Vocabulary:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     added_tokens: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the merges follow from the tokens: any two neighbours merge whose joined bytes are a token."""
+        return isinstance(self.merges, RankedMerges)
 
     @property
     def size(self) -> int:

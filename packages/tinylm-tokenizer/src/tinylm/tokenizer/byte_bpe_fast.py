@@ -12,13 +12,16 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tinylm.tokenizer._pretokenize import split
 from tinylm.tokenizer._vocabulary import Merge3, Vocabulary
 from tinylm.tokenizer.byte_bpe import ID_OF_BYTE, Pair
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _LONG = 64  # bytes; up to here looking at all pairs again is quicker than keeping a heap
 _CACHED_PIECES = 1 << 17  # bounds the memory of the cache
@@ -88,31 +91,49 @@ def _merge(ids: list[int], pair: Pair, new_id: int) -> list[int]:
 
 
 class Encoder:
-    """Pieces → ids. One object may be shared by threads."""
+    """Text → ids and back. One object may be shared by threads."""
 
     name = "python"
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, named: Mapping[int, bytes] | None = None) -> None:
+        self._stages = vocabulary.stages
         self._byte_ids = vocabulary.byte_ids()
         self._merges: dict[Pair, tuple[int, int]] = {}  # pair → (rank, result)
         for rank, (left, right, result) in enumerate(vocabulary.merges):
             self._merges.setdefault((left, right), (rank, result))
         whole = vocabulary.tokens.items() if vocabulary.whole_piece_first else ()
         self._whole = {token: id for id, token in whole}
+        self._bytes = {**vocabulary.tokens, **(named or {})}
         self._cache: dict[str, list[int]] = {}
 
-    def encode_pieces(self, pieces: Sequence[str]) -> list[int]:
-        """The ids of `pieces`, one piece after the other."""
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`. Errors: UnicodeEncodeError for a lone surrogate."""
+        str.encode(text)  # so that the error names the place in the text and not in a piece
         ids: list[int] = []
         cache = self._cache
-        for piece in pieces:
+        for piece in split(text, self._stages):
             known = cache.get(piece)
             ids += self._encode_new(piece) if known is None else known
         return ids
 
-    def encode_pieces_array(self, pieces: Sequence[str]) -> NDArray[np.uint32]:
-        """The same, as an array."""
-        return np.array(self.encode_pieces(pieces), dtype=np.uint32)
+    def encode_array(self, text: str) -> NDArray[np.uint32]:
+        """The same as an array of shape (ids,)."""
+        import numpy as np
+
+        return np.array(self.encode(text), dtype=np.uint32)
+
+    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
+        """`encode` of each text. Threads would not help: all of it holds Python's lock."""
+        return [self.encode(text) for text in texts]
+
+    def count(self, text: str) -> int:
+        """How many ids `text` has."""
+        return len(self.encode(text))
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`. Errors: KeyError for an id that is neither a token nor in `named`."""
+        known = self._bytes
+        return b"".join([known[id] for id in ids])
 
     def _encode_new(self, piece: str) -> list[int]:
         data = piece.encode()

@@ -24,7 +24,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer.naive_bpe import END_OF_WORD, UNKNOWN, Pair, char_spaced_words, _merge_symbols
+from tinylm.tokenizer.naive_bpe import END_OF_WORD, UNKNOWN, Pair, _merge_symbols, char_spaced_words
 
 _Entry = tuple[int, int, int, Pair]  # -count, first word, first place in it, the pair
 

@@ -19,7 +19,7 @@ ids from C++, `kernels/wordpiece.py`; the class around it, `_wordpiece.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -1,49 +1,75 @@
 """Byte-level BPE encoding in C++, the top rung: the same ids as `byte_bpe_fast.py`.
 
-The C++: `src/kernels/merge.hpp` merges one piece, `byte_bpe.cpp` is the border to Python. Text is still cut into pieces
-by Python's `regex`. Does not train: see `training.py`.
+The C++, in `src/kernels/`: `scan.hpp` cuts text into pieces, `byte_bpe_table.hpp` looks them up, `merge.hpp` merges
+those that are no tokens, `byte_bpe.cpp` is the border to Python. Does not train: see `training.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tinylm.tokenizer import byte_bpe_fast, kernels
+from tinylm.tokenizer import kernels
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
+    from tinylm.tokenizer import byte_bpe_fast
     from tinylm.tokenizer._vocabulary import Vocabulary
 
 
 class Encoder:
-    """Pieces → ids. One object may be shared by threads: nothing in it changes, and the GIL is free while it merges."""
+    """Text → ids and back. Threads may share one: what it remembers is guarded, and long texts are encoded without the
+    GIL. It remembers pieces in a table of fixed size, about as many as the vocabulary has tokens."""
 
     name = "kernels"
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        merges = np.array(vocabulary.merges, dtype=np.uint32).reshape(-1, 3)
-        ids, tokens = list(vocabulary.tokens), list(vocabulary.tokens.values())
+    def __init__(self, vocabulary: Vocabulary, named: Mapping[int, bytes] | None = None) -> None:
+        ranked = vocabulary.ranked
         self._encoder = kernels._compiled().Encoder(
-            vocabulary.byte_ids(), merges, tokens, ids, vocabulary.whole_piece_first
+            "_".join(vocabulary.stages),
+            ranked,
+            vocabulary.whole_piece_first,
+            vocabulary.byte_ids(),
+            [] if ranked else list(vocabulary.merges),
+            dict(vocabulary.tokens),
+            dict(named or {}),
         )
 
-    def encode_pieces(self, pieces: list[str]) -> list[int]:
-        """The ids of `pieces`, one piece after the other."""
-        ids: list[int] = self._encoder.encode_pieces(pieces).tolist()
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`. Errors: UnicodeEncodeError for a lone surrogate."""
+        ids: list[int] = self._encoder.encode(text)
         return ids
 
-    def encode_pieces_array(self, pieces: list[str]) -> NDArray[np.uint32]:
-        """The same, as an array."""
-        array: NDArray[np.uint32] = self._encoder.encode_pieces(pieces)
-        return array
+    def encode_array(self, text: str) -> NDArray[np.uint32]:
+        """The same as an array of shape (ids,)."""
+        ids: NDArray[np.uint32] = self._encoder.encode_array(text)
+        return ids
+
+    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
+        """`encode` of each text, on `threads` threads that hold no GIL."""
+        ids: list[list[int]] = self._encoder.encode_batch(list(texts), threads)
+        return ids
+
+    def count(self, text: str) -> int:
+        """How many ids `text` has."""
+        number: int = self._encoder.count(text)
+        return number
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`. Errors: KeyError for an id that is neither a token nor in `named`."""
+        if not isinstance(ids, list):
+            ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+        data: bytes = self._encoder.decode_bytes(ids)
+        return data
 
 
-def make_encoder(vocabulary: Vocabulary) -> Encoder | byte_bpe_fast.Encoder:
-    """The fastest encoder at hand."""
+def make_encoder(vocabulary: Vocabulary, named: Mapping[int, bytes] | None = None) -> Encoder | byte_bpe_fast.Encoder:
+    """The fastest encoder at hand. named: id → bytes of further ids that `decode_bytes` must know."""
     if kernels.available():
-        return Encoder(vocabulary)
+        return Encoder(vocabulary, named)
+    from tinylm.tokenizer import byte_bpe_fast
+
     kernels._warn_once()
-    return byte_bpe_fast.Encoder(vocabulary)
+    return byte_bpe_fast.Encoder(vocabulary, named)

@@ -1,0 +1,226 @@
+// Byte-level BPE: UTF-8 text to ids. No Python here (byte_bpe.cpp is the border). The readable version is
+// byte_bpe_fast.py: Encoder.
+//
+// Pieces come from scan.hpp in batches. Of a batch first all keys are hashed and their slots fetched towards the cache,
+// then all are looked up (byte_bpe_table.hpp), so that one piece's memory access runs while the next one is prepared. A
+// piece that is neither token nor remembered is merged (merge.hpp) and remembered.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+
+#include "byte_bpe_table.hpp"
+#include "scan.hpp"
+
+namespace tinylm {
+
+// Ids that are being collected: an array that grows and is never initialised.
+class IdBuffer {
+  public:
+    uint32_t* room_for(size_t more) {  // where the next ids go
+        if (size_ + more > capacity_) {
+            capacity_ = std::max(2 * capacity_, size_ + more + 1024);
+            std::unique_ptr<uint32_t[]> larger(new uint32_t[capacity_]);
+            std::memcpy(larger.get(), ids_.get(), size_ * sizeof(uint32_t));
+            ids_ = std::move(larger);
+        }
+        return ids_.get() + size_;
+    }
+
+    void grown_to(const uint32_t* end) { size_ = size_t(end - ids_.get()); }
+    void clear() { size_ = 0; }
+    size_t size() const { return size_; }
+    const uint32_t* data() const { return ids_.get(); }
+    uint32_t* release() { return ids_.release(); }
+
+  private:
+    std::unique_ptr<uint32_t[]> ids_{new uint32_t[1]};
+    size_t size_ = 0, capacity_ = 1;
+};
+
+// Any two neighbours merge whose bytes together are a token, the lowest id first (tiktoken). No list of pairs is kept:
+// the joined bytes are looked up. Most are no token, and a bit per hash says so without a look at the table.
+class RankRules {
+  public:
+    RankRules(const PieceTable& short_tokens, const LongTokens& long_tokens)
+        : short_tokens_(short_tokens), long_tokens_(long_tokens), two_(1 << 16, kNone), filter_(kBits / 64) {}
+
+    void add(std::string_view token, uint32_t id) {
+        const uint8_t* bytes = reinterpret_cast<const uint8_t*>(token.data());
+        if (token.size() == 2) two_[bytes[0] << 8 | bytes[1]] = id;
+        const uint64_t hash = token.size() <= kShort ? key_of(bytes, token.size(), false).hash() : LongTokens::hash(token);
+        filter_[hash % kBits / 64] |= uint64_t(1) << hash % 64;
+    }
+
+    Merge find(const uint8_t* bytes, size_t size, uint32_t, uint32_t) const {
+        if (size == 2) {
+            const uint32_t id = two_[bytes[0] << 8 | bytes[1]];
+            return {id, id};
+        }
+        uint32_t id = kNone;
+        if (size <= kShort) {
+            const Key key = key_of(bytes, size, true);
+            const uint64_t hash = key.hash();
+            if (maybe(hash)) id = short_tokens_.find_token(key, hash);
+        } else if (size <= long_tokens_.longest()) {
+            const std::string_view token(reinterpret_cast<const char*>(bytes), size);
+            const uint64_t hash = LongTokens::hash(token);
+            if (maybe(hash)) id = long_tokens_.find(token, hash);
+        }
+        return {id, id};
+    }
+
+  private:
+    static constexpr size_t kBits = size_t(1) << 21;
+
+    bool maybe(uint64_t hash) const { return filter_[hash % kBits / 64] >> hash % 64 & 1; }
+
+    const PieceTable& short_tokens_;
+    const LongTokens& long_tokens_;
+    std::vector<uint32_t> two_;  // two bytes → id
+    std::vector<uint64_t> filter_;
+};
+
+struct EncoderOptions {
+    Pattern pattern;
+    bool ranked;             // merges follow from the tokens (RankRules); otherwise there is a list of them
+    bool whole_piece_first;  // a piece that is a token is that token, whatever the merges say
+};
+
+class ByteBpe {
+  public:
+    // byte_ids: the id of each byte; merges: left, right, result, in order of rank; tokens: the bytes of each id of `ids`,
+    // which must stay where they are.
+    ByteBpe(EncoderOptions options, const uint32_t* byte_ids, const uint32_t* merges, size_t merge_count,
+            const std::vector<std::string_view>& tokens, const std::vector<uint32_t>& ids)
+        : options_(options), short_(tokens.size()), pairs_(merge_count), ranks_(short_, long_) {
+        std::copy(byte_ids, byte_ids + 256, byte_ids_.begin());
+        for (size_t rank = 0; rank < merge_count; rank++, merges += 3)
+            pairs_.add(merges[0], merges[1], {uint32_t(rank), merges[2]});
+        const uint32_t highest = *std::max_element(ids.begin(), ids.end());
+        linear_ = std::max(size_t(highest), merge_count) < kLinearRanks ? kLinear : 0;
+        std::vector<std::string_view> long_tokens;
+        std::vector<uint32_t> long_ids;
+        for (size_t i = 0; i < tokens.size(); i++) {
+            if (options.ranked) ranks_.add(tokens[i], ids[i]);
+            if (!options.whole_piece_first && !merges_to(tokens[i], ids[i])) continue;
+            if (tokens[i].size() <= kShort) {
+                short_.add_token(key_of(bytes_of(tokens[i]), tokens[i].size(), false), ids[i]);
+            } else {
+                long_tokens.push_back(tokens[i]);
+                long_ids.push_back(ids[i]);
+            }
+        }
+        long_.build(long_tokens, long_ids);
+    }
+
+    // Appends the ids of `size` bytes of valid UTF-8 to `out`. final: the text ends there; otherwise it stops where more
+    // text could change what comes. Returns how many bytes are done. readable: how many bytes may be read from `text` on.
+    size_t encode(const uint8_t* text, size_t size, bool final, size_t readable, IdBuffer& out) {
+        size_t done = 0;
+        with_scanner(options_.pattern, text, size, final, [&](auto scanner) {
+            size_t ends[scanner.kMost];
+            while (const size_t count = scanner.next(ends)) {
+                encode_pieces(text, done, ends, count, readable, out);
+                done = ends[count - 1];
+            }
+        });
+        return done;
+    }
+
+  private:
+    static const uint8_t* bytes_of(std::string_view text) { return reinterpret_cast<const uint8_t*>(text.data()); }
+
+    struct Prepared {
+        Key key;
+        uint64_t hash;
+    };
+
+    void encode_pieces(const uint8_t* text, size_t start, const size_t* ends, size_t count, size_t readable, IdBuffer& out) {
+        Prepared prepared[FastScanner<Pattern::gpt2>::kMost];
+        for (size_t i = 0, from = start; i < count; from = ends[i++]) {
+            const size_t size = ends[i] - from;
+            if (size <= kShort) [[likely]] {
+                const Key key = key_of(text + from, size, from + 16 <= readable);
+                prepared[i] = {key, key.hash()};
+                short_.prefetch(prepared[i].hash);
+            } else if (size <= kLinear) {
+                prepared[i].hash = hash_bytes(text + from, size);
+                if (size <= long_.longest()) long_.prefetch(prepared[i].hash);
+                if (size <= LongCache::kBytes) cache_.prefetch(prepared[i].hash);
+            }
+        }
+        uint32_t* next = out.room_for(ends[count - 1] - start + LongCache::kIds);
+        for (size_t i = 0, from = start; i < count; from = ends[i++]) {
+            const size_t size = ends[i] - from;
+            if (size <= kShort) [[likely]] {
+                const size_t known = short_.find(prepared[i].key, prepared[i].hash, next);
+                next += known ? known : encode_short(text + from, size, prepared[i], next);
+            } else {
+                next += encode_long(text + from, size, prepared[i].hash, next);
+            }
+        }
+        out.grown_to(next);
+    }
+
+    // A piece of at most 15 bytes that is neither token nor remembered with up to three ids.
+    [[gnu::noinline]] size_t encode_short(const uint8_t* piece, size_t size, const Prepared& prepared, uint32_t* ids) {
+        const std::string_view view(reinterpret_cast<const char*>(piece), size);
+        if (const size_t known = cache_.find(view, prepared.hash, ids)) return known;
+        const size_t count = merge(piece, size, ids);
+        if (count <= 3)
+            short_.remember(prepared.key, ids, count);
+        else if (LongCache::fits(size, count))
+            cache_.remember(view, prepared.hash, ids, count);
+        return count;
+    }
+
+    [[gnu::noinline]] size_t encode_long(const uint8_t* piece, size_t size, uint64_t hash, uint32_t* ids) {
+        const std::string_view view(reinterpret_cast<const char*>(piece), size);
+        if (size > kLinear) hash = size <= long_.longest() ? hash_bytes(piece, size) : 0;
+        const uint32_t token = long_.find(view, hash);
+        if (token != kNone) {
+            *ids = token;
+            return 1;
+        }
+        if (size > LongCache::kBytes) return merge(piece, size, ids);
+        if (const size_t known = cache_.find(view, hash, ids)) return known;
+        const size_t count = merge(piece, size, ids);
+        if (LongCache::fits(size, count)) cache_.remember(view, hash, ids, count);
+        return count;
+    }
+
+    size_t merge(const uint8_t* piece, size_t size, uint32_t* ids) const {
+        return options_.ranked ? merge_by(ranks_, piece, size, ids) : merge_by(pairs_, piece, size, ids);
+    }
+
+    template <class Rules>
+    size_t merge_by(const Rules& rules, const uint8_t* piece, size_t size, uint32_t* ids) const {
+        if (size <= linear_) {
+            uint8_t copy[kLinear + 16];
+            std::memcpy(copy, piece, size);
+            return merge_short(rules, byte_ids_.data(), copy, size, ids);
+        }
+        std::vector<uint8_t> copy(size + 16);
+        std::memcpy(copy.data(), piece, size);
+        return merge_long(rules, byte_ids_.data(), copy.data(), size, ids);
+    }
+
+    // Whether merging the bytes of a token gives that token, so that looking it up is only quicker.
+    bool merges_to(std::string_view token, uint32_t id) const {
+        std::vector<uint32_t> ids(token.size() + 1);
+        return merge(bytes_of(token), token.size(), ids.data()) == 1 && ids[0] == id;
+    }
+
+    EncoderOptions options_;
+    std::array<uint32_t, 256> byte_ids_;
+    size_t linear_ = 0;
+    PieceTable short_;
+    LongTokens long_;
+    LongCache cache_;
+    PairRules pairs_;
+    RankRules ranks_;
+};
+
+}  // namespace tinylm

@@ -1,0 +1,273 @@
+// Where the encoder looks pieces up: one open-addressing table that is vocabulary and cache at once. No Python here.
+//
+// A key of up to 15 bytes stands in the slot itself, and so do up to three ids: half a cache line answers for nearly
+// every piece of real text. Longer tokens have a table of their own (LongTokens), longer pieces a cache (LongCache).
+//
+// Threads share it without waiting. The vocabulary never changes. A cached slot is guarded by a version that is odd
+// while it is being written (a "seqlock"): who reads looks at the version before and after, and takes the piece for
+// unknown if it was not the same even number. Only one thread writes at a time; the others do not wait, they just do not
+// store what they found.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "merge.hpp"
+
+namespace tinylm {
+
+constexpr size_t kShort = 15;  // bytes of a key that stands in its slot
+
+// Up to 15 bytes and their number as 16 bytes that can be compared.
+struct Key {
+    uint64_t low = 0, high = 0;  // the number is in the highest byte of `high`, which therefore is never 0
+
+    bool operator==(const Key&) const = default;
+
+    uint64_t hash() const {  // a 64 × 64 → 128 bit product folded: every bit of the key moves every bit of the hash
+        const uint64_t a = low ^ 0x9E3779B97F4A7C15, b = high ^ 0xD6E8FEB86659FD93;
+#if defined(__SIZEOF_INT128__)
+        const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
+        return uint64_t(product) ^ uint64_t(product >> 64);
+#else
+        return mix(a ^ mix(b));
+#endif
+    }
+};
+
+// The key of text[0..size), size ≤ 15. readable: whether 16 bytes may be read there.
+inline Key key_of(const uint8_t* text, size_t size, bool readable) {
+    Key key;
+    if (std::endian::native == std::endian::little && readable) [[likely]] {
+        static constexpr auto kMasks = [] {
+            struct {
+                uint64_t low[16], high[16];
+            } masks{};
+            for (int n = 0; n < 16; n++) {
+                masks.low[n] = n >= 8 ? ~uint64_t(0) : (uint64_t(1) << (8 * n)) - 1;
+                masks.high[n] = n <= 8 ? 0 : (uint64_t(1) << (8 * (n - 8))) - 1;
+            }
+            return masks;
+        }();
+        std::memcpy(&key.low, text, 8);
+        std::memcpy(&key.high, text + 8, 8);
+        key.low &= kMasks.low[size];
+        key.high &= kMasks.high[size];
+    } else {
+        uint8_t bytes[16] = {};
+        std::memcpy(bytes, text, size);
+        for (int i = 7; i >= 0; i--) key.low = key.low << 8 | bytes[i], key.high = key.high << 8 | bytes[8 + i];
+    }
+    key.high |= uint64_t(size) << 56;
+    return key;
+}
+
+inline uint64_t hash_bytes(const uint8_t* text, size_t size) {
+    uint64_t hash = size;
+    for (; size > kShort; text += kShort, size -= kShort) hash = mix(hash ^ key_of(text, kShort, true).hash());
+    return mix(hash ^ key_of(text, size, false).hash());
+}
+
+class PieceTable {
+  public:
+    // Room for `tokens` and for about as many cached pieces.
+    explicit PieceTable(size_t tokens) {
+        size_t slots = size_t(1) << 12;
+        while (5 * slots < 12 * tokens) slots *= 2;
+        mask_ = slots - 1;
+        slots_ = std::unique_ptr<Slot[]>(new Slot[slots]());
+        room_ = slots * 5 / 8;
+    }
+
+    // Of the vocabulary; before anybody reads. The first of two equal keys stands.
+    void add_token(Key key, uint32_t id) {
+        Slot& slot = place(key);
+        if (slot.high.load(std::memory_order_relaxed)) return;
+        write(slot, key, &id, 1, kToken);
+        used_++;
+    }
+
+    void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash & mask_]); }
+
+    // Writes the ids of a known piece to `ids` (room for 3 and more) and returns how many there are; 0: not known.
+    size_t find(Key key, uint64_t hash, uint32_t* ids) const {
+        for (size_t at = hash & mask_;; at = (at + 1) & mask_) {
+            const Slot& slot = slots_[at];
+            const uint64_t rest = slot.rest.load(std::memory_order_acquire);
+            const uint64_t high = slot.high.load(std::memory_order_relaxed);
+            if (high != key.high || slot.low.load(std::memory_order_relaxed) != key.low) {
+                if (!high) return 0;
+                continue;
+            }
+            const uint64_t two = slot.ids.load(std::memory_order_relaxed);
+            ids[0] = uint32_t(two), ids[1] = uint32_t(two >> 32), ids[2] = uint32_t(rest);
+            if (rest & kToken) [[likely]] return 1;
+            std::atomic_thread_fence(std::memory_order_acquire);
+            if ((rest & kBusy) || slot.rest.load(std::memory_order_relaxed) != rest) return 0;
+            return rest >> 32 & 3;
+        }
+    }
+
+    // The id of a token; kNone: there is none. Cached pieces do not count.
+    uint32_t find_token(Key key, uint64_t hash) const {
+        for (size_t at = hash & mask_;; at = (at + 1) & mask_) {
+            const Slot& slot = slots_[at];
+            if (!(slot.rest.load(std::memory_order_relaxed) & kToken)) return kNone;  // tokens stand before the cached
+            if (slot.high.load(std::memory_order_relaxed) == key.high && slot.low.load(std::memory_order_relaxed) == key.low)
+                return uint32_t(slot.ids.load(std::memory_order_relaxed));
+        }
+    }
+
+    // Remember the 1 to 3 ids of a piece. When the table is full the oldest cached piece goes, roughly.
+    void remember(Key key, const uint32_t* ids, size_t count) {
+        if (writing_.test_and_set(std::memory_order_acquire)) return;
+        Slot& slot = place(key);
+        if (!slot.high.load(std::memory_order_relaxed)) {
+            if (used_ < room_)
+                used_++;
+            else
+                forget_one();
+            write(slot, key, ids, count, 0);
+        }
+        writing_.clear(std::memory_order_release);
+    }
+
+  private:
+    // rest: third id (32 bits), number of ids (2), kToken, kBusy, version (28)
+    static constexpr uint64_t kToken = uint64_t(1) << 34, kBusy = uint64_t(1) << 35, kVersion = uint64_t(1) << 36;
+
+    struct alignas(32) Slot {
+        std::atomic<uint64_t> low{0}, high{0}, ids{0}, rest{0};  // high 0: the slot is empty
+    };
+
+    Slot& place(Key key) {
+        size_t at = key.hash() & mask_;
+        for (;; at = (at + 1) & mask_) {
+            const uint64_t high = slots_[at].high.load(std::memory_order_relaxed);
+            if (!high || (high == key.high && slots_[at].low.load(std::memory_order_relaxed) == key.low)) return slots_[at];
+        }
+    }
+
+    static void write(Slot& slot, Key key, const uint32_t* ids, size_t count, uint64_t flags) {
+        const uint64_t version = (slot.rest.load(std::memory_order_relaxed) & ~(kVersion - 1)) + kVersion;
+        slot.rest.store(version | kBusy, std::memory_order_relaxed);
+        std::atomic_thread_fence(std::memory_order_release);
+        slot.low.store(key.low, std::memory_order_relaxed);
+        slot.high.store(key.high, std::memory_order_relaxed);
+        slot.ids.store(ids[0] | (count > 1 ? uint64_t(ids[1]) << 32 : 0), std::memory_order_relaxed);
+        const uint64_t third = count > 2 ? ids[2] : 0;
+        slot.rest.store(third | uint64_t(count) << 32 | flags | version, std::memory_order_release);
+    }
+
+    // Empties the next cached slot. Tokens were there first, so no token is behind it on the way from its place.
+    void forget_one() {
+        const uint32_t none = 0;
+        for (;; hand_ = (hand_ + 1) & mask_) {
+            Slot& slot = slots_[hand_];
+            if (!slot.high.load(std::memory_order_relaxed) || (slot.rest.load(std::memory_order_relaxed) & kToken)) continue;
+            write(slot, Key{}, &none, 0, 0);
+            return;
+        }
+    }
+
+    size_t mask_, room_, used_ = 0, hand_ = 0;
+    std::unique_ptr<Slot[]> slots_;
+    std::atomic_flag writing_;
+};
+
+// Tokens of more than 15 bytes → id.
+class LongTokens {
+  public:
+    // token_of(id): the bytes, which must stay where they are.
+    void build(const std::vector<std::string_view>& tokens, const std::vector<uint32_t>& ids) {
+        size_t slots = 16;
+        while (slots < 2 * tokens.size()) slots *= 2;
+        slots_.assign(slots, {});
+        for (size_t i = 0; i < tokens.size(); i++) {
+            longest_ = std::max(longest_, tokens[i].size());
+            Slot& slot = slots_[place(tokens[i], hash(tokens[i]))];
+            if (slot.id == kNone) slot = {tokens[i], ids[i]};
+        }
+    }
+
+    static uint64_t hash(std::string_view token) {
+        return hash_bytes(reinterpret_cast<const uint8_t*>(token.data()), token.size());
+    }
+
+    void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash & (slots_.size() - 1)]); }
+
+    uint32_t find(std::string_view token, uint64_t hash) const {
+        return token.size() > longest_ ? kNone : slots_[place(token, hash)].id;
+    }
+
+    size_t longest() const { return longest_; }
+
+  private:
+    struct Slot {
+        std::string_view token;
+        uint32_t id = kNone;
+    };
+
+    size_t place(std::string_view token, uint64_t hash) const {
+        size_t at = hash & (slots_.size() - 1);
+        while (slots_[at].id != kNone && slots_[at].token != token) at = (at + 1) & (slots_.size() - 1);
+        return at;
+    }
+
+    std::vector<Slot> slots_ = std::vector<Slot>(16);
+    size_t longest_ = 0;
+};
+
+// Pieces that do not fit PieceTable → ids; one place each, the newest stays. A slot is locked for the few nanoseconds of
+// a copy; who finds it locked goes on without it.
+class LongCache {
+  public:
+    static constexpr size_t kBytes = 62, kIds = 14, kSlots = size_t(1) << 14;
+
+    LongCache() : slots_(new Slot[kSlots]()) {}
+
+    static bool fits(size_t bytes, size_t ids) { return bytes <= kBytes && ids <= kIds; }
+
+    void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash & (kSlots - 1)]); }
+
+    // Writes the ids (room for kIds) and returns how many there are; 0: not known.
+    size_t find(std::string_view piece, uint64_t hash, uint32_t* ids) {
+        Slot& slot = slots_[hash & (kSlots - 1)];
+        if (slot.size != piece.size() || slot.locked.test_and_set(std::memory_order_acquire)) return 0;
+        size_t count = 0;
+        if (slot.size == piece.size() && !std::memcmp(slot.bytes, piece.data(), piece.size())) {
+            count = slot.count;
+            std::memcpy(ids, slot.ids, sizeof slot.ids);
+        }
+        slot.locked.clear(std::memory_order_release);
+        return count;
+    }
+
+    void remember(std::string_view piece, uint64_t hash, const uint32_t* ids, size_t count) {
+        Slot& slot = slots_[hash & (kSlots - 1)];
+        if (slot.locked.test_and_set(std::memory_order_acquire)) return;
+        slot.size.store(uint8_t(piece.size()), std::memory_order_relaxed);
+        slot.count = uint8_t(count);
+        std::memcpy(slot.bytes, piece.data(), piece.size());
+        std::memcpy(slot.ids, ids, count * sizeof(uint32_t));
+        slot.locked.clear(std::memory_order_release);
+    }
+
+  private:
+    struct alignas(64) Slot {
+        std::atomic_flag locked;
+        std::atomic<uint8_t> size{0};
+        uint8_t count = 0;
+        uint8_t bytes[kBytes] = {};
+        uint32_t ids[kIds] = {};
+    };
+
+    std::unique_ptr<Slot[]> slots_;
+};
+
+}  // namespace tinylm
