@@ -21,8 +21,8 @@ OFF = dict.fromkeys(("clean_text", "handle_chinese_chars", "strip_accents", "low
 
 HEADER = '''"""Which characters BERT's basic tokenisation takes for what: ranges of code points, both ends included.
 
-Made by benchmarks/wordpiece_tables.py from tokenizers 0.23.3, whose tables are older than Python's: categories are those
-of Unicode 8, decompositions those of Unicode 9. Holds no logic: `_wordpiece_text.py` reads it. Do not edit.
+Made by benchmarks/wordpiece_tables.py from tokenizers 0.23.3, whose tables are older than Python's: categories are of
+Unicode 8, decompositions of Unicode 9. Holds no logic: `_wordpiece_text.py` reads it. Do not edit.
 """
 
 '''
@@ -66,13 +66,15 @@ def main() -> None:
     classes = {c: unicodedata.combining(c) for c in CHARACTERS if unicodedata.combining(c) and c not in nonspacing}
     kept = [f"{ord(c):X}:{number}" for c, number in classes.items() if reordered(c)]
     newer = [f"{ord(c):X}:{ord(lower(c)):X}" for c in CHARACTERS if lower(c) != c.lower()]
+    removed = [c for c in CHARACTERS if not clean(c) and c not in "\0\ufffd"]
+    decomposed = [c for c in CHARACTERS if decompose(c) != c]
     constants = [
-        written("CONTROL", "Removed from a text, beside U+0000 and U+FFFD.", ranges(c for c in CHARACTERS if not clean(c) and c not in "\0\ufffd")),
+        written("CONTROL", "Removed from a text, beside U+0000 and U+FFFD.", ranges(removed)),
         written("SPACES", "Ends a word.", ranges(c for c in CHARACTERS if len(cut(f"a{c}b")) == 2)),
         written("PUNCTUATION", "A word of its own.", ranges(c for c in CHARACTERS if len(cut(f"a{c}b")) == 3)),
         written("NONSPACING", "Accents: removed after decomposition.", ranges(nonspacing)),
-        written("DECOMPOSES", "Has a canonical decomposition (Hangul syllables too).", ranges(c for c in CHARACTERS if decompose(c) != c)),
-        written("REORDERED", "Not an accent, but sorted by its canonical combining class, which follows the colon.", kept),
+        written("DECOMPOSES", "Has a canonical decomposition (Hangul syllables too).", ranges(decomposed)),
+        written("REORDERED", "No accent, but sorted by its canonical combining class, which follows the colon.", kept),
         written("LOWER", "Lower case that Python 3.11 does not know yet.", newer),
     ]  # fmt: skip
     TARGET.write_text(HEADER + "\n".join(constants), encoding="utf-8")

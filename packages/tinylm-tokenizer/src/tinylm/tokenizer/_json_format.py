@@ -49,7 +49,11 @@ def _engine(content: Mapping[str, Any], where: str) -> Engine:
         from tinylm.tokenizer import _json_sentencepiece, _sentencepiece
 
         return _sentencepiece.SentencePieceEngine(_json_sentencepiece.read(content, where))
+    if kind == "WordPiece":
+        from tinylm.tokenizer import _json_wordpiece, _wordpiece
+
+        return _wordpiece.WordPieceEngine(_json_wordpiece.read(content, where))
     raise TokenizerError(
         f"{where}: the model is {kind} and the pre-tokenizer {' and '.join(stages) or 'none'}, which is not supported; "
-        "wanted byte-level BPE, BPE or Unigram"
+        "wanted BPE, Unigram or WordPiece"
     )

@@ -42,6 +42,10 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
         return Loaded(_gpt2(path.parent, pattern))
     if pattern is not None:
         raise TokenizerError(f"pattern= is for files that name no pattern; {path.name} has its own")
+    if path.name == "vocab.txt":
+        from tinylm.tokenizer import _wordpiece, wordpiece
+
+        return Loaded(_wordpiece.WordPieceEngine(wordpiece.read_vocab(_bytes(path), str(path))), **_beside(path.parent))
     if path.name == "merge_rules.txt":
         from tinylm.tokenizer import _naive
 
@@ -83,6 +87,8 @@ def _in_directory(directory: Path) -> Path:
         return ranks[0]
     if (directory / "merge_rules.txt").is_file():
         return directory / "merge_rules.txt"
+    if (directory / "vocab.txt").is_file():
+        return directory / "vocab.txt"
     names = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
     raise TokenizerError(
         f"wanted tokenizer.json, vocab.json + merges.txt or one *.tiktoken in {directory}, got {names}"

@@ -11,7 +11,7 @@ from tinylm.tokenizer._errors import TokenizerError
 if TYPE_CHECKING:
     from tinylm.tokenizer._engine import Engine, Progress
 
-ALGORITHMS = ("bpe", "sentencepiece-bpe", "unigram")
+ALGORITHMS = ("bpe", "sentencepiece-bpe", "unigram", "wordpiece")
 
 
 def train(
@@ -32,6 +32,10 @@ def train(
         from tinylm.tokenizer import _training_sentencepiece
 
         return _training_sentencepiece.train(corpus, vocab_size, algorithm, special_tokens, progress)
+    if algorithm == "wordpiece":
+        from tinylm.tokenizer import _wordpiece
+
+        return _wordpiece.train(corpus, vocab_size, special_tokens, progress)
     from tinylm.tokenizer import _byte_level, _training_byte_level
 
     special_tokens = ("<|endoftext|>",) if special_tokens is None else special_tokens

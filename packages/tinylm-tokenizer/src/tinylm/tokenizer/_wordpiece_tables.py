@@ -1,7 +1,7 @@
 """Which characters BERT's basic tokenisation takes for what: ranges of code points, both ends included.
 
-Made by benchmarks/wordpiece_tables.py from tokenizers 0.23.3, whose tables are older than Python's: categories are those
-of Unicode 8, decompositions those of Unicode 9. Holds no logic: `_wordpiece_text.py` reads it. Do not edit.
+Made by benchmarks/wordpiece_tables.py from tokenizers 0.23.3, whose tables are older than Python's: categories are of
+Unicode 8, decompositions of Unicode 9. Holds no logic: `_wordpiece_text.py` reads it. Do not edit.
 """
 
 # Removed from a text, beside U+0000 and U+FFFD.
@@ -71,7 +71,7 @@ FB2A-FB36 FB38-FB3C FB3E FB40-FB41 FB43-FB44 FB46-FB4E 1109A 1109C 110AB 1112E-1
 115BA-115BB 1D15E-1D164 1D1BB-1D1C0 2F800-2FA1D
 """
 
-# Not an accent, but sorted by its canonical combining class, which follows the colon.
+# No accent, but sorted by its canonical combining class, which follows the colon.
 REORDERED = """
 8D4:230 8D5:230 8D6:230 8D7:230 8D8:230 8D9:230 8DA:230 8DB:230 8DC:230 8DD:230 8DE:230 8DF:230 8E0:230 8E1:230 1B44:9
 1BAA:9 1BF2:9 1BF3:9 1DFB:230 302E:224 302F:224 A953:9 A9C0:9 111C0:9 11235:9 1134D:9 11442:9 11446:7 116B6:9 11C3F:9

@@ -7,9 +7,9 @@ Four steps (Devlin et al. 2018, the `BasicTokenizer` of the released code), each
     accents      text is decomposed (NFD), and combining accents are removed: "é" → "e"
     lower        upper case becomes lower case
 
-Then words end at spaces, and each punctuation mark is a word of its own. Every step looks at one character at a time, so
-all of them together are one table: character → what it becomes, with spaces around a word of its own. `str.translate`
-applies it. The exception is decomposition, which also sorts combining characters by their class; few that are not
+Then words end at spaces, and each punctuation mark is a word of its own. Every step looks at one character at a time,
+so all of them together are one table: character → what it becomes, with spaces around a word of its own, applied by
+`str.translate`. The exception is decomposition, which also sorts combining characters by their class; few that are not
 removed have a class, and a text that holds one of them is sorted first.
 
 The characters are those of Hugging Face's tokenizers (see `_wordpiece_tables.py`), so that ids agree on all of Unicode.

@@ -9,8 +9,8 @@ Encoding is greedy: the longest piece that the word begins with, then the longes
 A word with a rest that no piece begins is `[UNK]` as a whole, and so is one of more than 100 characters.
 
 Training starts from the characters, as byte pair encoding does, but joins the pair that makes the corpus most likely,
-not the most frequent one: see `likelihood_gain`. `ratio` is the rule of thumb that is often shown instead. (What Hugging
-Face's `WordPieceTrainer` does is plain byte pair encoding with "##": its pieces are those of the highest count.)
+not the most frequent one: see `_wordpiece_training.py`. (What Hugging Face's `WordPieceTrainer` does is plain byte pair
+encoding with "##": it joins the pair of the highest count.)
 
 What it does not do: keep the text (case, accents and spaces are lost, `[UNK]` more so), or treat bytes. Next: the same
 ids from C++, `kernels/wordpiece.py`; the class around it, `_wordpiece.py`.
@@ -19,16 +19,22 @@ ids from C++, `kernels/wordpiece.py`; the class around it, `_wordpiece.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tinylm.tokenizer._atomic import write_atomic
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._wordpiece_text import Rules, Splitter
+from tinylm.tokenizer._wordpiece_training import Score, learn, likelihood_gain
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"
+_ALPHABET = 1000  # characters; there are thousands of Chinese ones, and each costs an id
 
 
 @dataclass(frozen=True)
@@ -46,14 +52,15 @@ class WordPieces:
     added_tokens: dict[str, int] = field(default_factory=dict)
     unknown: str = "[UNK]"
     longest: int = 100
-    rules: Rules = Rules()
+    rules: Rules = field(default_factory=Rules)
     cleanup: bool = True
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
 
     @property
     def unknown_id(self) -> int:
-        return self.special_tokens[self.unknown]
+        tables = (self.special_tokens, self.added_tokens, self.tokens)
+        return next(table[self.unknown] for table in tables if self.unknown in table)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,48 @@ class Match:
     piece: str
     id: int
     tried: tuple[str, ...]
+
+
+def train(
+    word_freq: Mapping[str, int],
+    vocab_size: int,
+    special_tokens: Iterable[str] = SPECIAL_TOKENS,
+    rules: Rules | None = None,
+    score: Score = likelihood_gain,
+    progress: Callable[[int, int], None] = lambda done, wanted: None,
+) -> WordPieces:
+    """Learn a vocabulary of at most `vocab_size` ids: special tokens, characters (sorted), pieces as they are learned.
+
+    word_freq: words, as `Splitter(rules).words` cuts them, and how often each occurs. The 1,000 commonest characters
+    are kept: words with another one are unknown, and teach nothing. score: `likelihood_gain`, or `ratio`.
+    Errors: TokenizerError if the special tokens and the characters alone are more than vocab_size.
+    """
+    specials = {text: id for id, text in enumerate(special_tokens)}
+    characters = Counter[str]()
+    for word, freq in word_freq.items():
+        for character in word:
+            characters[character] += freq
+    kept = {character for character, _ in sorted(characters.items(), key=lambda item: (-item[1], item[0]))[:_ALPHABET]}
+    words = {
+        (word[0], *(CONTINUES + character for character in word[1:])): freq
+        for word, freq in word_freq.items()
+        if kept.issuperset(word)
+    }
+    alphabet = sorted({piece for word in words for piece in word})
+    wanted = vocab_size - len(specials) - len(alphabet)
+    if wanted < 0:
+        raise TokenizerError(
+            f"wanted a vocab_size of at least {vocab_size - wanted} ({len(specials)} special tokens, {len(alphabet)} "
+            f"characters, counting those inside words apart), got {vocab_size}"
+        )
+
+    def joined(left: str, right: str) -> str:
+        return left + right.removeprefix(CONTINUES)
+
+    learned = learn(words, wanted, joined, score, lambda done: progress(done, wanted))
+    tokens = {piece: len(specials) + place for place, piece in enumerate([*alphabet, *learned])}
+    around = [(specials[text],) if text in specials else () for text in ("[CLS]", "[SEP]")]
+    return WordPieces(tokens, specials, rules=rules or Rules(), prefix=around[0], suffix=around[1])
 
 
 def longest_matches(word: str, pieces: WordPieces) -> list[Match]:
@@ -115,6 +164,10 @@ class Encoder:
             ids += self._new(word) if found is None else found
         return ids
 
+    def encode_array(self, text: str) -> NDArray[np.uint32]:
+        """The same, as an array."""
+        return np.array(self.encode(text), np.uint32)
+
     def _new(self, word: str) -> list[int]:
         ids = [match.id for match in longest_matches(word, self._pieces)]
         if len(word) <= self._pieces.longest:
@@ -129,8 +182,9 @@ def encode(text: str, pieces: WordPieces) -> list[int]:
     return Encoder(pieces).encode(text)
 
 
-_CLEANUP = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"))
-_CLEANUP += ((" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))
+_CLEANUP = [(f" {mark}", mark) for mark in (".", "?", "!", ",")]
+_CLEANUP += [(" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" do not", " don't"), (" 's", "'s"), (" 've", "'ve")]
+_CLEANUP += [(" 're", "'re")]
 
 
 def spoken(token: str, first: bool, cleanup: bool) -> str:
@@ -139,9 +193,11 @@ def spoken(token: str, first: bool, cleanup: bool) -> str:
     The clean-up is that of the released code, which looks at one token at a time: it takes the space before . ? ! and
     , away again; what it says about n't and 's would need several tokens at once, and does nothing.
     """
+    plain = token.isalnum()  # nothing to clean up
     if not first:
         token = token.removeprefix(CONTINUES) if token.startswith(CONTINUES) else f" {token}"
-    for written, wanted in _CLEANUP if cleanup else ():
+        plain = plain or token.isalnum()
+    for written, wanted in _CLEANUP if cleanup and not plain else ():
         token = token.replace(written, wanted)
     return token
 

@@ -1,7 +1,8 @@
 """WordPiece in C++, the top rung: the same ids as the `Encoder` of `wordpiece.py`.
 
-The C++ stands in `src/kernels/`: `wordpiece.hpp` finds the words and looks them up, `wordpiece_text.hpp` knows what each
-character becomes, `wordpiece_trie.hpp` takes apart the words that are no piece, `wordpiece.cpp` is the border to Python.
+The C++ stands in `src/kernels/`: `wordpiece.hpp` finds the words and looks them up, `wordpiece_text.hpp` knows what
+each character becomes, `wordpiece_trie.hpp` takes apart the words that are no piece, `wordpiece.cpp` is the border to
+Python.
 This file computes the table of characters, from the same rules that the Python rung reads.
 """
 
