@@ -111,7 +111,8 @@ class Trainer {
     void collect() {
         collected_ = true;
         pairs_.clear();
-        const size_t threads = team_.size(), parts = 1 + words_.cells() / kPart;
+        const size_t threads = team_.size();
+        const size_t parts = learned_ == 0 ? 1 : 1 + words_.cells() / kPart;  // pairs of bytes are few enough
         const std::vector<size_t> borders = words_.divide(threads);
         std::vector<PairTable<Tally>> all(threads), kept(threads);
         for (size_t part = 0; part < parts; part++) {
@@ -224,8 +225,9 @@ class Trainer {
     void join(Pair pair, uint32_t new_id, const uint32_t* where, const uint32_t* end, Found& found, bool pulses) {
         const auto [a, b] = pair;
         const uint32_t size_a = words_.length(a), size_b = words_.length(b);
+        const uint32_t* ahead = where;
         for (uint32_t pulse = 0; where < end; where++) {
-            if (end - where > kAhead) prefetch(words_.address(where[kAhead]));
+            for (; ahead < end && ahead - where <= kAhead; ahead++) words_.prefetch_word(*ahead);
             if (++pulse % (1 << 20) == 0 && pulses) pulse_();
             const uint32_t start = *where, middle = start + size_a, after = middle + size_b;
             if (words_.id(start) != a || words_.id(middle) != b) continue;  // part of something else since

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "count.hpp"
 #include "merge.hpp"
 
 namespace tinylm {
@@ -50,7 +51,11 @@ class Words {
 
     int64_t pairs() const { return pairs_; }  // of neighbouring bytes in the whole corpus
     uint32_t length(uint32_t id) const { return length_[id]; }
-    const uint32_t* address(uint32_t place) const { return &cells_[place]; }
+
+    void prefetch_word(uint32_t place) const {  // the token, and the start of its word unless that is far away
+        prefetch(&cells_[place]);
+        prefetch(&cells_[place - std::min(place, 14u)]);
+    }
 
     // The id in a cell; kHeader or more: none, a word ends before the cell or starts behind it.
     uint32_t id(size_t place) const {
