@@ -54,10 +54,14 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
         from tinylm.tokenizer import _sentencepiece, _sentencepiece_model
 
         return Loaded(_sentencepiece.SentencePieceEngine(_sentencepiece_model.read(_bytes(path), str(path))))
+    if path.suffix == ".gguf":
+        from tinylm.tokenizer import _gguf
+
+        held = _gguf.load(path)
+        return Loaded(held.engine, None, held.chat_template, held.bos_token, held.eos_token)
     if path.suffix != ".json" and path.exists():
         raise TokenizerError(
-            f"wanted tokenizer.json, vocab.json + merges.txt, *.tiktoken or *.model, got {path}; .gguf files are not "
-            "supported yet"
+            f"wanted tokenizer.json, vocab.json + merges.txt, *.tiktoken, *.model or *.gguf, got {path}"
         )
     from tinylm.tokenizer import _json_format
 

@@ -69,7 +69,7 @@ def _model(
     for id, text in enumerate(texts):
         if text == "\0" and (byte_fallback or kinds[id] == Kind.UNUSED):  # as SentencePiece treats such files
             texts[id], kinds[id] = "", Kind.UNUSED
-    _check(texts, scores, kinds, byte_fallback, where)
+    check(texts, scores, kinds, byte_fallback, where)
     special = {text: id for id, (text, kind) in enumerate(zip(texts, kinds, strict=True)) if kind == Kind.CONTROL}
     begin = special.get(_str(trainer.get(46, b"<s>")))
     steps, drop = _steps(normalizer, bool(_int(trainer.get(24, 0))))
@@ -99,7 +99,7 @@ def _steps(normalizer: bytes, suffix: bool) -> tuple[tuple[Step, ...], Literal["
     return (Charsmap(rules), spaces) if rules else (spaces,), drop
 
 
-def _check(texts: list[str], scores: list[float], kinds: list[int], byte_fallback: bool, where: str) -> None:
+def check(texts: list[str], scores: list[float], kinds: list[int], byte_fallback: bool, where: str) -> None:
     """What SentencePiece asks of a model, so that none loads here that does not load there."""
     seen: set[str] = set()
     for id, (text, kind) in enumerate(zip(texts, kinds, strict=True)):
