@@ -187,6 +187,9 @@ def _answer(conversation: "Conversation", text: str) -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return
+    except KeyboardInterrupt:  # while the prompt was being read
+        print("\n(stopped)", file=sys.stderr)
+        return
     if conversation.left_out:
         print(f"(context full: the oldest {conversation.left_out} messages are left out)", file=sys.stderr)
     try:

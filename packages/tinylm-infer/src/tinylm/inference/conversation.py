@@ -26,8 +26,8 @@ class Conversation:
         self.left_out = 0
         try:
             return self._started()
-        except ValueError:
-            self._messages.pop()  # it cannot be answered, so it was not said
+        except BaseException:  # Ctrl-C as well
+            self._messages.pop()  # it is not answered, so it was not said
             raise
 
     def answered(self, text: str) -> None:
