@@ -6,20 +6,21 @@ stdout, messages to stderr. Exit codes: 0 done, 1 bad input, 2 wrong usage, 130 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from tinylm.tokenizer._engine import no_progress
 from tinylm.tokenizer._errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -67,21 +68,26 @@ def _root(
 
 
 @app.command(
-    epilog="Example: tinylm-tokenizer train book.txt --vocab-size 2048 --out my-tokenizer",
+    epilog="Examples: tinylm-tokenizer train book.txt --vocab-size 2048 --out my-tokenizer · "
+    "tinylm-tokenizer train *.txt --algorithm unigram --vocab-size 8000 --out my-unigram",
     short_help="Learn a tokenizer from text files.",
 )
 def train(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="UTF-8 text files.")],
     vocab_size: Annotated[int, typer.Option(help="How many ids: 256 bytes, merges and special tokens together.")],
     out: Annotated[Path, typer.Option(help="Directory for tokenizer.json; a tokenizer in it is replaced.")],
-    algorithm: Annotated[str, typer.Option(help="bpe; others are not there yet.")] = "bpe",
-    pattern: Annotated[str, typer.Option(help="How text is cut: gpt2, cl100k, o200k, llama3 or qwen2.")] = "cl100k",
+    algorithm: Annotated[str, typer.Option(help="bpe (byte-level), sentencepiece-bpe, unigram or wordpiece.")] = "bpe",
+    pattern: Annotated[
+        str | None, typer.Option(help="How bpe cuts text: gpt2, cl100k (default), o200k, llama3 or qwen2.")
+    ] = None,
     special: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"A special token; may be repeated. Without it: {' '.join(CHAT_SPECIALS)} and a chat template."
+            help=f"A special token; may be repeated. Without it: {' '.join(CHAT_SPECIALS)} and a chat template (bpe), "
+            "the usual ones for the others."
         ),
     ] = None,
+    threads: Annotated[int | None, typer.Option(help="How many count the text of bpe (default: one a core).")] = None,
     head: Annotated[float, typer.Option(help="Learn from this first part of each file's characters only.")] = 1.0,
 ) -> None:
     """Learn a tokenizer from text files and write it to a directory.
@@ -95,15 +101,17 @@ def train(
     if not 0 < head <= 1:
         raise typer.BadParameter(f"wanted a number above 0 and at most 1, got {head}", param_hint="--head")
     started = time.monotonic()
+    chat = special is None and algorithm == "bpe"
     with ExitStack() as stack:
         tokenizer = Tokenizer.train(
             [Head(file, head) for file in files],
             vocab_size=vocab_size,
             algorithm=algorithm,
             pattern=pattern,
-            special_tokens=CHAT_SPECIALS if special is None else special,
-            chat_template=CHATML if special is None else None,
+            special_tokens=CHAT_SPECIALS if chat else special,
+            chat_template=CHATML if chat else None,
             progress=_progress(stack),
+            threads=threads,
         )
     tokenizer.save(out)
     seconds = time.monotonic() - started
@@ -149,11 +157,26 @@ def encode(
     add_special_tokens: Annotated[bool, typer.Option(help="Put the tokenizer's BOS and EOS around the text.")] = False,
     pattern: PatternOption = None,
 ) -> None:
-    """Print the ids of a text."""
+    """Print the ids of a text.
+
+    A file or stdin may be of any size: it is read and encoded in parts, with progress when the ids go to a file.
+    """
+    if text is not None and file is not None:
+        raise typer.BadParameter("give the text or --file, not both")
     loaded = _load(tokenizer, pattern)
-    allowed = "all" if allow_special else ()
-    ids = loaded.encode(_text(text, file), allowed_special=allowed, add_special_tokens=add_special_tokens)
-    typer.echo(json.dumps(ids) if json_list else " ".join(map(str, ids)))
+    prefix, suffix = (loaded.engine.prefix, loaded.engine.suffix) if add_special_tokens else ((), ())
+    with ExitStack() as stack:
+        chunks = iter([text]) if text is not None else _chunks(file, stack)
+        ids = loaded.encode_stream(chunks, allowed_special="all" if allow_special else ())
+        between, start, end = (", ", "[", "]") if json_list else (" ", "", "")
+        sys.stdout.write(start)
+        all_ids = chain(prefix, ids, suffix)
+        separator = ""
+        while part := list(islice(all_ids, 65536)):
+            sys.stdout.write(separator + between.join(map(str, part)))
+            separator = between
+        sys.stdout.write(f"{end}\n")
+        sys.stdout.flush()
 
 
 @app.command(
@@ -179,39 +202,41 @@ def decode(
 
 
 @app.command(
-    epilog='Example: tinylm-tokenizer inspect my-tokenizer "Tokenizers are not magic."',
-    short_help="Show how a text is cut into tokens.",
+    epilog='Examples: tinylm-tokenizer inspect my-tokenizer "Tokenizers are not magic." · '
+    "tinylm-tokenizer inspect my-tokenizer --with cl100k_base.tiktoken --file english.txt --file german.txt",
+    short_help="Show how a text is cut into tokens; compare tokenizers.",
 )
 def inspect(
     tokenizer: Where,
     text: Annotated[str | None, typer.Argument(help="The text; without it and --file: stdin.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Read the text from this file.")] = None,
+    file: Annotated[list[Path] | None, typer.Option(help="Read the text from this file; may be repeated.")] = None,
+    others: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="TOKENIZER", help="Compare with this tokenizer, in a table; may be repeated."),
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="One line for each token: id, bytes, text.")] = False,
     pattern: PatternOption = None,
 ) -> None:
-    """Show the tokens of a text in colours, their ids, and how many bytes a token holds on average."""
-    from rich.console import Console
-    from rich.text import Text
+    """Show the tokens of a text in colours, their ids, and how many bytes a token holds on average.
 
-    loaded = _load(tokenizer, pattern)
-    written = _text(text, file)
-    ids = loaded.encode(written)
-    console = Console(highlight=False)
-    shown, numbers = Text(), Text()
-    colours = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
-    for number, id in enumerate(ids):
-        token = loaded.id_to_bytes(id).decode("utf-8", errors="backslashreplace")
-        visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)
-        shown.append(visible, colours[number % len(colours)])
-        if "\n" in token:
-            shown.append("\n")
-        elif not console.color_system:
-            shown.append("|")
-        numbers.append(f"{id} ", colours[number % len(colours)].split()[-1])
-    size = len(written.encode())
-    console.print(shown)
-    console.print(numbers)
-    average = f"{size / len(ids):.2f} bytes per token" if ids else "no tokens"
-    console.print(f"{len(written)} characters, {size} bytes, {len(ids)} tokens: {average}")
+    With --with, or with several files: a table of tokens and bytes per token, a row for each file.
+    """
+    from tinylm.tokenizer import _show
+
+    paths = [tokenizer, *(others or [])]
+    loaded = [_load(path, pattern if path == tokenizer else None) for path in paths]
+    texts = [_text(text, None)] if not file else [_text(text, path) for path in file]
+    titles = [path.name for path in file] if file else ["text"]
+    if len(loaded) > 1 or len(texts) > 1:
+        lines = _show.comparison(loaded, _show.names_of(paths), texts, titles, _colour())
+    else:
+        lines = (_show.each if each else _show.tokens)(loaded[0], texts[0], _colour())
+    typer.echo("\n".join(lines), color=True)
+
+
+def _colour() -> bool:
+    """Whether stdout is a terminal that shows colours, and nobody asked for none (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 @app.command(
@@ -238,6 +263,38 @@ def _load(path: Path, pattern: str | None) -> Tokenizer:
     from tinylm.tokenizer import Tokenizer
 
     return Tokenizer.load(path, pattern=pattern)
+
+
+def _chunks(file: Path | None, stack: ExitStack) -> Iterator[str]:
+    """A file (None: stdin) in parts of whole characters, with progress on stderr while the ids go elsewhere."""
+    from tinylm.tokenizer._corpus import CHUNK, decode_text
+
+    where = "stdin" if file is None else str(file)
+    try:
+        stream: IO[bytes] = sys.stdin.buffer if file is None else stack.enter_context(file.open("rb"))
+        size = 0 if file is None else file.stat().st_size
+    except OSError as error:
+        raise TokenizerError(f"wanted a text file, got {where}: {error.strerror or error}; check the path") from None
+    report = _progress(stack) if not sys.stdout.isatty() else no_progress
+    held, offset = b"", 0
+    while data := stream.read(CHUNK):
+        data = held + data
+        whole = len(data)
+        for back in range(1, min(4, len(data) + 1)):  # a character that is not there to its end waits for the rest
+            if data[-back] >= 0xC0:
+                whole -= back if back < _utf8_length(data[-back]) else 0
+                break
+        held = data[whole:]
+        yield decode_text(data[:whole], where, offset)
+        offset += whole
+        report("bytes", offset, size)
+    if held:
+        yield decode_text(held, where, offset)
+
+
+def _utf8_length(first: int) -> int:
+    """How many bytes a character has whose first byte is this (0xC0 or more)."""
+    return 2 if first < 0xE0 else 3 if first < 0xF0 else 4
 
 
 def _text(argument: str | None, file: Path | None) -> str:
