@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tinylm.tokenizer import Tokenizer, cli, kernels
+from tinylm.tokenizer import Tokenizer, _corpus, _show, _training, cli, kernels
 
 
 def run(*arguments: str | Path, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
@@ -49,6 +51,16 @@ def directory(book: Path) -> Path:
     done = run("train", book, "--vocab-size", "400", "--out", out)
     assert b"400 tokens" in done.stdout
     return out
+
+
+@pytest.mark.parametrize("algorithm", [name for name in _training.ALGORITHMS if name != "bpe"])
+def test_train_takes_every_algorithm(algorithm: str, book: Path, tmp_path: Path) -> None:
+    run("train", book, "--vocab-size", "600", "--algorithm", algorithm, "--out", tmp_path)
+    tok = Tokenizer.load(tmp_path)
+    assert tok.engine.algorithm == algorithm
+    assert tok.encode("and the other") == Tokenizer.train([book], vocab_size=600, algorithm=algorithm).encode(
+        "and the other"
+    )
 
 
 def test_train_equals_the_api(directory: Path, book: Path, tmp_path: Path) -> None:
@@ -99,6 +111,50 @@ def test_inspect_shows_tokens_ids_and_bytes(directory: Path) -> None:
     assert " ".join(map(str, ids)) in shown
     assert f"{len(ids)} tokens: {12 / len(ids):.2f} bytes per token" in shown
     assert "\x1b" not in shown
+
+
+def test_inspect_lists_tokens_and_paints_them_only_on_a_terminal(directory: Path) -> None:
+    tok = Tokenizer.load(directory)
+    text = "é\t\ufffd"
+    lines = run("inspect", directory, "--each", text).stdout.decode().splitlines()
+    assert [int(line.split()[0]) for line in lines[1:-1]] == tok.encode(text)
+    assert sum(int(line.split()[1]) for line in lines[1:-1]) == len(text.encode())
+    painted = _show.tokens(tok, "Hello there\nyou", colour=True)
+    unpainted = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in painted]
+    assert painted != unpainted
+    assert unpainted[:2] == ["Hello there\\n", "you"]
+    assert unpainted[2].split() == [str(id) for id in tok.encode("Hello there\nyou")]
+
+
+def test_inspect_compares_tokenizers_on_files(directory: Path, book: Path, tmp_path: Path) -> None:
+    other, small = tmp_path / "bytes", tmp_path / "small.txt"
+    Tokenizer.train(["ab"], vocab_size=256, special_tokens=[]).save(other)
+    small.write_text("Hello there " * 20)
+    table = run("inspect", directory, "--with", other, "--file", book, "--file", small).stdout.decode()
+    texts = [book.read_bytes().decode(), small.read_text()]
+    rows = table.splitlines()[2:]
+    assert [row.split()[0] for row in rows] == ["book.txt", "small.txt", "together"]
+    for row, text in zip(rows, texts, strict=False):
+        count, size = Tokenizer.load(directory).count(text), len(text.encode())
+        assert row.split()[1:] == [f"{size:,}", f"{count:,}", "·", f"{size / count:.2f}", f"{size:,}", "·", "1.00"]
+
+
+def test_encode_reads_a_file_in_parts(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tok = Tokenizer.load(directory)
+    text = "naïve 日本語 👩‍👩‍👧 <|im_end|>\r\n  and   so on " * 40
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    for size in (1, 2, 3, 7, 1000):
+        monkeypatch.setattr(_corpus, "CHUNK", size)
+        with ExitStack() as stack:
+            chunks = list(cli._chunks(tmp_path / "a.txt", stack))
+        assert "".join(chunks) == text
+        assert list(tok.encode_stream(chunks, allowed_special="all")) == tok.encode(text, allowed_special="all")
+
+
+def test_encode_of_an_empty_file_is_no_ids(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    assert run("encode", directory, "--json", "--file", tmp_path / "empty").stdout == b"[]\n"
+    assert run("encode", directory, "").stdout == b"\n"
 
 
 def test_convert_there_and_back(directory: Path, tmp_path: Path) -> None:

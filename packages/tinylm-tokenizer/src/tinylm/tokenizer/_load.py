@@ -86,16 +86,17 @@ def _in_directory(directory: Path) -> Path:
     for name in ("tokenizer.json", "vocab.json"):
         if (directory / name).is_file() and (name == "tokenizer.json" or (directory / "merges.txt").is_file()):
             return directory / name
-    ranks = sorted(directory.glob("*.tiktoken"))
-    if len(ranks) == 1:
-        return ranks[0]
+    alone = sorted(path for suffix in ("tiktoken", "model", "gguf") for path in directory.glob(f"*.{suffix}"))
+    if len(alone) == 1:
+        return alone[0]
     if (directory / "merge_rules.txt").is_file():
         return directory / "merge_rules.txt"
     if (directory / "vocab.txt").is_file():
         return directory / "vocab.txt"
     names = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
     raise TokenizerError(
-        f"wanted tokenizer.json, vocab.json + merges.txt or one *.tiktoken in {directory}, got {names}"
+        f"wanted tokenizer.json, vocab.json + merges.txt, or one *.tiktoken, *.model or *.gguf in {directory}, got "
+        f"{names}"
     )
 
 

@@ -23,6 +23,7 @@ _FIM = {"<|fim_prefix|>": 100258, "<|fim_middle|>": 100259, "<|fim_suffix|>": 10
 # sha256 of the rank file → pattern and special tokens, as in tiktoken 0.14.
 KNOWN: dict[str, tuple[str, dict[str, int]]] = {
     "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": ("gpt2", {_END: 50256}),
+    "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069": ("gpt2", {_END: 50256}),
     "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7": (
         "cl100k",
         {_END: 100257, **_FIM, "<|endofprompt|>": 100276},
@@ -41,8 +42,8 @@ def read(data: bytes, where: str, pattern: str | None, special_tokens: Mapping[s
         pattern, special_tokens = known[0], {**known[1], **special_tokens}
     if pattern is None:
         raise TokenizerError(
-            f"{where} is none of the known rank files (r50k_base, cl100k_base, o200k_base); say which pattern cuts the "
-            f'text: Tokenizer.load(..., pattern="cl100k"), one of {", ".join(TRAINABLE)}'
+            f"{where} is none of the known rank files (r50k_base, p50k_base, cl100k_base, o200k_base); say which "
+            f'pattern cuts the text: Tokenizer.load(..., pattern="cl100k"), one of {", ".join(TRAINABLE)}'
         )
     tokens: dict[int, bytes] = {}
     for number, line in enumerate(data.splitlines(), 1):

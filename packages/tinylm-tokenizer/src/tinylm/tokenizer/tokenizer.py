@@ -135,7 +135,7 @@ class Tokenizer:
                 ids = []
                 for start, end, id in parts(find, text, self._ids):
                     ids += self.engine.encode(text[start:end], start == 0) if id is None else [id]
-        except (UnicodeEncodeError, TypeError):
+        except (UnicodeEncodeError, TypeError, AttributeError):
             refuse_text(text)
         return [*self.engine.prefix, *ids, *self.engine.suffix] if add_special_tokens else ids
 
@@ -153,7 +153,7 @@ class Tokenizer:
                 self.engine.encode_array(text[start:end], start == 0) if id is None else np.array([id], np.uint32)
                 for start, end, id in parts(find, text, self._ids)
             ]
-        except (UnicodeEncodeError, TypeError):
+        except (UnicodeEncodeError, TypeError, AttributeError):
             refuse_text(text)
         around = (self.engine.prefix, self.engine.suffix) if add_special_tokens else ((), ())
         return np.concatenate([np.array(around[0], np.uint32), *arrays, np.array(around[1], np.uint32)])
@@ -195,7 +195,7 @@ class Tokenizer:
                 return list(pool.map(lambda text: self.encode(text, **options), texts))
         try:
             return self.engine.encode_batch(texts, threads)
-        except (UnicodeEncodeError, TypeError):
+        except (UnicodeEncodeError, TypeError, AttributeError):
             for text in texts:
                 self.encode(text)  # the same, to name what is wrong in which text
             raise
@@ -243,7 +243,7 @@ class Tokenizer:
                 inner = self.engine.spans(text[start:end], start == 0) if id is None else [(0, size)]
                 spans += [(before + left, before + right) for left, right in inner] if before else inner
                 before += size
-        except (UnicodeEncodeError, TypeError):
+        except (UnicodeEncodeError, TypeError, AttributeError):
             refuse_text(text)
         if unit == "byte" or text.isascii():
             return spans
@@ -266,7 +266,7 @@ class Tokenizer:
                     inner = self.engine.explain(text[start:end], start == 0)
                     steps += [replace(step, position=step.position + before) for step in inner] if before else inner
                 before += len(text[start:end].encode())
-        except (UnicodeEncodeError, TypeError):
+        except (UnicodeEncodeError, TypeError, AttributeError):
             refuse_text(text)
         return steps
 
