@@ -85,7 +85,7 @@ def test_invalid_utf8_from_ids_is_decoded_as_asked(tok: Tokenizer) -> None:
 
 @pytest.mark.parametrize("line", ["a", "ab ", " ", "\n", "é", "\u0301", "🎉", "1", "'", "x" * 500 + " "])
 def test_one_long_line_comes_back(any_tok: Tokenizer, line: str) -> None:
-    text = (line * 200_000)[:200_000]
+    text = (line * 50_000)[:50_000]
     ids = any_tok.encode(text)
     assert any_tok.count(text) == len(ids)
     if any_tok.engine.algorithm == "bpe":

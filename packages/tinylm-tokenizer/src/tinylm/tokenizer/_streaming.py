@@ -64,7 +64,10 @@ def encode_stream(
             raise TokenizerError(f"wanted chunks of text, got {type(chunk).__name__}")
         held += chunk
         if len(held) >= look_at:
-            cut = _safe_cut(held, first, engine, find, longest)
+            try:
+                cut = _safe_cut(held, first, engine, find, longest)
+            except UnicodeEncodeError:
+                refuse_text(held)
             if cut:
                 yield from _encode(held[:cut], first, engine, find, ids)
                 held, first = held[cut:], False
