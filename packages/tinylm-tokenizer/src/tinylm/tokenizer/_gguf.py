@@ -2,8 +2,8 @@
 
 A GGUF file is a header, then key-value pairs, then tensors. The pairs `tokenizer.ggml.*` hold the vocabulary: tokens,
 their types, merges (byte-level BPE, model "gpt2") or scores (SentencePiece: BPE "llama", Unigram "t5"); "bert" is
-WordPiece. How byte-level text is cut has only a name there (`pre`): names whose pattern is known are accepted. The bytes
-are read by `_gguf_pairs.py`. Source: the GGUF specification in the ggml project.
+WordPiece. How byte-level text is cut has only a name there (`pre`): names whose pattern is known are accepted. The
+bytes are read by `_gguf_pairs.py`. Source: the GGUF specification in the ggml project.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The key-value pairs of a GGUF file, read by hand. What they mean for a tokenizer: `_gguf.py`.
 
-A file is "GGUF", a version, two counts (tensors, pairs), then the pairs: key, type, value. The file is not trusted: every
-length is checked against its size before anything is read, and what is not asked for is stepped over, not built.
+A file is "GGUF", a version, two counts (tensors, pairs), then the pairs: key, type, value. The file is not trusted:
+every length is checked against its size before anything is read, and what is not asked for is stepped over, not built.
 """
 
 from __future__ import annotations

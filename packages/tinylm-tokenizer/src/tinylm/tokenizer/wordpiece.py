@@ -211,12 +211,17 @@ def decode(ids: Iterable[int], pieces: WordPieces) -> str:
         raise TokenizerError(f"wanted an id of this vocabulary, got {error.args[0]!r}") from None
 
 
-def save_vocab(pieces: WordPieces, path: str | os.PathLike[str]) -> None:
-    """Write vocab.txt: one token a line, its line number is its id. Errors: TokenizerError if ids have gaps."""
+def write_vocab(pieces: WordPieces) -> bytes:
+    """The bytes of a vocab.txt: one token a line, in order of ids. Errors: TokenizerError if ids have gaps."""
     by_id = sorted((id, text) for text, id in {**pieces.tokens, **pieces.special_tokens, **pieces.added_tokens}.items())
     if [id for id, _ in by_id] != [*range(len(by_id))]:
         raise TokenizerError("a vocab.txt has one id a line from 0 on; the ids of this tokenizer have gaps")
-    write_atomic(Path(path), "".join(f"{text}\n" for _, text in by_id).encode())
+    return "".join(f"{text}\n" for _, text in by_id).encode()
+
+
+def save_vocab(pieces: WordPieces, path: str | os.PathLike[str]) -> None:
+    """Write a vocab.txt, replacing what was there. Errors: as `write_vocab`."""
+    write_atomic(Path(path), write_vocab(pieces))
 
 
 def read_vocab(data: bytes, where: str, rules: Rules | None = None) -> WordPieces:
