@@ -1,6 +1,7 @@
-"""The model's ladders as plain data, for `tinylm-obs ladder model` and `tinylm-obs ladder decoding`.
+"""The model's ladders as plain data, for `tinylm-obs ladder model`, `ladder attention` and `ladder decoding`.
 
-No import of tinylm.observability, and torch only once work is made. Not here: timing and tables. Next: decoding.py.
+No import of tinylm.observability, and torch and NumPy only once work is made. Not here: timing and tables. Next:
+decoding.py.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tinylm.model.scalar.gpt import GPT
+    from tinylm.model.arrays.transformer import Transformer as Arrays
     from tinylm.model.transformer import Transformer
 
 PROMPT = 16
+HEADS, HEAD_DIM = 4, 16
 
 
-class Forward(NamedTuple):
-    """One tiny GPT-2-shaped model as both rungs see it, and the ids to run it on."""
+class Gradients(NamedTuple):
+    """One model as both rungs see it, and a batch."""
 
-    scalar: GPT
+    arrays: Arrays
     transformer: Transformer
-    ids: list[int]
+    ids: Any
+    targets: Any
 
 
 class Decoding(NamedTuple):
@@ -33,29 +36,114 @@ class Decoding(NamedTuple):
 
 def rungs() -> list[dict[str, Any]]:
     """Lowest rung first within each ladder; see tinylm.observability for the meaning of the keys."""
-    forward = {"component": "model", "ladder": "GPT-2 forward pass", "unit": "tokens", "size": 16}
-    forward |= {"make": _make_forward, "amount": lambda work: len(work.ids), "compare": _difference}
-    decoding = {"component": "decoding", "ladder": "greedy decoding", "unit": "tokens", "size": 64}
-    decoding |= {"make": _make_decoding, "amount": lambda work: work.max_tokens, "compare": _mismatch}
+    return [*_training(), *_gradients(), *_attention(), *_decoding()]
+
+
+def _training() -> list[dict[str, Any]]:
+    common: dict[str, Any] = {
+        "component": "model",
+        "ladder": "training steps, GPT-2 shape, 4,192 parameters",
+        "unit": "steps",
+    }
+    common |= {"make": _make_names, "amount": len, "compare": _difference}
     return [
         {
-            **forward,
-            "rung": "scalar",
+            **common,
+            "rung": "scalar, autograd",
             "module": "tinylm.model.scalar.gpt",
-            "change": "Python floats, one multiplication at a time",
+            "change": "Python floats, one multiplication at a time, each remembered for the chain rule",
             "equals": None,
-            "run": _run_scalar,
+            "run": lambda names: _train_scalar("gpt", names),
+            "size": 4,
         },
         {
-            **forward,
+            **common,
+            "rung": "scalar, derived",
+            "module": "tinylm.model.scalar.derived",
+            "change": "making Values and walking them back took the time: each gradient by hand, on plain floats",
+            "equals": "scalar, autograd",
+            "run": lambda names: _train_scalar("derived", names),
+            "size": 100,
+        },
+        {
+            **common,
+            "rung": "arrays",
+            "module": "tinylm.model.arrays",
+            "change": "sum(map(mul, a, b)) took the time: a whole product of matrices is one call of NumPy; float32",
+            "equals": "scalar, derived",
+            "run": _train_arrays,
+            "size": 1000,
+        },
+    ]
+
+
+def _gradients() -> list[dict[str, Any]]:
+    common: dict[str, Any] = {"component": "model"}
+    common |= {"ladder": "loss and gradients, Qwen3 shape, 2.6 million parameters"}
+    common |= {"make": _make_gradients, "amount": lambda work: work.ids.size, "compare": _relative}
+    common |= {"unit": "tokens", "size": 1024}
+    common |= {"tolerance": 1e-4}  # both are float32, and sum a thousand terms in another order
+    return [
+        {
+            **common,
+            "rung": "arrays",
+            "module": "tinylm.model.arrays",
+            "change": "NumPy, every backward by hand",
+            "equals": None,
+            "run": lambda work: work.arrays.loss_and_gradients(work.ids, work.targets)[1],
+        },
+        {
+            **common,
             "rung": "transformer",
             "module": "tinylm.model.transformer",
-            "change": "torch.nn: whole matrices in compiled kernels; the loop in linear() was nearly all the time",
-            "equals": "scalar",
-            "run": _run_transformer,
+            "change": "products aside, passes over patterns and logits took the time: torch's fused kernels",
+            "equals": "arrays",
+            "run": _run_gradients,
+        },
+    ]
+
+
+def _attention() -> list[dict[str, Any]]:
+    common: dict[str, Any] = {"component": "attention"}
+    common |= {"ladder": "causal attention, forward and backward, 4 heads of 16"}
+    common |= {"make": _make_attention, "amount": lambda work: work[0].shape[2], "compare": _relative, "unit": "tokens"}
+    return [
+        {
+            **common,
+            "rung": "loops",
+            "module": "tinylm.model.scalar.derived",
+            "change": "lists of floats, a sum for each score",
+            "equals": None,
+            "run": _attend_in_loops,
+            "size": 64,
         },
         {
-            **decoding,
+            **common,
+            "rung": "matrices",
+            "module": "tinylm.model.arrays.attention",
+            "change": "a sum for each score took the time: q kᵀ, softmax and p v of all heads are one call each",
+            "equals": "loops",
+            "run": _attend_in_matrices,
+            "size": 1024,
+        },
+        {
+            **common,
+            "rung": "blocks",
+            "module": "tinylm.model.arrays.blocked_attention",
+            "change": "passes over the (T, T) pattern took time and memory: a block at a time, later keys not at all",
+            "equals": "matrices",
+            "run": _attend_in_blocks,
+            "size": 1024,
+        },
+    ]
+
+
+def _decoding() -> list[dict[str, Any]]:
+    common: dict[str, Any] = {"component": "decoding", "ladder": "greedy decoding", "unit": "tokens", "size": 64}
+    common |= {"make": _make_decoding, "amount": lambda work: work.max_tokens, "compare": _mismatch}
+    return [
+        {
+            **common,
             "rung": "recompute",
             "module": "tinylm.model.decoding",
             "change": "the whole text through the model for every new token",
@@ -63,7 +151,7 @@ def rungs() -> list[dict[str, Any]]:
             "run": _run_recompute,
         },
         {
-            **decoding,
+            **common,
             "rung": "kv_cache",
             "module": "tinylm.model.decoding",
             "change": "keys and values are remembered, because the same matrix products were computed at every step",
@@ -73,40 +161,104 @@ def rungs() -> list[dict[str, Any]]:
     ]
 
 
-def _make_forward(size: int) -> Forward:
-    """`size` ids for a GPT-2 shape of 2 layers, width 32."""
+def _make_names(size: int) -> list[str]:
+    from tinylm.model.scalar.training import made_names
+
+    return made_names(size)
+
+
+def _train_scalar(module: str, names: list[str]) -> list[float]:
+    """The loss of each step."""
+    from tinylm.model.scalar import derived, gpt, training
+
+    kind = gpt.GPT if module == "gpt" else derived.GPT
+    return training.train(kind(training.CONFIG, training.start(training.CONFIG)), names, len(names))
+
+
+def _train_arrays(names: list[str]) -> list[float]:
+    from tinylm.model.arrays.training import train
+    from tinylm.model.arrays.transformer import Transformer
+    from tinylm.model.scalar import derived, training
+
+    with tempfile.TemporaryDirectory() as folder:
+        derived.GPT(training.CONFIG, training.start(training.CONFIG)).save(folder)
+        model = Transformer.load(folder, "float32")
+    return train(model, names, len(names))
+
+
+def _difference(result: list[float], reference: list[float]) -> float:
+    """Largest absolute difference of two lists of losses."""
+    return max(abs(a - b) for a, b in zip(result, reference, strict=True))
+
+
+def _make_gradients(size: int) -> Gradients:
+    """`size` tokens in one sequence, for 4 layers of width 192."""
+    import numpy as np
     import torch
 
+    from tinylm.model.arrays.transformer import Transformer as Arrays
     from tinylm.model.config import TransformerConfig
-    from tinylm.model.scalar.gpt import GPT
     from tinylm.model.transformer import Transformer
 
     torch.manual_seed(0)
-    config = TransformerConfig.preset("gpt2", 65, 2, width=32, head_dim=8, context=max(size, 16))
-    model = Transformer(config).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(folder)
-        work = Forward(GPT.load(folder), model, torch.randint(0, 65, (size,)).tolist())
-    _run_transformer(work)  # torch's first call sets up its threads and kernels; that is no part of the step
+    model = Transformer(TransformerConfig.preset("qwen3", 4096, 4, width=192, context=1024))
+    weights = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
+    ids, targets = np.random.default_rng(0).integers(0, 4096, (2, 1, size))
+    work = Gradients(Arrays(model.config, weights), model, ids, targets)
+    _run_gradients(work._replace(ids=ids[:1, :8], targets=targets[:1, :8]))  # torch's first call sets up its kernels
     return work
 
 
-def _run_scalar(work: Forward) -> list[list[float]]:
-    return work.scalar.logits(work.ids)
-
-
-def _run_transformer(work: Forward) -> list[list[float]]:
+def _run_gradients(work: Gradients) -> dict[str, Any]:
     import torch
 
-    with torch.inference_mode():
-        logits: list[list[float]] = work.transformer(torch.tensor([work.ids]))[0].tolist()
-    return logits
+    loss = work.transformer.loss(torch.from_numpy(work.ids), torch.from_numpy(work.targets))
+    parameters = dict(work.transformer.named_parameters())
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    return {name: gradient.numpy() for name, gradient in zip(parameters, gradients, strict=True)}
 
 
-def _difference(result: list[list[float]], reference: list[list[float]]) -> float:
-    """Largest absolute difference of two matrices of logits."""
-    pairs = zip(result, reference, strict=True)
-    return max(abs(a - b) for row, other in pairs for a, b in zip(row, other, strict=True))
+def _make_attention(size: int) -> tuple[Any, ...]:
+    """q, k, v and ∂y (1, heads, size, head_dim) in float64."""
+    import numpy as np
+
+    return tuple(np.random.default_rng(0).standard_normal((4, 1, HEADS, size, HEAD_DIM)))
+
+
+def _attend_in_loops(work: tuple[Any, ...]) -> dict[str, Any]:
+    from tinylm.model.scalar.derived import attention, attention_backward
+
+    found: dict[str, Any] = {"y": [], "dq": [], "dk": [], "dv": []}
+    for q, k, v, dy in zip(*(part[0].tolist() for part in work), strict=True):
+        y, pattern = attention(q, k, v)
+        for name, result in zip(found, (y, *attention_backward(dy, q, k, v, pattern)), strict=True):
+            found[name].append(result)
+    return {name: [heads] for name, heads in found.items()}
+
+
+def _attend_in_matrices(work: tuple[Any, ...]) -> dict[str, Any]:
+    from tinylm.model.arrays.attention import attention, attention_backward
+
+    q, k, v, dy = work
+    y, saved = attention(q, k, v)
+    return dict(zip(("y", "dq", "dk", "dv"), (y, *attention_backward(dy, q, k, v, saved)), strict=True))
+
+
+def _attend_in_blocks(work: tuple[Any, ...]) -> dict[str, Any]:
+    from tinylm.model.arrays.blocked_attention import blocked_attention, blocked_attention_backward
+
+    q, k, v, dy = work
+    y, log_sum = blocked_attention(q, k, v)
+    gradients = blocked_attention_backward(dy, q, k, v, y, log_sum)
+    return dict(zip(("y", "dq", "dk", "dv"), (y, *gradients), strict=True))
+
+
+def _relative(result: dict[str, Any], reference: dict[str, Any]) -> float:
+    """Largest difference of any array over that array's largest number."""
+    import numpy as np
+
+    pairs = ((np.asarray(result[name]), np.asarray(reference[name])) for name in reference)
+    return float(max(np.abs(a - b).max() / np.abs(b).max() for a, b in pairs))
 
 
 def _make_decoding(size: int) -> Decoding:
