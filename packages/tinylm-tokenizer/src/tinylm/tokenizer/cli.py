@@ -89,7 +89,6 @@ def train(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="How many count the text of bpe (default: one a core).")] = None,
     head: Annotated[float, typer.Option(help="Learn from this first part of each file's characters only.")] = 1.0,
-    threads: Annotated[int | None, typer.Option(help="Default: one a core; the result is the same.")] = None,
 ) -> None:
     """Learn a tokenizer from text files and write it to a directory.
 
