@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe, naive_bpe_fast
+    from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe, naive_bpe_fast, wordpiece
     from tinylm.tokenizer._errors import TokenizerError
     from tinylm.tokenizer._explain import Merge
     from tinylm.tokenizer._streaming import StreamDecoder
@@ -27,6 +27,7 @@ __all__ = [
     "kernels",
     "naive_bpe",
     "naive_bpe_fast",
+    "wordpiece",
 ]
 
 _HOME = {

@@ -8,13 +8,15 @@ in `unit`, and a default size.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe, naive_bpe_fast
+from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe, naive_bpe_fast, wordpiece
 from tinylm.tokenizer._pretokenize import count_pieces
 from tinylm.tokenizer._vocabulary import Vocabulary, from_training
+from tinylm.tokenizer._wordpiece_text import Rules, Splitter
 
 _PATTERN = "cl100k"
 _MERGES = 256
@@ -35,6 +37,17 @@ def made_text(characters: int, seed: int = 0) -> str:
 def _vocabulary() -> Vocabulary:
     pieces = count_pieces([made_text(200_000, seed=1)], (_PATTERN,))
     return from_training(byte_bpe_fast.train_merges(pieces, 1000), [], _PATTERN)
+
+
+@lru_cache(maxsize=1)
+def _wordpieces() -> wordpiece.WordPieces:
+    return wordpiece.train(Counter(Splitter(Rules()).words(made_text(200_000, seed=1))), 2000)
+
+
+def _encode_wordpiece(text: str) -> list[int]:
+    from tinylm.tokenizer.kernels.wordpiece import make_encoder
+
+    return make_encoder(_wordpieces()).encode(text)
 
 
 def _encode_plain(text: str) -> list[int]:
@@ -149,4 +162,21 @@ def rungs() -> list[dict[str, Any]]:
             "byte_bpe_fast",
             with_new(kernels.make_encoder),
         ),
+        _rung(
+            "WordPiece encoding",
+            "wordpiece",
+            "the longest piece first, from left to right; a word is taken apart once",
+            None,
+            lambda text: wordpiece.encode(text, _wordpieces()),
+        ),
+        {
+            **_rung(
+                "WordPiece encoding",
+                "kernels",
+                "str.translate and the loop over words took the time: words found 16 bytes at a time, in C++",
+                "wordpiece",
+                _encode_wordpiece,
+            ),
+            "module": "tinylm.tokenizer.kernels.wordpiece",
+        },
     ]
