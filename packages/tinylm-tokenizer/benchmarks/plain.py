@@ -121,8 +121,8 @@ def main() -> list[dict[str, Any]]:
     encoding = {
         "minbpe's algorithm": lambda: minbpe_encode(split(text, (PATTERN,)), alphabet, pairs),
         "byte_bpe": lambda: byte_bpe.encode(text, list(pairs), PATTERN),
-        "byte_bpe_fast": lambda: byte_bpe_fast.Encoder(vocabulary).encode_pieces(split(text, (PATTERN,))),
-        "kernels": lambda: kernels.make_encoder(vocabulary).encode_pieces(split(text, (PATTERN,))),
+        "byte_bpe_fast": lambda: byte_bpe_fast.Encoder(vocabulary).encode(text),
+        "kernels": lambda: kernels.make_encoder(vocabulary).encode(text),
     }
     count = 1 if quick else 3
     rows = compare(f"train, {MERGES} merges", count, len(small.encode()), training)

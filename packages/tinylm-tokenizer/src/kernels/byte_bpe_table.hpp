@@ -9,11 +9,16 @@
 // store what they found.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <atomic>
 #include <bit>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <string_view>
 #include <vector>
 
@@ -22,6 +27,34 @@
 namespace tinylm {
 
 constexpr size_t kShort = 15;  // bytes of a key that stands in its slot
+
+// Zeroed memory for a table that is read all over: in large pages where the system has them, since with small ones nearly
+// every look-up would also have to find its page.
+template <class Slot>
+class Slots {
+  public:
+    explicit Slots(size_t count) {
+        constexpr size_t large = size_t(2) << 20;
+        const size_t size = count * sizeof(Slot);
+        const size_t alignment = size < large ? alignof(Slot) : large;
+        memory_.reset(static_cast<std::byte*>(::operator new(size, std::align_val_t(alignment))));
+        memory_.get_deleter().alignment = alignment;
+#if defined(__linux__)
+        if (size >= large) madvise(memory_.get(), size, MADV_HUGEPAGE);
+#endif
+        for (size_t i = 0; i < count; i++) new (memory_.get() + i * sizeof(Slot)) Slot;
+    }
+
+    Slot& operator[](size_t at) const { return reinterpret_cast<Slot*>(memory_.get())[at]; }
+
+  private:
+    struct Free {
+        size_t alignment = 0;
+        void operator()(std::byte* memory) const { ::operator delete(memory, std::align_val_t(alignment)); }
+    };
+
+    std::unique_ptr<std::byte, Free> memory_;
+};
 
 // Up to 15 bytes and their number as 16 bytes that can be compared.
 struct Key {
@@ -76,13 +109,7 @@ inline uint64_t hash_bytes(const uint8_t* text, size_t size) {
 class PieceTable {
   public:
     // Room for `tokens` and for about as many cached pieces.
-    explicit PieceTable(size_t tokens) {
-        size_t slots = size_t(1) << 12;
-        while (5 * slots < 12 * tokens) slots *= 2;
-        mask_ = slots - 1;
-        slots_ = std::unique_ptr<Slot[]>(new Slot[slots]());
-        room_ = slots * 5 / 8;
-    }
+    explicit PieceTable(size_t tokens) : mask_(slots_for(tokens) - 1), room_((mask_ + 1) * 5 / 8), slots_(mask_ + 1) {}
 
     // Of the vocabulary; before anybody reads. The first of two equal keys stands.
     void add_token(Key key, uint32_t id) {
@@ -145,6 +172,12 @@ class PieceTable {
         std::atomic<uint64_t> low{0}, high{0}, ids{0}, rest{0};  // high 0: the slot is empty
     };
 
+    static size_t slots_for(size_t tokens) {
+        size_t slots = size_t(1) << 12;
+        while (5 * slots < 12 * tokens) slots *= 2;
+        return slots;
+    }
+
     Slot& place(Key key) {
         size_t at = key.hash() & mask_;
         for (;; at = (at + 1) & mask_) {
@@ -176,7 +209,7 @@ class PieceTable {
     }
 
     size_t mask_, room_, used_ = 0, hand_ = 0;
-    std::unique_ptr<Slot[]> slots_;
+    Slots<Slot> slots_;
     std::atomic_flag writing_;
 };
 
@@ -229,7 +262,7 @@ class LongCache {
   public:
     static constexpr size_t kBytes = 62, kIds = 14, kSlots = size_t(1) << 14;
 
-    LongCache() : slots_(new Slot[kSlots]()) {}
+    LongCache() : slots_(kSlots) {}
 
     static bool fits(size_t bytes, size_t ids) { return bytes <= kBytes && ids <= kIds; }
 
@@ -267,7 +300,7 @@ class LongCache {
         uint32_t ids[kIds] = {};
     };
 
-    std::unique_ptr<Slot[]> slots_;
+    Slots<Slot> slots_;
 };
 
 }  // namespace tinylm

@@ -5,6 +5,7 @@
 NB_MODULE(_kernels, module) {
     module.doc() = "Compiled kernels; use tinylm.tokenizer.kernels.";
     tinylm::bind_byte_bpe(module);
+    tinylm::bind_rank_files(module);
     tinylm::bind_scan(module);
     tinylm::bind_training(module);
     tinylm::bind_sentencepiece(module);

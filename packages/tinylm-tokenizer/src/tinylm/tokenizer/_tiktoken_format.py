@@ -9,10 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 from collections.abc import Mapping
 
-from tinylm.tokenizer import _json_byte_level
+from tinylm.tokenizer import kernels
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._vocabulary import RankedMerges, Vocabulary
 from tinylm.tokenizer.patterns import TRAINABLE
@@ -45,6 +44,18 @@ def read(data: bytes, where: str, pattern: str | None, special_tokens: Mapping[s
             f"{where} is none of the known rank files (r50k_base, p50k_base, cl100k_base, o200k_base); say which "
             f'pattern cuts the text: Tokenizer.load(..., pattern="cl100k"), one of {", ".join(TRAINABLE)}'
         )
+    tokens = kernels.read_ranks(data) or _tokens(data, where)
+    ids = {token: id for id, token in tokens.items()}
+    missing = sum(bytes([byte]) not in ids for byte in range(256))
+    if missing or len(ids) != len(tokens) or any(id in tokens for id in special_tokens.values()):
+        raise TokenizerError(
+            f"{where}: wanted all 256 bytes and each token and id once, got {missing} bytes missing, "
+            f"{len(tokens) - len(ids)} tokens twice; the file is damaged or cut short"
+        )
+    return Vocabulary(tokens, RankedMerges(tokens), dict(special_tokens), (pattern,), whole_piece_first=True)
+
+
+def _tokens(data: bytes, where: str) -> dict[int, bytes]:
     tokens: dict[int, bytes] = {}
     for number, line in enumerate(data.splitlines(), 1):
         try:
@@ -58,14 +69,7 @@ def read(data: bytes, where: str, pattern: str | None, special_tokens: Mapping[s
         if id in tokens or not 0 <= id < 2**32 - 1 or not token:
             raise TokenizerError(f"{where}, line {number}: the rank {id} is there twice, too large, or its token empty")
         tokens[id] = token
-    ids = {token: id for id, token in tokens.items()}
-    missing = sum(bytes([byte]) not in ids for byte in range(256))
-    if missing or len(ids) != len(tokens) or set(special_tokens.values()) & set(tokens):
-        raise TokenizerError(
-            f"{where}: wanted all 256 bytes and each token and id once, got {missing} bytes missing, "
-            f"{len(tokens) - len(ids)} tokens twice; the file is damaged or cut short"
-        )
-    return Vocabulary(tokens, RankedMerges(tokens), dict(special_tokens), (pattern,), whole_piece_first=True)
+    return tokens
 
 
 def write(vocabulary: Vocabulary) -> bytes:
@@ -81,6 +85,10 @@ def write(vocabulary: Vocabulary) -> bytes:
 
 def read_gpt2(vocab: bytes, merges: bytes, where: str, pattern: str | None) -> Vocabulary:
     """The vocabulary of vocab.json + merges.txt; GPT-2's pattern unless another is named."""
+    import json
+
+    from tinylm.tokenizer import _json_byte_level
+
     try:
         ids = json.loads(vocab.decode())
         rows = [line for line in merges.decode().split("\n") if line and not line.startswith("#version")]
@@ -101,6 +109,10 @@ def read_gpt2(vocab: bytes, merges: bytes, where: str, pattern: str | None) -> V
 
 def write_gpt2(vocabulary: Vocabulary) -> tuple[bytes, bytes]:
     """The bytes of vocab.json and merges.txt, which name neither the pattern nor which tokens are special."""
+    import json
+
+    from tinylm.tokenizer import _json_byte_level
+
     vocab = {_json_byte_level.to_printable(token): id for id, token in vocabulary.tokens.items()}
     names = {id: name for name, id in vocab.items()}
     vocab |= vocabulary.special_tokens

@@ -14,7 +14,11 @@ from __future__ import annotations
 import warnings
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinylm.tokenizer.kernels.byte_bpe import Encoder, make_encoder, read_ranks
+    from tinylm.tokenizer.kernels.training import PieceCounter, train_merges
 
 
 @cache
@@ -41,8 +45,19 @@ def available() -> bool:
     return _compiled() is not None
 
 
-# Below, because these modules ask the functions above.
-from tinylm.tokenizer.kernels.byte_bpe import Encoder, make_encoder  # noqa: E402
-from tinylm.tokenizer.kernels.training import PieceCounter, train_merges  # noqa: E402
+# The modules of the algorithms ask the functions above, and each is imported when it is needed.
+_HOME = {
+    "Encoder": "byte_bpe",
+    "make_encoder": "byte_bpe",
+    "read_ranks": "byte_bpe",
+    "PieceCounter": "training",
+    "train_merges": "training",
+}
 
-__all__ = ["Encoder", "PieceCounter", "available", "make_encoder", "train_merges"]
+__all__ = ["Encoder", "PieceCounter", "available", "make_encoder", "read_ranks", "train_merges"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,7 +33,7 @@ class Encoder:
             vocabulary.whole_piece_first,
             vocabulary.byte_ids(),
             [] if ranked else list(vocabulary.merges),
-            dict(vocabulary.tokens),
+            vocabulary.tokens,
             dict(named or {}),
         )
 
@@ -73,3 +73,9 @@ def make_encoder(vocabulary: Vocabulary, named: Mapping[int, bytes] | None = Non
 
     kernels._warn_once()
     return byte_bpe_fast.Encoder(vocabulary, named)
+
+
+def read_ranks(data: bytes) -> dict[int, bytes] | None:
+    """The tokens of a tiktoken rank file; None without the kernel, and for a file that is not exactly as it should be."""
+    tokens: dict[int, bytes] | None = kernels._compiled().read_ranks(data) if kernels.available() else None
+    return tokens
