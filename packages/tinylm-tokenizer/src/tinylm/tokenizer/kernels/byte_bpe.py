@@ -76,6 +76,6 @@ def make_encoder(vocabulary: Vocabulary, named: Mapping[int, bytes] | None = Non
 
 
 def read_ranks(data: bytes) -> dict[int, bytes] | None:
-    """The tokens of a tiktoken rank file; None without the kernel, and for a file that is not exactly as it should be."""
+    """The tokens of a tiktoken rank file; None without the kernel and for a file that is not just as it should be."""
     tokens: dict[int, bytes] | None = kernels._compiled().read_ranks(data) if kernels.available() else None
     return tokens
