@@ -160,7 +160,7 @@ def _double_array(nodes: list[Node]) -> list[int]:
     units: list[int] = []
     free: set[int] = set()
     bases: dict[int, int] = {}
-    taken: set[int] = set()  # bases
+    taken = {0}  # bases; SentencePiece refuses a root whose base is 0
     looked: dict[tuple[int, ...], int] = {}  # below this unit there is no place for these bytes, and never will be
 
     def place(wanted: tuple[int, ...]) -> int:

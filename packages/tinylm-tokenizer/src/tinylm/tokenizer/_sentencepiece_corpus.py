@@ -109,14 +109,16 @@ class Counted:
 
 
 def count(texts: Iterable[str], options: Options) -> Counted:
-    """Normalise and count a corpus. Errors: TokenizerError if it is empty, or has too many characters."""
+    """Normalise and count a corpus. Errors: TokenizerError if it is empty, or has too many characters;
+    UnicodeEncodeError for a lone surrogate."""
     named = sorted((text for text, _ in options.first_pieces()), key=len, reverse=True)
     special = re.compile("|".join(map(re.escape, named)))
     found: Counter[str] = Counter()
     steps = options.steps
     for text in texts:
+        text.encode()  # UnicodeEncodeError for a lone surrogate
         for line in text.split("\n"):
-            if line:
+            if line := line.rstrip("\r"):
                 normal = normalize(line, steps)
                 for part in special.split(normal) if special.search(normal) else (normal,):
                     found.update(words(part))
