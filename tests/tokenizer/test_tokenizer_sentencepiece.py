@@ -83,14 +83,14 @@ def test_ids_and_text_equal_sentencepiece(
 ) -> None:
     path = vocabulary(name)
     tokenizer, reference = Tokenizer.load(path), reference_of(path.read_bytes())
-    lines = fetched_text("botchan").read_text(encoding="utf-8").split("\n")[:1500]
-    for text in [*HARD, *lines, mixed, "\n".join(lines[:300])]:
+    lines = fetched_text("botchan").read_text(encoding="utf-8").split("\n")[:400]
+    for text in [*HARD, *lines, mixed, "\n".join(lines)]:
         ids = reference.encode(text)
         assert tokenizer.encode(text) == ids, text
         assert tokenizer.decode(ids) == reference.decode(ids)
 
     @given(tricky)
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=80)
     def equal(text: str) -> None:
         ids = reference.encode(text)
         assert tokenizer.encode(text) == ids
@@ -136,7 +136,7 @@ def _same_ids_and_text(data: bytes) -> None:
     tokenizer, reference = Tokenizer(SentencePieceEngine(files.read(data, "made"))), reference_of(data)
 
     @given(st.lists(st.sampled_from(["<x>", "<y>", "日本", "o", " ", "the", "and", "foo", "é", "<ctl>", "a"])))
-    @settings(deadline=None, max_examples=80)
+    @settings(deadline=None, max_examples=40)
     def equal(parts: list[str]) -> None:
         text = "".join(parts)
         ids = reference.encode(text)
@@ -160,7 +160,7 @@ def _same_ids_and_text(data: bytes) -> None:
 )
 def test_trained_pieces_equal_sentencepiece(options: Options, mixed: str, fetched_text: Callable[[str], Path]) -> None:
     """Ties included; pieces, scores and their order."""
-    botchan = fetched_text("botchan").read_text(encoding="utf-8")[:50_000]
+    botchan = fetched_text("botchan").read_text(encoding="utf-8")[:25_000]
     lines = [*CORPUS, *mixed.split("\n"), "<s> text of a special token</s>", *botchan.split("\n")]
     data = trained(
         lines,

@@ -51,7 +51,7 @@ def same_ids(path: Path, tokenizer: Tokenizer, more: list[str]) -> None:
     def check(text: str) -> None:
         assert tokenizer.encode(text, allowed_special="all", add_special_tokens=True) == reference.encode(text).ids
 
-    given(tricky)(settings(deadline=None, max_examples=100)(lambda text: check(text)))()
+    given(tricky)(settings(deadline=None, max_examples=50)(lambda text: check(text)))()
     for text in [*more, "", " ", "a" * 300, " " * 99, "  a  b ", "▁ ▁a", "<s>a</s> b<extra> c", "日本" * 99]:
         check(text)
 
@@ -65,7 +65,7 @@ def test_gemma(vocabulary: Callable[[str], Path], mixed: str) -> None:
     assert tokenizer.encode("<start_of_turn>") != tokenizer.encode("<start_of_turn>", allowed_special="all")
 
 
-@pytest.mark.parametrize("name", ["botchan-bpe", "botchan-unigram", "mistral-v1", "mistral-v3"])
+@pytest.mark.parametrize("name", ["botchan-bpe", "botchan-unigram", "mistral-v1"])
 def test_what_is_saved_opens_elsewhere(
     name: str, vocabulary: Callable[[str], Path], mixed: str, tmp_path: Path
 ) -> None:
