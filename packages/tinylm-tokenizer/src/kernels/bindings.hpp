@@ -16,6 +16,7 @@ void bind_byte_bpe(nanobind::module_& module);
 void bind_rank_files(nanobind::module_& module);
 void bind_scan(nanobind::module_& module);
 void bind_training(nanobind::module_& module);
+void bind_unigram(nanobind::module_& module);
 void bind_sentencepiece(nanobind::module_& module);
 void bind_wordpiece(nanobind::module_& module);
 

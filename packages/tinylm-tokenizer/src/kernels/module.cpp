@@ -8,6 +8,7 @@ NB_MODULE(_kernels, module) {
     tinylm::bind_rank_files(module);
     tinylm::bind_scan(module);
     tinylm::bind_training(module);
+    tinylm::bind_unigram(module);
     tinylm::bind_sentencepiece(module);
     tinylm::bind_wordpiece(module);
 }
