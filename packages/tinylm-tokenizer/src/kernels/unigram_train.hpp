@@ -1,8 +1,7 @@
 // Learning a Unigram vocabulary: a seed of frequent substrings, expectation-maximisation, pruning. No Python here.
 // Source: Kudo 2018 (Subword regularization), section 3.2. What is learned and in which order: unigram_training.py.
 //
-// The text comes as distinct runs (parts of words that a piece may lie in) with their counts. Which pieces stand where in
-// the runs is worked out once, from the sorted suffixes, and kept as lists of edges; every later step only walks along
+// The text comes as distinct words with their counts. Which pieces stand where in them is worked out once, from the sorted suffixes, and kept as lists of edges; every later step only walks along
 // them. Probabilities are multiplied, not their logarithms added; long runs are rescaled by powers of two, which is exact.
 // Sums go over a fixed number of shards in a fixed order: the result does not depend on the number of threads.
 #pragma once
@@ -17,29 +16,36 @@
 #include <thread>
 #include <vector>
 
+#include "sentencepiece_words.hpp"
+
 namespace tinylm::unigram_training {
 
 constexpr size_t kLongest = 16;  // characters in a piece
 constexpr size_t kShards = 8;
-constexpr double kRarest = 0.5;  // a piece that is expected less often goes; a single character then counts as that often
+constexpr double kKept = 0.75;    // of the pieces, by one pruning
+constexpr double kRarest = 0.5;   // a piece that is expected to be used less often goes
+constexpr double kDelta = 0.0001;  // between the scores of characters that went and have to come back
+constexpr double kPenalty = 10;    // an unknown character is that much less likely than the rarest piece
 
 inline double digamma(double x) {  // by its asymptotic series, as SentencePiece has it
     double result = 0;
     for (; x < 7; x++) result -= 1 / x;
     x -= 0.5;
-    const double square = 1 / (x * x), fourth = square * square;
-    return result + std::log(x) + square / 24 - fourth * 7 / 960 + fourth * square * 31 / 8064 -
-           fourth * fourth * 127 / 30720;
+    const double square = 1 / (x * x);
+    return result + std::log(x) + square * (1 / 24.0 - square * (7 / 960.0 - square * (31 / 8064.0 - square * 127 / 30720)));
 }
 
 class Trainer {
   public:
-    Trainer(const std::vector<std::u32string>& runs, const std::vector<int64_t>& counts, size_t threads)
-        : threads_(std::clamp<size_t>(threads, 1, kShards)) {
-        for (size_t i = 0; i < runs.size(); i++) {
-            if (runs[i].empty()) continue;
-            runs_.push_back({uint32_t(text_.size()), uint32_t(runs[i].size()), double(counts[i])});
-            text_ += runs[i];
+    // longest: characters in a piece.
+    Trainer(const std::vector<std::u32string>& words, const std::vector<int64_t>& counts, sentencepiece::Classes classes,
+            size_t longest, size_t threads)
+        : threads_(std::clamp<size_t>(threads, 1, kShards)), longest_(longest), classes_(std::move(classes)) {
+        if (longest < 1 || longest > kLongest) throw std::invalid_argument("wanted pieces of 1 to 16 characters");
+        for (size_t i = 0; i < words.size(); i++) {
+            if (words[i].empty()) continue;
+            words_.push_back({uint32_t(text_.size()), uint32_t(words[i].size()), double(counts[i])});
+            text_ += words[i];
         }
     }
 
@@ -53,91 +59,104 @@ class Trainer {
         make_edges(suffixes, common);
         double sum = 0;
         for (const Piece& piece : pieces_) sum += piece.weight;
-        for (Piece& piece : pieces_) set(piece, std::log(piece.weight) - std::log(sum));
+        for (Piece& piece : pieces_) piece.log_p = std::log(piece.weight) - std::log(sum);
+        update();
         return pieces_.size();
     }
 
-    // One round of EM. sparse: with the prior that starves rare pieces (Liang and Klein 2007), and those are dropped;
-    // otherwise plain maximum likelihood. Returns the log-likelihood of all runs before the round.
-    double improve(bool sparse) {
-        double likelihood = 0;
-        std::vector<double> expected = expectations(likelihood);
-        double sum = 0;
+    // One round of EM, with the prior that starves rare pieces (Liang and Klein 2007); those that are hardly used go.
+    // Returns the log-likelihood of all words before the round.
+    double improve() {
+        double likelihood = 0, sum = 0;
+        const std::vector<double> expected = expectations(likelihood);
         std::vector<bool> keep(pieces_.size());
         for (size_t id = 0; id < pieces_.size(); id++) {
-            const bool character = pieces_[id].size == 1;
-            keep[id] = character || !sparse || expected[id] >= kRarest;
-            if (character || !sparse) expected[id] = std::max(expected[id], sparse ? kRarest : 1e-3);
+            keep[id] = expected[id] >= kRarest;
             if (keep[id]) sum += expected[id];
         }
-        const double total = sparse ? digamma(sum) : std::log(sum);
+        const double total = digamma(sum);
         for (size_t id = 0; id < pieces_.size(); id++)
-            if (keep[id]) set(pieces_[id], (sparse ? digamma(expected[id]) : std::log(expected[id])) - total);
-        if (sparse) drop(keep);
+            if (keep[id]) pieces_[id].log_p = digamma(expected[id]) - total;
+        drop(keep);
         return likelihood;
     }
 
-    // Drop the pieces without which the likelihood falls least, down to `least` or to `share` of what there are. What a
-    // piece is worth: its occurrences in the best segmentation become those of its own second-best one.
-    size_t prune(size_t least, double share) {
-        const std::vector<double> found = occurrences();
-        double sum = 0;
-        for (double count : found) sum += count;
-        const double log_sum = std::log(sum);
+    // Keep three quarters of the pieces, but not fewer than `least`: those without which the likelihood would fall most.
+    // What a piece is worth: its occurrences in the best segmentation would become those of its own second-best one.
+    size_t prune(size_t least) {
+        const std::vector<double> used = uses();
+        double total = 0;
+        for (double count : used) total += count;
         std::vector<bool> keep(pieces_.size(), false);
         std::vector<std::pair<double, uint32_t>> losses;
-        size_t kept = 0;
-        std::vector<uint32_t> other;
-        for (uint32_t id = 0; id < pieces_.size(); id++) {
+        std::vector<uint32_t> order(pieces_.size()), others, kept;
+        for (uint32_t id = 0; id < pieces_.size(); id++) order[pieces_[id].order] = id;
+        for (uint32_t id : order) {
+            if (used[id] == 0) continue;
             if (pieces_[id].size == 1) {
-                keep[id] = true;
-                kept++;
+                kept.push_back(id);
                 continue;
             }
-            if (found[id] == 0 || second_best(id, other) >= pieces_[id].log_p) continue;
-            const double log_sum_other = std::log(sum + found[id] * double(other.size() - 1));
-            double log_p_other = 0;
-            for (uint32_t part : other) log_p_other += std::log(found[part] + found[id]) - log_sum_other;
-            losses.emplace_back(-found[id] / sum * (std::log(found[id]) - log_sum - log_p_other), id);
+            if (second_best(id, others) > pieces_[id].log_p) continue;
+            if (std::find(others.begin(), others.end(), kUnknown) != others.end()) {
+                kept.push_back(id);
+                continue;
+            }
+            const double total_then = std::log(total + used[id] * double(others.size() - 1));
+            double then = 0;
+            for (uint32_t other : others) then += std::log(used[other] + used[id]) - total_then;
+            losses.emplace_back(-(used[id] / total * (std::log(used[id]) - std::log(total) - then)), id);
         }
-        std::sort(losses.begin(), losses.end());
-        const size_t size = std::max(least, size_t(share * double(pieces_.size())));
-        for (auto [loss, id] : losses) {
-            if (kept >= size) break;
-            keep[id] = true;
-            kept++;
+        std::stable_sort(losses.begin(), losses.end(), [](auto& a, auto& b) { return a.first < b.first; });
+        const size_t room = std::max(least, size_t(kKept * double(pieces_.size())));
+        for (auto [loss, id] : losses)
+            if (kept.size() < room) kept.push_back(id);
+        for (uint32_t i = 0; i < kept.size(); i++) {
+            keep[kept[i]] = true;
+            pieces_[kept[i]].order = i;
         }
         drop(keep);
         return pieces_.size();
     }
 
-    // Keep the `size` most probable pieces, all characters among them.
-    void finish(size_t size) {
-        std::vector<std::pair<double, uint32_t>> order;
-        std::vector<bool> keep(pieces_.size(), false);
-        size_t kept = 0;
-        std::vector<uint32_t> other;
+    using Scored = std::vector<std::pair<std::u32string, double>>;
+
+    // Every one of the characters, and the likeliest of the other pieces that a best segmentation can use at all, `room`
+    // together, the best first.
+    Scored choose(std::u32string_view characters, size_t room) {
+        std::unordered_map<char32_t, double> known;
+        std::vector<uint32_t> order(pieces_.size()), others;
         for (uint32_t id = 0; id < pieces_.size(); id++) {
-            if (pieces_[id].size == 1)
-                keep[id] = true, kept++;
-            else if (second_best(id, other) <= pieces_[id].log_p)
-                order.emplace_back(-pieces_[id].log_p, id);
+            order[id] = id;
+            if (pieces_[id].size == 1) known[text(id)[0]] = pieces_[id].log_p;
         }
-        std::sort(order.begin(), order.end());
-        for (auto [worth, id] : order) {
-            if (kept >= size) break;
-            keep[id] = true;
-            kept++;
+        Scored chosen;
+        size_t missing = 0;
+        for (char32_t character : characters) {
+            const auto found = known.find(character);
+            const double score = found != known.end() ? found->second : lowest_ + double(missing++) * kDelta;
+            chosen.emplace_back(std::u32string(1, character), score);
         }
-        drop(keep);
+        const auto better = [](double a, double b, std::u32string_view left, std::u32string_view right) {
+            return a != b ? a > b : left < right;
+        };
+        std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+            return better(pieces_[a].log_p, pieces_[b].log_p, text(a), text(b));
+        });
+        for (uint32_t id : order) {
+            if (chosen.size() >= room) break;
+            if (pieces_[id].size > 1 && second_best(id, others) <= pieces_[id].log_p)
+                chosen.emplace_back(text(id), pieces_[id].log_p);
+        }
+        std::sort(chosen.begin(), chosen.end(),
+                  [&](auto& a, auto& b) { return better(a.second, b.second, a.first, b.first); });
+        return chosen;
     }
 
-    size_t size() const { return pieces_.size(); }
-    std::u32string_view text(size_t id) const { return {text_.data() + pieces_[id].at, pieces_[id].size}; }
-    double score(size_t id) const { return pieces_[id].log_p; }
-
   private:
-    struct Run {
+    static constexpr uint32_t kUnknown = (1u << 27) - 1;  // the id of a character that is no piece
+
+    struct Word {
         uint32_t start, size;
         double count;
     };
@@ -146,11 +165,12 @@ class Trainer {
         uint32_t size;
         double weight;  // of the seed
         double log_p;
+        uint32_t order;  // among equals
     };
     struct Suffix {
         uint64_t key;  // its first characters, packed
         uint32_t at;
-        uint32_t size;  // up to the end of the run, and kLongest
+        uint32_t size;  // up to the end of the word, and longest_
         double count;
     };
     struct Edge {  // a piece that stands somewhere in the text
@@ -158,10 +178,22 @@ class Trainer {
         uint32_t size : 5;
     };
 
-    void set(Piece& piece, double log_p) {
-        piece.log_p = log_p;
+    std::u32string_view text(uint32_t id) const { return {text_.data() + pieces_[id].at, pieces_[id].size}; }
+
+    // What follows from the log-probabilities.
+    void update() {
         probabilities_.resize(pieces_.size());
-        probabilities_[size_t(&piece - pieces_.data())] = std::exp(log_p);
+        lowest_ = 0;
+        for (size_t id = 0; id < pieces_.size(); id++) {
+            probabilities_[id] = std::exp(pieces_[id].log_p);
+            lowest_ = std::min(lowest_, pieces_[id].log_p);
+        }
+        unknown_ = std::exp(lowest_ - kPenalty);
+    }
+
+    // Whether a piece of one character begins at a place of the text; if not, an unknown one does.
+    bool known(size_t at) const {
+        return first_edge_[at] < first_edge_[at + 1] && edges_[first_edge_[at]].size == 1;
     }
 
     uint8_t shared(const Suffix& a, const Suffix& b) const {
@@ -176,18 +208,18 @@ class Trainer {
         std::sort(alphabet.begin(), alphabet.end());
         alphabet.erase(std::unique(alphabet.begin(), alphabet.end()), alphabet.end());
         int bits = 1;
-        while (alphabet.size() >> bits) bits++;  // ranks from 1 on: 0 is "the run has ended"
+        while (alphabet.size() >> bits) bits++;  // ranks from 1 on: 0 is "the word has ended"
         const uint32_t packed = uint32_t(std::min<size_t>(64 / size_t(bits), kLongest));
         std::vector<uint32_t> rank(alphabet.empty() ? 0 : alphabet.back() + 1);
         for (size_t i = 0; i < alphabet.size(); i++) rank[alphabet[i]] = uint32_t(i) + 1;
         std::vector<Suffix> suffixes;
         suffixes.reserve(text_.size());
-        for (const Run& run : runs_)
-            for (uint32_t i = 0; i < run.size; i++) {
-                const uint32_t size = std::min<uint32_t>(run.size - i, kLongest);
+        for (const Word& word : words_)
+            for (uint32_t i = 0; i < word.size; i++) {
+                const auto size = uint32_t(std::min<size_t>(word.size - i, longest_));
                 uint64_t key = 0;
-                for (uint32_t j = 0; j < packed; j++) key = key << bits | (j < size ? rank[text_[run.start + i + j]] : 0);
-                suffixes.push_back({key, run.start + i, size, run.count});
+                for (uint32_t j = 0; j < packed; j++) key = key << bits | (j < size ? rank[text_[word.start + i + j]] : 0);
+                suffixes.push_back({key, word.start + i, size, word.count});
             }
         std::sort(suffixes.begin(), suffixes.end(), [&](const Suffix& a, const Suffix& b) {
             if (a.key != b.key) return a.key < b.key;
@@ -198,7 +230,7 @@ class Trainer {
     }
 
     // The candidates, by a stack over the tree of common prefixes (Abouelhoda et al. 2004): a substring that is followed
-    // by different characters, or ends its run, is a node of that tree; the suffixes below it are its occurrences.
+    // by different characters, or ends its word, is a node of that tree; the suffixes below it are its occurrences.
     void collect(const std::vector<Suffix>& suffixes, const std::vector<uint8_t>& common, size_t most) {
         struct Node {
             uint32_t size;
@@ -211,7 +243,8 @@ class Trainer {
             while (!stack.empty() && stack.back().size > down_to) {
                 const Node node = stack.back();
                 stack.pop_back();
-                if (node.size > 1 && node.count >= 2) candidates.push_back({node.at, node.size, node.count * node.size, 0});
+                if (node.size > 1 && node.count >= 2 && classes_.allow({text_.data() + node.at, node.size}))
+                    candidates.push_back({node.at, node.size, node.count * node.size, 0, 0});
                 if (!stack.empty() && stack.back().size >= down_to)
                     stack.back().count += node.count;
                 else if (down_to > 0)
@@ -221,7 +254,7 @@ class Trainer {
         for (size_t i = 0; i < suffixes.size(); i++) {
             const Suffix& suffix = suffixes[i];
             close(common[i]);
-            if (common[i] == 0) characters.push_back({suffix.at, 1, 0, 0});
+            if (common[i] == 0) characters.push_back({suffix.at, 1, 0, 0, 0});
             characters.back().weight += suffix.count;
             if (!stack.empty() && stack.back().size == suffix.size)
                 stack.back().count += suffix.count;
@@ -233,12 +266,16 @@ class Trainer {
             return a.weight != b.weight ? a.weight > b.weight
                                         : text_.compare(a.at, a.size, text_, b.at, b.size) < 0;
         };
+        std::sort(characters.begin(), characters.end(), better);
         if (candidates.size() > most) {
             std::nth_element(candidates.begin(), candidates.begin() + ptrdiff_t(most), candidates.end(), better);
             candidates.resize(most);
         }
+        std::sort(candidates.begin(), candidates.end(), better);
         pieces_ = std::move(characters);
         pieces_.insert(pieces_.end(), candidates.begin(), candidates.end());
+        if (pieces_.size() >= kUnknown) throw std::length_error("wanted fewer than 134 million seed pieces");
+        for (uint32_t i = 0; i < pieces_.size(); i++) pieces_[i].order = i;
         std::sort(pieces_.begin(), pieces_.end(), [&](const Piece& a, const Piece& b) {
             return text_.compare(a.at, a.size, text_, b.at, b.size) < 0;
         });
@@ -272,34 +309,35 @@ class Trainer {
 
     // Pieces that are not kept, and their edges, go; the others get new ids in the same order.
     void drop(const std::vector<bool>& keep) {
-        constexpr uint32_t kGone = 0xFFFFFFFF;
-        std::vector<uint32_t> now(pieces_.size(), kGone);
+        std::vector<uint32_t> now(pieces_.size(), kUnknown), places(pieces_.size(), 0);
         uint32_t size = 0;
-        for (size_t id = 0; id < pieces_.size(); id++) {
+        for (uint32_t id = 0; id < pieces_.size(); id++) {
             if (!keep[id]) continue;
+            places[pieces_[id].order] = 1;
             now[id] = size;
-            pieces_[size] = pieces_[id];
-            probabilities_[size++] = probabilities_[id];
+            pieces_[size++] = pieces_[id];
         }
         pieces_.resize(size);
-        probabilities_.resize(size);
+        for (size_t i = 1; i < places.size(); i++) places[i] += places[i - 1];
+        for (Piece& piece : pieces_) piece.order = places[piece.order] - 1;
         uint32_t to = 0;
         for (size_t at = 0, from = 0; at < text_.size(); at++) {
             const uint32_t end = first_edge_[at + 1];
             first_edge_[at] = to;
             for (; from < end; from++)
-                if (const uint32_t id = now[edges_[from].id]; id != kGone) edges_[to++] = {id, edges_[from].size};
+                if (const uint32_t id = now[edges_[from].id]; id != kUnknown) edges_[to++] = {id, edges_[from].size};
         }
         first_edge_.back() = to;
         edges_.resize(to);
+        update();
     }
 
-    // Runs work(shard, first run, last run) for all shards, on as many threads as there are.
+    // Runs work(shard, first word, last word) for all shards, on as many threads as there are.
     void in_shards(const std::function<void(size_t, size_t, size_t)>& work) const {
         std::atomic<size_t> next = 0;
         const auto loop = [&] {
             for (size_t shard; (shard = next++) < kShards;)
-                work(shard, runs_.size() * shard / kShards, runs_.size() * (shard + 1) / kShards);
+                work(shard, words_.size() * shard / kShards, words_.size() * (shard + 1) / kShards);
         };
         std::vector<std::thread> others;
         for (size_t i = 1; i < threads_; i++) others.emplace_back(loop);
@@ -314,14 +352,14 @@ class Trainer {
         return total;
     }
 
-    // E-step: how often each piece is expected over all segmentations of all runs, by forward and backward sums.
+    // E-step: how often each piece is expected over all segmentations of all words, by forward and backward sums.
     std::vector<double> expectations(double& likelihood) const {
         std::vector<std::vector<double>> expected(kShards);
         std::vector<double> likelihoods(kShards, 0);
         in_shards([&](size_t shard, size_t first, size_t last) {
             expected[shard].assign(pieces_.size(), 0);
             Sums sums;
-            for (size_t i = first; i < last; i++) likelihoods[shard] += expect(runs_[i], expected[shard], sums);
+            for (size_t i = first; i < last; i++) likelihoods[shard] += expect(words_[i], expected[shard], sums);
         });
         for (double part : likelihoods) likelihood += part;
         return sum(expected);
@@ -332,11 +370,11 @@ class Trainer {
         std::vector<int> forward_scale, backward_scale;  // of each block of kLongest places: stored = true * 2^scale
     };
 
-    // Returns count * log(sum over all segmentations of the run) and adds the run's expectations.
-    double expect(const Run& run, std::vector<double>& expected, Sums& sums) const {
+    // Returns count * log(sum over all segmentations of the word) and adds the word's expectations.
+    double expect(const Word& word, std::vector<double>& expected, Sums& sums) const {
         auto& [forward, backward, forward_scale, backward_scale] = sums;
-        const size_t size = run.size, blocks = size / kLongest + 1;
-        const uint32_t* first = &first_edge_[run.start];
+        const size_t size = word.size, blocks = size / kLongest + 1;
+        const uint32_t* first = &first_edge_[word.start];
         forward.assign(size + kLongest + 1, 0);
         backward.assign(size + kLongest + 1, 0);
         forward_scale.assign(blocks + 1, 0);
@@ -344,6 +382,7 @@ class Trainer {
         forward[0] = 1;
         for (size_t at = 0; at < size; at++) {
             if (at % kLongest == 0 && at) rescale_forward(sums, at);
+            if (!known(word.start + at)) forward[at + 1] += forward[at] * unknown_;
             for (uint32_t i = first[at]; i < first[at + 1]; i++)
                 forward[at + edges_[i].size] += forward[at] * probabilities_[edges_[i].id];
         }
@@ -357,7 +396,7 @@ class Trainer {
                 backward_scale[block] = backward_scale[block + 1] - std::ilogb(most);
             }
             const double behind = power(backward_scale[block] - backward_scale[block + 1]);
-            double sum = 0;
+            double sum = known(word.start + at) ? 0 : unknown_ * backward[at + 1] * (at + 1 < border ? 1 : behind);
             for (uint32_t i = first[at]; i < first[at + 1]; i++) {
                 const size_t end = at + edges_[i].size;
                 sum += probabilities_[edges_[i].id] * backward[end] * (end < border ? 1 : behind);
@@ -367,7 +406,7 @@ class Trainer {
         const int scale = forward_scale[size / kLongest];
         for (size_t at = 0; at < size; at++) {
             const size_t block = at / kLongest, border = (block + 1) * kLongest;
-            const double here = forward[at] * run.count / forward[size];
+            const double here = forward[at] * word.count / forward[size];
             const int shift = scale - forward_scale[block];
             const double inside = here * power(shift - backward_scale[block]);
             const double behind = here * power(shift - backward_scale[block + 1]);
@@ -376,7 +415,7 @@ class Trainer {
                 expected[edges_[i].id] += probabilities_[edges_[i].id] * backward[end] * (end < border ? inside : behind);
             }
         }
-        return run.count * (std::log(forward[size]) - scale * std::log(2.0));
+        return word.count * (std::log(forward[size]) - scale * std::log(2.0));
     }
 
     static double power(int exponent) { return exponent ? std::ldexp(1.0, exponent) : 1; }
@@ -399,13 +438,17 @@ class Trainer {
     double best(uint32_t start, uint32_t size, uint32_t without, std::vector<Best>& best, std::vector<uint32_t>& ids) const {
         best.assign(size + 1, {-std::numeric_limits<double>::infinity(), 0, 0});
         best[0].score = 0;
-        for (uint32_t at = 0; at < size; at++)
+        const auto offer = [&](uint32_t at, uint32_t end, double score, uint32_t id) {
+            if (best[at].score + score > best[end].score) best[end] = {best[at].score + score, at, id};
+        };
+        for (uint32_t at = 0; at < size; at++) {
+            if (!known(start + at)) offer(at, at + 1, lowest_ - kPenalty, kUnknown);
             for (uint32_t i = first_edge_[start + at]; i < first_edge_[start + at + 1]; i++) {
                 const Edge edge = edges_[i];
                 if (at + edge.size > size) break;
-                const double score = best[at].score + pieces_[edge.id].log_p;
-                if (edge.id != without && score > best[at + edge.size].score) best[at + edge.size] = {score, at, edge.id};
+                if (edge.id != without) offer(at, at + edge.size, pieces_[edge.id].log_p, edge.id);
             }
+        }
         ids.clear();
         for (uint32_t end = size; end > 0; end = best[end].start) ids.push_back(best[end].id);
         std::reverse(ids.begin(), ids.end());
@@ -416,26 +459,29 @@ class Trainer {
         return best(pieces_[id].at, pieces_[id].size, id, scratch_, ids);
     }
 
-    // How often each piece occurs in the best segmentations of all runs.
-    std::vector<double> occurrences() const {
+    // How often each piece is used in the best segmentations of all words.
+    std::vector<double> uses() const {
         std::vector<std::vector<double>> found(kShards);
         in_shards([&](size_t shard, size_t first, size_t last) {
             found[shard].assign(pieces_.size(), 0);
             std::vector<Best> scratch;
             std::vector<uint32_t> ids;
             for (size_t i = first; i < last; i++) {
-                best(runs_[i].start, runs_[i].size, uint32_t(pieces_.size()), scratch, ids);
-                for (uint32_t id : ids) found[shard][id] += runs_[i].count;
+                best(words_[i].start, words_[i].size, kUnknown, scratch, ids);
+                for (uint32_t id : ids)
+                    if (id != kUnknown) found[shard][id] += words_[i].count;
             }
         });
         return sum(found);
     }
 
-    size_t threads_;
-    std::u32string text_;  // all runs, one after the other
-    std::vector<Run> runs_;
+    size_t threads_, longest_;
+    sentencepiece::Classes classes_;
+    std::u32string text_;  // all words, one after the other
+    std::vector<Word> words_;
     std::vector<Piece> pieces_;
     std::vector<double> probabilities_;  // of each piece
+    double lowest_ = 0, unknown_ = 0;    // the lowest log-probability; the probability of an unknown character
     std::vector<uint32_t> first_edge_;   // of each place in the text, and the end
     std::vector<Edge> edges_;
     std::vector<Best> scratch_;
