@@ -89,7 +89,7 @@ class Charsmap {
         for (size_t i = 0; i < text.size(); i++) {
             const auto byte = static_cast<unsigned char>(text[i]);
             node ^= byte;
-            if (node >= units_.size() || (units_[node] & 0x800000FF) != byte) break;
+            if (byte == 0 || node >= units_.size() || (units_[node] & 0x800000FF) != byte) break;  // 0: a free unit's label
             const uint32_t unit = units_[node];
             node ^= offset(unit);
             if (node >= units_.size()) break;
@@ -109,7 +109,7 @@ class Charsmap {
         for (const char c : character) {
             const auto byte = static_cast<unsigned char>(c);
             node ^= byte;
-            if (node >= units_.size() || (units_[node] & 0x800000FF) != byte) return false;
+            if (byte == 0 || node >= units_.size() || (units_[node] & 0x800000FF) != byte) return false;
             if (units_[node] >> 8 & 1) return true;
             node ^= offset(units_[node]);
         }
@@ -178,9 +178,10 @@ class Normalizer {
         words_simple_ &= !first_byte[' '] && (!map_ || map_->simple(' '));
     }
 
+    // first: the text starts the whole text; a later part keeps one space in front, and gets none.
     void normalize(std::string_view text, bool first, Buffer& out) const {
         out.clear();
-        if (rules_.remove_extra) {
+        if (rules_.remove_extra && first) {
             while (!text.empty()) {
                 const auto [size, replacement] = prefix(text);
                 if (replacement != " ") break;
@@ -189,12 +190,11 @@ class Normalizer {
         }
         if (!text.empty()) {
             out.room(text.size() + text.size() / 8 + 64);
-            const bool dummy = rules_.dummy_prefix && first;
-            if (dummy && !rules_.suffix) out.add(space());
-            copy(text, out);
+            if (rules_.dummy_prefix && first && !rules_.suffix) out.add(space());
+            copy(text, rules_.remove_extra && first, out);
             if (rules_.remove_extra)
                 while (out.size() && out.back() == space()) out.pop();
-            if (dummy && rules_.suffix) out.add(space());
+            if (rules_.dummy_prefix && rules_.suffix && (first || out.size())) out.add(space());
         }
         out.seal();
     }
@@ -202,8 +202,7 @@ class Normalizer {
   private:
     char space() const { return rules_.escape ? ' ' : kRealSpace; }
 
-    void copy(std::string_view text, Buffer& out) const {
-        bool after_space = rules_.remove_extra;
+    void copy(std::string_view text, bool after_space, Buffer& out) const {
         const char* at = text.data();
         const char* const end = at + text.size();
         while (at < end) {

@@ -416,7 +416,7 @@ class Encoder {
         return true;
     }
 
-    bool fuses() const { return options_.fuse_unknown && !options_.byte_ids; }
+    bool fuses() const { return options_.fuse_unknown && options_.unknown_id && !options_.byte_ids; }
 
     void emit(const char* text, Worker& worker, Ids& ids) const {
         for (const Token& token : worker.tokens) {

@@ -137,8 +137,9 @@ class Trainer {
             const double score = found != known.end() ? found->second : lowest_ + double(missing++) * kDelta;
             chosen.emplace_back(std::u32string(1, character), score);
         }
+        // By the score as it is stored: how sums were rounded does not decide between equals.
         const auto better = [](double a, double b, std::u32string_view left, std::u32string_view right) {
-            return a != b ? a > b : left < right;
+            return float(a) != float(b) ? float(a) > float(b) : left < right;
         };
         std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
             return better(pieces_[a].log_p, pieces_[b].log_p, text(a), text(b));

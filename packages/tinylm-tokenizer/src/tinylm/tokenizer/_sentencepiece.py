@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from tinylm.tokenizer._explain import Merge
 from tinylm.tokenizer._sentencepiece_data import SPACE, Charsmap, Form, Kind, Prepend, SentencePieceModel
 from tinylm.tokenizer._sentencepiece_words import Found, byte_ids, fill_in, user_defined, words
 from tinylm.tokenizer._streaming import last_word_start
+from tinylm.tokenizer.kernels.sentencepiece import make_encoder
 from tinylm.tokenizer.normalizer import normalize, normalize_with_starts
 
 if TYPE_CHECKING:
@@ -51,9 +54,7 @@ class SentencePieceEngine:
         self.special_tokens = dict(model.special_tokens)
         self.added_tokens = dict(model.added_tokens)
         self.prefix, self.suffix = model.prefix, model.suffix
-        self._encoder: unigram.Encoder | sentencepiece_bpe.Encoder = (
-            unigram.Encoder(model) if model.algorithm == "unigram" else sentencepiece_bpe.Encoder(model)
-        )
+        self._kernel = make_encoder(model)
         self._byte_ids = byte_ids(model)
         self._keep = user_defined(model)
         added = {id: text.replace(SPACE, " ").encode() for text, id in self.added_tokens.items()}
@@ -67,7 +68,12 @@ class SentencePieceEngine:
 
     @property
     def backend(self) -> str:
-        return "python"
+        return self._kernel.name if self._kernel else "python"
+
+    @cached_property
+    def _encoder(self) -> unigram.Encoder | sentencepiece_bpe.Encoder:
+        """The readable rung: encodes where there is no kernel, and always samples and explains."""
+        return (unigram if self.algorithm == "unigram" else sentencepiece_bpe).Encoder(self.model)
 
     def tokens(self) -> Mapping[int, bytes]:
         named = {*self.special_tokens.values(), *self.added_tokens.values()}
@@ -97,15 +103,25 @@ class SentencePieceEngine:
         return parts
 
     def encode(self, text: str, first: bool = True) -> list[int]:
+        if self._kernel:
+            return self._kernel.encode(self._for_kernel(text, first), first)
         return [id for _, ids in self._pieces(self.normalize(text, first)) for id in ids]
 
     def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
+        if self._kernel:
+            return self._kernel.encode_array(self._for_kernel(text, first), first)
         import numpy as np
 
         return np.array(self.encode(text, first), np.uint32)
 
+    def _for_kernel(self, text: str, first: bool) -> str:
+        return text if self._kernel and self._kernel.normalizes else self.normalize(text, first)
+
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        return [self.encode(text) for text in texts]  # Python's lock lets one thread work at a time
+        if not self._kernel or threads < 2:
+            return [self.encode(text) for text in texts]  # Python's lock lets one thread work at a time
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.encode, texts))
 
     def sample(self, text: str, alpha: float, seed: int) -> list[int]:
         """Ids drawn at random, the same for the same seed: subword regularisation.

@@ -11,11 +11,11 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tinylm.tokenizer import sentencepiece_bpe_training, unigram_training
 from tinylm.tokenizer._corpus import Corpus, texts
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._sentencepiece import SentencePieceEngine
 from tinylm.tokenizer._sentencepiece_corpus import Options
+from tinylm.tokenizer.kernels.sentencepiece_training import train_bpe, train_unigram
 
 if TYPE_CHECKING:
     from tinylm.tokenizer._engine import Progress
@@ -31,10 +31,10 @@ def train(
     control = Options.control if special_tokens is None else tuple(special_tokens)
     options = Options(vocab_size, control=tuple(text for text in control if text != "<unk>"))
     options.check()
-    rung = unigram_training if algorithm == "unigram" else sentencepiece_bpe_training
+    rung = train_unigram if algorithm == "unigram" else train_bpe
     what = "pruned" if algorithm == "unigram" else "merges"
     try:
-        model = rung.train(texts(corpus), options, lambda done, wanted: progress(what, done, wanted))
+        model = rung(texts(corpus), options, lambda done, wanted: progress(what, done, wanted))
     except UnicodeEncodeError as error:
         surrogate = ord(error.object[error.start])
         raise TokenizerError(f"wanted text, got the lone surrogate U+{surrogate:04X} in the corpus") from None

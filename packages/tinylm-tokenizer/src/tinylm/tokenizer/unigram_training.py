@@ -19,7 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from tinylm.tokenizer._sentencepiece_corpus import Options, count, may_be_piece, model
+from tinylm.tokenizer._sentencepiece_corpus import Options, _float32, count, may_be_piece, model
 from tinylm.tokenizer._sentencepiece_data import SentencePieceModel
 
 Lattice = list[list[tuple[int, int]]]  # for each place in a word: (end, number of the piece) of those that start there
@@ -220,9 +220,14 @@ def _choose(pieces: _Pieces, characters: list[str], room: int) -> list[tuple[str
     missing = [character for character in characters if character not in scores]
     chosen = {character: scores[character] for character in characters if character in scores}
     chosen |= {character: lowest + place * _DELTA for place, character in enumerate(missing)}
-    for text, score in sorted(scores.items(), key=lambda item: (-item[1], item[0])):
+    for text, score in sorted(scores.items(), key=_place):
         if len(chosen) >= room:
             break
         if text not in chosen and (len(text) == 1 or pieces.best(pieces.lattice(text, whole=False))[1] <= score):
             chosen[text] = score
-    return sorted(chosen.items(), key=lambda item: (-item[1], item[0]))
+    return sorted(chosen.items(), key=_place)
+
+
+def _place(item: tuple[str, float]) -> tuple[float, str]:
+    """By the score as it is stored: how sums were rounded does not decide between equals."""
+    return -_float32(item[1]), item[0]

@@ -1,8 +1,10 @@
 """The C++ rungs: the same results as the Python rungs, sooner. One module for each algorithm:
 
-    byte_bpe.py     text → ids by byte-level BPE, as `byte_bpe_fast.py` does it
-    training.py     learning byte-level merges, as `byte_bpe_fast.py` does it
-    wordpiece.py    text → ids by WordPiece, as `wordpiece.py` beside this folder does it
+    byte_bpe.py                 text → ids by byte-level BPE, as `byte_bpe_fast.py` does it
+    sentencepiece.py            text → ids by SentencePiece-BPE and Unigram, as `sentencepiece_bpe.py` and `unigram.py`
+    sentencepiece_training.py   learning their pieces, as the files `..._training.py` of those two do it
+    training.py                 learning byte-level merges, as `byte_bpe_fast.py` does it
+    wordpiece.py                text → ids by WordPiece, as `wordpiece.py` beside this folder does it
 
 This file only loads the compiled module `tinylm.tokenizer._kernels`, whose source stands in `src/kernels/` of the
 package's source. Where the package was installed without a compiler that module is missing: the functions here then use

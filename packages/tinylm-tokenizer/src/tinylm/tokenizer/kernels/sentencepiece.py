@@ -36,14 +36,14 @@ class Encoder:
 
     def __init__(self, model: SentencePieceModel) -> None:
         bpe = model.algorithm == "sentencepiece-bpe"
-        fused = _fused(model.steps)
-        spaces, charsmap = fused or (Spaces(), b"")
+        steps = fused(model.steps)
+        spaces, charsmap = steps or (Spaces(), b"")
         symbols = {piece: id for id, (piece, kind) in _numbered(model) if kind == Kind.USER_DEFINED}
         byte_ids = {piece: id for id, (piece, kind) in _numbered(model) if kind == Kind.BYTE}
         scores, unknown_score = _scores(model)
         merges = None if model.merges is None else np.array(model.merges, dtype=np.uint32).reshape(-1, 3)
         matched = (Kind.NORMAL,) if bpe else _MATCHED
-        self.normalizes = fused is not None
+        self.normalizes = steps is not None
         self._encoder = kernels._compiled().SentencePieceEncoder(
             pieces=[piece if kind in matched else "" for piece, kind in zip(model.pieces, model.kinds, strict=True)],
             scores=scores,
@@ -88,7 +88,7 @@ def _numbered(model: SentencePieceModel) -> Any:
     return enumerate(zip(model.pieces, model.kinds, strict=True))
 
 
-def _fused(steps: Sequence[Step]) -> tuple[Spaces, bytes] | None:
+def fused(steps: Sequence[Step]) -> tuple[Spaces, bytes] | None:
     """The steps as the one pass that the kernel knows: what to do with spaces, and the compiled rules. None: they are
     something else."""
     match steps:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from tinylm.tokenizer import kernels, sentencepiece_bpe_training, unigram_training
 from tinylm.tokenizer._sentencepiece_corpus import Counted, Options, _covered, model, script
-from tinylm.tokenizer._sentencepiece_data import SPACE, Charsmap
+from tinylm.tokenizer._sentencepiece_data import SPACE, Spaces
 from tinylm.tokenizer._sentencepiece_words import ranked_merges
+from tinylm.tokenizer.kernels.sentencepiece import fused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,10 +43,10 @@ def train_bpe(
     trainer = kernels._compiled().SentencePieceBpeTrainer(words, numbers, *_classes(counted), options.longest)
     pieces: list[str] = []
     while len(pieces) < wanted:
-        learned = trainer.step(min(_STEP, wanted - len(pieces)))
-        pieces += learned
+        step: list[str] = trainer.step(min(_STEP, wanted - len(pieces)))
+        pieces += step
         progress(len(pieces), wanted)
-        if not learned:
+        if not step:
             break
     pieces += counted.characters
     learned = model("sentencepiece-bpe", [(piece, -float(place)) for place, piece in enumerate(pieces)], options)
@@ -85,8 +86,7 @@ def train_unigram(
 
 def _count(texts: Iterable[str], options: Options) -> Counted:
     """`_sentencepiece_corpus.count`, with the words counted in C++."""
-    *rules, spaces = options.steps
-    charsmap = rules[0].rules if rules and isinstance(rules[0], Charsmap) else b""
+    spaces, charsmap = fused(options.steps) or (Spaces(), b"")
     flags = (spaces.dummy_prefix, spaces.remove_extra, spaces.suffix, spaces.escape)
     counter = kernels._compiled().WordCounter(charsmap, flags, [text for text, _ in options.first_pieces()])
     for text in texts:
