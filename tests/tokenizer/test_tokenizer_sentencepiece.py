@@ -207,6 +207,13 @@ def test_training_loses_nothing_and_streams(bpe: Tokenizer, mixed: str, tmp_path
     assert again.special_tokens == bpe.special_tokens | {"<unk>": 0}
 
 
+def test_a_tokenizer_json_becomes_a_model_again(bpe: Tokenizer, mixed: str, tmp_path: Path) -> None:
+    bpe.save(tmp_path)
+    again = Tokenizer.load(tmp_path).engine
+    assert isinstance(again, SentencePieceEngine)
+    assert reference_of(files.write(again.model)).encode(mixed) == bpe.encode(mixed)
+
+
 def test_explain_gives_every_join(bpe: Tokenizer) -> None:
     steps = bpe.explain("the the")
     assert steps

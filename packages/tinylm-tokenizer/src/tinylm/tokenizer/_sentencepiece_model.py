@@ -18,11 +18,21 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from tinylm.tokenizer import _charsmap
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._sentencepiece_data import Charsmap, Kind, SentencePieceModel, Spaces, Step
+from tinylm.tokenizer._sentencepiece_data import (
+    SPACE,
+    Charsmap,
+    Kind,
+    Prepend,
+    Replace,
+    SentencePieceModel,
+    Spaces,
+    Step,
+)
 from tinylm.tokenizer._sentencepiece_words import ranked_merges
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
@@ -204,17 +214,17 @@ def write(model: SentencePieceModel, name: str = "") -> bytes:
     those of the scores, added tokens, other steps of normalisation than compiled rules and spaces. SentencePiece adds
     Unigram's scores in float32: of two ways to cut a text that are as likely to seven digits it may take the other.
     """
-    rules = [step for step in model.steps if isinstance(step, Charsmap) and not step.by_grapheme]
-    spaces = [step for step in model.steps if isinstance(step, Spaces)]
-    if (*rules, *spaces) != model.steps or len(spaces) != 1 or len(rules) > 1:
+    rules = [step for step in model.steps[:1] if isinstance(step, Charsmap) and not step.by_grapheme]
+    space = _spaces(model.steps[len(rules) :])
+    if space is None:
         raise TokenizerError("a .model file has no place for this tokenizer's normalisation; save a tokenizer.json")
+    model = _scored(model)
     if model.merges not in (None, ranked_merges(model)) or model.added_tokens or not model.fuse_unknown:
         raise TokenizerError("a .model file has no place for such merges or added tokens; save a tokenizer.json")
     pieces = b"".join(
         _field(1, _field(1, text.encode() or b"\0") + _key(2, _FOUR) + struct.pack("<f", score) + _number(3, kind))
         for text, score, kind in zip(model.pieces, model.scores, model.kinds, strict=True)
     )
-    (space,) = spaces
     trainer = (
         _number(3, 1 if model.algorithm == "unigram" else 2)
         + _number(4, len(model.pieces))
@@ -232,6 +242,25 @@ def write(model: SentencePieceModel, name: str = "") -> bytes:
         + _number(5, space.escape)
     )
     return pieces + _field(2, trainer) + _field(3, normalizer)
+
+
+def _spaces(steps: tuple[Step, ...]) -> Spaces | None:
+    """What these steps do with spaces, if a .model file can say it."""
+    if len(steps) == 1 and isinstance(steps[0], Spaces):
+        return steps[0]
+    escape = Replace(" ", SPACE)
+    known: dict[tuple[Step, ...], bool] = {(escape,): False, (Prepend(SPACE), escape): True}
+    return Spaces(dummy_prefix=known[steps], remove_extra=False) if steps in known else None
+
+
+def _scored(model: SentencePieceModel) -> SentencePieceModel:
+    """With scores in the order of the merges, where a tokenizer.json had merges only."""
+    if model.merges is None or any(model.scores):
+        return model
+    order = {id: -float(place) for place, id in enumerate(dict.fromkeys(result for _, _, result in model.merges))}
+    lowest = -float(len(order))
+    ids = range(len(model.pieces))
+    return replace(model, scores=tuple(order.get(id, lowest * (model.kinds[id] == Kind.NORMAL)) for id in ids))
 
 
 _NAMES = ("<unk>", "<s>", "</s>", "<pad>")
