@@ -70,6 +70,8 @@ def measure_encode(library: str, encoding: str, name: str, output: str) -> dict[
     size = len(text.encode())
     lines = text.splitlines()
     codec = peers.load(library, encoding, DATA)
+    if output == "array":
+        import numpy  # noqa: F401 - some import it only now, and that is no encoding
     one = cast(Callable[[str], Any], codec.encode if output == "list" else codec.array)
     several = cast(Callable[[list[str]], Any], codec.batch)
     started = time.process_time()

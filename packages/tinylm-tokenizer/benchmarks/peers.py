@@ -57,7 +57,10 @@ def _tiktoken(encoding: str, data: Path) -> Codec:
         return found
 
     public.load_tiktoken_bpe = local
-    codec = tiktoken.get_encoding(f"{encoding}_base")
+    try:
+        codec = tiktoken.get_encoding(f"{encoding}_base")
+    finally:
+        public.load_tiktoken_bpe = read
     return Codec(
         codec.encode_ordinary,
         codec.encode_to_numpy,

@@ -3,39 +3,58 @@
     python packages/tinylm-tokenizer/benchmarks/fetch_data.py --all
     python packages/tinylm-tokenizer/benchmarks/run.py [--quick] [PART ...]
 
-PART: encoding, plain, training, sentencepiece, wordpiece (without one: all). Each part is a file beside this one whose
-`main()` measures, writes its own tables below results/ and returns rows for the summary; a part that is not run now
-keeps the rows of its last run. The peers: pip install -r packages/tinylm-tokenizer/benchmarks/peers.txt
+PART: encoding, training, wordpiece (without one: all). Each part is a file beside this one that writes its own tables
+below results/; a part that is not run now keeps the rows of its last run in the summary.
+The peers: pip install -r packages/tinylm-tokenizer/benchmarks/peers.txt
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from typing import Any
 
 from _bench import HERE, RESULTS, table
 
-PARTS = {
-    "encoding": "encoding",
-    "plain": "plain",
-    "training": "training",
-    "sentencepiece": "spm",
-    "wordpiece": "wordpiece",
-}
+PARTS = ("encoding", "training", "wordpiece")
 COLUMNS = ["job", "unit", "plain", "incremental", "kernels", "best peer", "peer", "× peer", "exactness"]
 LOWER_IS_BETTER = ("ms", "CPU s", "MB of memory")
 
 
 def summary_row(row: dict[str, Any]) -> list[Any]:
-    """A row of the summary table; × peer is above 1 where the kernels are ahead."""
-    kernels, peer = row.get("kernels"), row.get("peer_figure")
+    """A row of the summary table; × peer is above 1 where the highest rung is ahead."""
+    kernels, peer = row.get("kernels", row.get("incremental")), row.get("peer_figure")
     ratio: float | str = "–"
     if isinstance(kernels, (int, float)) and isinstance(peer, (int, float)) and kernels and peer:
         ratio = peer / kernels if row["unit"] in LOWER_IS_BETTER else kernels / peer
     figures = [row.get(name, "–") for name in ("plain", "incremental", "kernels")]
     return [row["job"], row["unit"], *figures, peer or "–", row.get("peer", "–"), ratio, row.get("exact", "–")]
+
+
+def training(options: list[str]) -> list[dict[str, Any]]:
+    """Run training.py, which is a command of its own, and read its table."""
+    rounds = "1" if "--quick" in options else "5"
+    subprocess.run([sys.executable, str(HERE / "training.py"), "--rounds", rounds], check=True)
+    rows = json.loads((RESULTS / "training.json").read_text())["rows"]
+    jobs: dict[str, dict[str, list[Any]]] = {}
+    for row in rows:
+        jobs.setdefault(row[0], {})[row[1]] = row
+    found = []
+    for job, who in jobs.items():
+        if "kernels, 1 thread" in who:
+            peers = [name for name in who if not name.startswith("kernels") and name.endswith("1 thread")]
+            for unit, column in (("CPU s", 2), ("MB of memory", 4)):
+                best = min(peers, key=lambda name: who[name][column])
+                ours = who["kernels, 1 thread"][column]
+                figures = {"kernels": ours, "peer": best.partition(",")[0], "peer_figure": who[best][column]}
+                found.append({"job": job, "unit": unit, **figures, "exact": "merges = gigabpe's, tokenizers'"})
+        else:
+            plain, quick, peer = (who[name][2] for name in ("byte_bpe", "byte_bpe_fast", "minbpe's algorithm"))
+            figures = {"plain": plain, "incremental": quick, "peer": "minbpe's algorithm", "peer_figure": peer}
+            found.append({"job": job, "unit": "CPU s", **figures, "exact": "every rung the same"})
+    return found
 
 
 def main() -> None:
@@ -45,9 +64,9 @@ def main() -> None:
     options = [word for word in sys.argv[1:] if word.startswith("-")]
     file = RESULTS / "summary.json"
     found: dict[str, list[dict[str, Any]]] = json.loads(file.read_text())["parts"] if file.is_file() else {}
-    for part in wanted or [part for part in PARTS if (HERE / f"{PARTS[part]}.py").is_file()]:
-        sys.argv = [f"{PARTS[part]}.py", *options]
-        found[part] = importlib.import_module(PARTS[part]).main()
+    for part in wanted or PARTS:
+        sys.argv = [f"{part}.py", *options]
+        found[part] = training(options) if part == "training" else importlib.import_module(part).main()
     table(
         "summary",
         "The rungs and the best peer of each job; × peer above 1: ours is ahead",

@@ -246,7 +246,7 @@ def main() -> None:
         return run_here(options.one, str(options.text), options.vocabulary, options.threads)
     if not options.text.is_file():
         raise SystemExit(f"wanted a text, found none at {options.text}: fetch it with fetch_data.py mix")
-    from encoding import machine
+    from _bench import machine
 
     rows = beside_the_peers(options.text, options.vocabulary, options.rounds)
     with options.text.open(encoding="utf-8", newline="") as file:

@@ -1,0 +1,116 @@
+"""WordPiece (bert-base-uncased) beside nanotoken and tokenizers: text to an array of ids.
+
+    python packages/tinylm-tokenizer/benchmarks/wordpiece.py [--quick]
+
+MB per CPU second, one thread, first call on unseen text in a fresh process, the median of five rounds in turn. The ids
+of all are compared on every text. Writes benchmarks/results/wordpiece.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _bench import DATA, need, rounds, table
+from encoding import digest, text_of
+
+COMMAND = "python packages/tinylm-tokenizer/benchmarks/wordpiece.py"
+TEXTS = ["english", "code", "scripts", "chinese-japanese"]
+LIBRARIES = ["tinylm", "tinylm, Python", "nanotoken", "tokenizers"]
+
+
+def vocabulary() -> str:
+    """bert-base-uncased as vocab.txt: the package's list has "▁" before the start of a word and nothing inside one."""
+    tokens: list[str] = json.loads((DATA / "vocabularies" / "bert" / "vocab.json").read_bytes())
+    special = [token.startswith("[") and token.endswith("]") and len(token) > 2 for token in tokens]
+    written = [
+        token if alone else token[1:] if token.startswith("▁") else f"##{token}"
+        for token, alone in zip(tokens, special, strict=True)
+    ]
+    return "".join(f"{token}\n" for token in written)
+
+
+def encoder(library: str, document: str) -> Callable[[str], Any]:
+    """Text → ids, from a tokenizer.json."""
+    if library == "nanotoken":
+        import nanotoken
+
+        codec = nanotoken.Tokenizer.from_json(Path(document).read_bytes())
+        return lambda text: codec.encode(text, add_special_tokens=False)
+    if library == "tokenizers":
+        import tokenizers
+
+        other = tokenizers.Tokenizer.from_file(document)
+        return lambda text: other.encode(text, add_special_tokens=False).ids
+    from tinylm.tokenizer import Tokenizer, kernels
+
+    if library == "tinylm, Python":
+        kernels._compiled = lambda: None
+    return Tokenizer.load(document).encode_array
+
+
+def measure(library: str, name: str, document: str) -> dict[str, Any]:
+    import numpy  # noqa: F401 - its import is no encoding
+
+    text = text_of(name)[:1_000_000]
+    encode = encoder(library, document)
+    started = time.process_time()
+    ids = encode(text)
+    return {"seconds": time.process_time() - started, "bytes": len(text.encode()), "digest": digest(ids)}
+
+
+def main() -> list[dict[str, Any]]:
+    parser = argparse.ArgumentParser(description="WordPiece beside nanotoken and tokenizers.")
+    parser.add_argument("--quick", action="store_true", help="one round instead of five")
+    count = 1 if parser.parse_args().quick else 5
+    need("vocabularies/bert/vocab.json", *(f"text/{text}.txt" for text in TEXTS))
+    from tinylm.tokenizer import Tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.txt").write_text(vocabulary(), encoding="utf-8")
+        Tokenizer.load(Path(folder) / "vocab.txt").save(folder)
+        document = str(Path(folder) / "tokenizer.json")
+        tasks = [("measure", who, text, document) for text in TEXTS for who in LIBRARIES]
+        found = rounds("wordpiece.py", tasks, count)
+        rates: dict[str, dict[str, Any]] = {who: {} for who in LIBRARIES}
+        for (_, who, text, _), result in found.items():
+            reference = found["measure", "tokenizers", text, document]["digest"]
+            if "error" in result or result["digest"] != reference:
+                if who.startswith("tinylm"):
+                    raise SystemExit(f"{who}, {text}: other ids than tokenizers': {result}")
+                rates[who][text] = "–"
+            else:
+                rates[who][text] = result["bytes"] / 1e6 / result["seconds"]
+    table(
+        "wordpiece",
+        "WordPiece, bert-base-uncased: MB per CPU second, first call in a fresh process",
+        COMMAND,
+        ["library", *TEXTS],
+        [[who, *(rates[who][text] for text in TEXTS)] for who in LIBRARIES],
+        ["numpy", "nanotoken", "tokenizers"],
+    )
+    return [
+        {
+            "job": f"WordPiece encode, array: {text}",
+            "unit": "MB/s",
+            "plain": rates["tinylm, Python"][text],
+            "kernels": rates["tinylm"][text],
+            "peer": "nanotoken",
+            "peer_figure": rates["nanotoken"][text],
+            "exact": "ids = tokenizers'",
+        }
+        for text in TEXTS
+    ]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["measure"]:
+        print(json.dumps(measure(*sys.argv[2:])))
+    else:
+        main()
