@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="ten seconds")
     options = parser.parse_args()
-    names = [name for name in SMALL * 4 + LARGE]
+    names = [*SMALL * 4, *LARGE]
     need(*(f"vocabularies/{name}" for name in names), "vocabularies/o200k/o200k_base.tiktoken")
     files = {name: (DATA / "vocabularies" / name).read_bytes() for name in names}
     pairs = []

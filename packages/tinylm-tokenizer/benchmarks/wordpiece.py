@@ -28,9 +28,10 @@ LIBRARIES = ["tinylm", "tinylm, Python", "nanotoken", "tokenizers"]
 def vocabulary() -> str:
     """bert-base-uncased as vocab.txt: the package's list has "▁" before the start of a word and nothing inside one."""
     tokens: list[str] = json.loads((DATA / "vocabularies" / "bert" / "vocab.json").read_bytes())
+    tokens[1] = "[unused0]"  # the list has an empty entry there
     special = [token.startswith("[") and token.endswith("]") and len(token) > 2 for token in tokens]
     written = [
-        token if alone else token[1:] if token.startswith("▁") else f"##{token}"
+        token if alone else token.removeprefix("▁") if token[0] == "▁" else f"##{token}"
         for token, alone in zip(tokens, special, strict=True)
     ]
     return "".join(f"{token}\n" for token in written)
