@@ -15,14 +15,15 @@ _C, _A = math.sqrt(2 / math.pi), 0.044715
 
 
 def gelu(x: Array) -> tuple[Array, Array]:
-    """y = ½ x (1 + t) with t = tanh(c (x + a x³)), c = sqrt(2/π), a = 0.044715 (Hendrycks and Gimpel 2016). Also t."""
-    t = np.tanh(x * (_C + (_C * _A) * (x * x)))
-    return 0.5 * x * (1 + t), t
+    """y = x s with s = ½ (1 + tanh(c (x + a x³))), c = sqrt(2/π), a = 0.044715 (Hendrycks and Gimpel 2016). Also s."""
+    s = 0.5 * (1 + np.tanh(x * (_C + (_C * _A) * (x * x))))
+    return x * s, s
 
 
-def gelu_backward(dy: Array, x: Array, t: Array) -> Array:
-    """∂x = ∂y ⊙ (½ (1 + t) + ½ x (1 − t²) c (1 + 3 a x²)): the product rule, and tanh' = 1 − tanh²."""
-    slope: Array = (0.5 * x) * (1 - t * t) * (_C + (3 * _C * _A) * (x * x)) + 0.5 * (1 + t)
+def gelu_backward(dy: Array, x: Array, s: Array) -> Array:
+    """∂x = ∂y ⊙ (s + x s'), s' = 2 s (1 − s) c (1 + 3 a x²): the product rule, and ½ (1 + tanh u) = σ(2u), whose slope
+    is 2 σ (1 − σ)."""
+    slope: Array = s + x * s * (1 - s) * (2 * _C + (6 * _C * _A) * (x * x))
     return dy * slope
 
 

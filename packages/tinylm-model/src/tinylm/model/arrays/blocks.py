@@ -111,18 +111,18 @@ class MLP:
     def forward(self, x: Array) -> tuple[Array, Any]:
         wide = self.inner.forward(x)
         if self.gated:
-            inner, t = swiglu(wide[:, : self.half], wide[:, self.half :]), None
+            inner, s = swiglu(wide[:, : self.half], wide[:, self.half :]), None
         else:
-            inner, t = gelu(wide)
-        return self.down.forward(inner), (x, wide, t, inner)
+            inner, s = gelu(wide)
+        return self.down.forward(inner), (x, wide, s, inner)
 
     def backward(self, dy: Array, saved: Any) -> Array:
-        x, wide, t, inner = saved
+        x, wide, s, inner = saved
         d = self.down.backward(dy, inner)
         if self.gated:
             d = np.concatenate(swiglu_backward(d, wide[:, : self.half], wide[:, self.half :]), axis=1)
         else:
-            d = gelu_backward(d, wide, t)
+            d = gelu_backward(d, wide, s)
         return self.inner.backward(d, x)
 
 

@@ -84,7 +84,7 @@ class Transformer:
         wanted = self._check_targets(targets, rows.shape)
         hidden, saved = self._forward(rows, (rate, generator) if rate > 0 and generator is not None else None)
         loss, p = cross_entropy(linear(hidden, self.head), wanted)
-        self._backward(cross_entropy_backward(p, wanted), hidden, rows, saved)
+        self._backward(cross_entropy_backward(p), hidden, rows, saved)
         return loss, self.gradients
 
     def _forward(self, ids: Array, drop: Dropout) -> tuple[Array, Any]:
@@ -111,7 +111,8 @@ class Transformer:
         keep, steps, norm, turns = saved
         batch, time = ids.shape
         d_embed = self.gradients["embed.weight"]
-        d_embed[...] = 0
+        if not self.config.tie_embeddings:
+            d_embed[...] = 0  # tied, the head's part is there first
         dx, self.d_head[...] = linear_backward(d_logits, hidden, self.head)
         dx = self.final_norm.backward(dx, norm)
         for block, step in zip(reversed(self.blocks), reversed(steps), strict=True):
