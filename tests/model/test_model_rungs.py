@@ -1,0 +1,77 @@
+"""One conformance suite: every rung gives the same logits, loss and gradients from one checkpoint."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tinylm.model import ModelError, Transformer
+from tinylm.model._layout import tensors
+from tinylm.model.arrays.transformer import Transformer as Arrays
+from tinylm.model.scalar import derived, gpt
+
+IDS, TARGETS = [3, 0, 28, 3, 3, 7, 11], [0, 28, 3, -100, 7, 11, 28]
+
+
+def in_file_layout(config, gradients):
+    """By our names -> by the file's, as the scalar rungs have them."""
+    out = {}
+    for name, stored in tensors(config).items():
+        whole = np.concatenate([gradients[part] for part in stored.parts])
+        out[name] = whole.T if stored.transposed else whole
+    return out
+
+
+def scalar(kind):
+    def run(folder):
+        model = kind.load(folder)
+        loss, gradients = model.loss_and_gradients(IDS, TARGETS)
+        assert model.loss(IDS, TARGETS) == pytest.approx(loss, rel=1e-13)
+        return model.logits(IDS), loss, gradients
+
+    return run
+
+
+def arrays(folder):
+    model = Arrays.load(folder)
+    loss, gradients = model.loss_and_gradients([IDS], [TARGETS])
+    return model.logits([IDS])[0], loss, in_file_layout(model.config, gradients)
+
+
+def transformer(folder):
+    """The reference: torch's autograd in float64."""
+    model = Transformer.load(folder)
+    logits = model(torch.tensor([IDS]))[0]
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(TARGETS))
+    loss.backward()
+    gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    return logits.detach().numpy(), loss.item(), in_file_layout(model.config, gradients)
+
+
+RUNGS = {"scalar, autograd": scalar(gpt.GPT), "scalar, derived": scalar(derived.GPT), "arrays": arrays}
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("rung", RUNGS)
+def test_logits_loss_and_gradients_are_the_transformers(rung, tie, small, tmp_path):
+    shape = {"width": 12, "heads": 3, "mlp_width": 20, "context": 9, "vocab_size": 29, "tie_embeddings": tie}
+    small("gpt2", **shape).double().save(tmp_path)
+    logits, loss, gradients = RUNGS[rung](tmp_path)
+    wanted_logits, wanted_loss, wanted = transformer(tmp_path)
+    assert np.abs(np.array(logits) - wanted_logits).max() <= 1e-12
+    assert loss == pytest.approx(wanted_loss, rel=1e-12)
+    assert gradients.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert np.abs(np.array(gradients[name]) - gradient).max() <= 1e-12, name
+
+
+@pytest.mark.parametrize("load", [gpt.GPT.load, derived.GPT.load, Arrays.load, Transformer.load])
+def test_what_no_rung_opens(load, small, tmp_path):
+    with pytest.raises(ModelError, match="wanted"):
+        load(tmp_path)
+    small("gpt2", width=12, heads=3, mlp_width=20, context=9, vocab_size=29).save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ModelError, match="whole safetensors"):
+        load(tmp_path)
