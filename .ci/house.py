@@ -162,6 +162,6 @@ def benchmark_scripts(words: Collection[str]) -> list[str]:
     scripts = [
         path
         for path in sorted(ROOT.glob("packages/*/benchmarks/*.py"))
-        if '"__main__"' in path.read_text(encoding="utf-8") and str(path) != FETCH_DATA
+        if '"__main__"' in path.read_text(encoding="utf-8") and str(path) != FETCH_DATA and path.name != "fuzz.py"
     ]
     return [str(path) for path in scripts if not words or any(word in str(path.relative_to(ROOT)) for word in words)]
