@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, _streaming, kernels, naive_bpe
 from tinylm.tokenizer._byte_level import ByteLevelEngine
+from tinylm.tokenizer._vocabulary import from_training
 from tinylm.tokenizer.patterns import TRAINABLE
 
 # What streams must not be cut wrongly at, half special tokens included.
@@ -200,6 +201,17 @@ def test_decode_takes_arrays_and_error_handlers(tok: Tokenizer) -> None:
     assert tok.decode(half, errors="ignore") == ""
     with pytest.raises(UnicodeDecodeError):
         tok.decode(half, errors="strict")
+
+
+def test_a_stream_is_not_cut_where_a_far_letter_decides() -> None:
+    merges = kernels.train_merges({"日A": 1}, 3)  # across the place that is a cut only while no lower case follows
+    tokenizer = Tokenizer(ByteLevelEngine(from_training(merges, [], "o200k")))
+    for text in ("日" + "A" * 40 + "b日", "日" + "A" * 40 + "日" * 9, "日" + "A" * 40):
+        for size in (1, 7, 30):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_streaming, "_ENOUGH", 1)
+                chunks = [text[start : start + size] for start in range(0, len(text), size)]
+                assert list(tokenizer.encode_stream(chunks)) == tokenizer.encode(text)
 
 
 @pytest.fixture(scope="module")

@@ -87,16 +87,18 @@ class ByteLevelEngine:
 
     def cut(self, text: str, first: bool = True) -> int:
         """Between a letter and " " with a letter, where every pattern cuts; if there is no such place, the start of a
-        piece if (1) a margin follows, for patterns look a little ahead, and (2) no white space precedes: how a run of
-        white space is cut depends on what follows the whole of it."""
+        piece if (1) no white space precedes it: how a run of that is cut depends on what follows the whole of it; (2)
+        the piece behind it is complete: o200k gives "日本ABC" as "日本", "ABC", but as one piece if a "d" follows; and
+        (3) a margin follows that one, for patterns look a little ahead."""
         if place := last_word_start(text):
             return place
-        cut = position = 0
+        cut = candidate = position = 0
         for piece in split(text, self.vocabulary.stages):
             if position > len(text) - _MARGIN:
                 break
+            cut = candidate
             if position and not text[position - 1].isspace() and self._begins_anew(text, position):
-                cut = position
+                candidate = position
             position += len(piece)
         return cut
 
