@@ -49,8 +49,7 @@ def _tinylm(encoding: str, data: Path) -> Codec:
 def _tiktoken(encoding: str, data: Path) -> Codec:
     import tiktoken
     import tiktoken_ext.openai_public as public
-
-    read = public.load_tiktoken_bpe  # tiktoken's own reader, given the file instead of its address
+    from tiktoken.load import load_tiktoken_bpe as read  # tiktoken's own reader, given the file instead of its address
 
     def local(address: str, expected_hash: str | None = None) -> dict[bytes, int]:
         found: dict[bytes, int] = read(ranks(encoding, data), expected_hash=expected_hash)

@@ -99,7 +99,8 @@ class ByteBpe {
         for (size_t rank = 0; rank < merge_count; rank++, merges += 3)
             pairs_.add(merges[0], merges[1], {uint32_t(rank), merges[2]});
         const uint32_t highest = *std::max_element(ids.begin(), ids.end());
-        linear_ = std::max(size_t(highest), merge_count) < kLinearRanks ? kLinear : 0;
+        ranks_below_ = std::max(size_t(highest), merge_count) + 1;
+        linear_ = ranks_below_ <= kLinearRanks ? kLinear : 0;
         std::vector<std::string_view> long_tokens;
         std::vector<uint32_t> long_ids;
         for (size_t i = 0; i < tokens.size(); i++) {
@@ -202,8 +203,12 @@ class ByteBpe {
             std::memcpy(copy, piece, size);
             return merge_short(rules, byte_ids_.data(), copy, size, ids);
         }
-        std::vector<uint8_t> copy(size + 16);
-        std::memcpy(copy.data(), piece, size);
+        std::vector<uint8_t> copy;
+        copy.reserve(size + 16);
+        copy.assign(piece, piece + size);
+        copy.resize(size + 16);
+        if (size >= kEndless && ranks_below_ <= kLinearRanks)
+            return merge_endless(rules, byte_ids_.data(), copy.data(), size, ranks_below_, ids);
         return merge_long(rules, byte_ids_.data(), copy.data(), size, ids);
     }
 
@@ -215,7 +220,8 @@ class ByteBpe {
 
     EncoderOptions options_;
     std::array<uint32_t, 256> byte_ids_;
-    size_t linear_ = 0;
+    size_t ranks_below_ = 0;  // ranks are ids where merges follow from the tokens
+    size_t linear_ = 0;       // bytes up to which merge_short can be used
     PieceTable short_;
     LongTokens long_;
     LongCache cache_;

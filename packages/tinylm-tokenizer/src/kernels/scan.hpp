@@ -69,6 +69,8 @@ uint64_t starts_of(const uint8_t* text, size_t size, bool& at_end, const uint8_t
         stop |= (m.mark & (m.other << 1)) | (m.upper & ((m.caseless | m.mark) << 1));
         stop |= behind(m.newline, m.newline & (m.other << 1)) & m.slash;
     }
+    // And a quote if the text is not there yet that would make it a contraction.
+    if (!at_end && size < kWindow + 2) stop |= size < 2 ? m.quote : m.quote & ~uint64_t(0) << (size - 2);
     if (stop) [[unlikely]] {
         // Of a character of several bytes the first one.
         uint64_t first = stop & (0 - stop);

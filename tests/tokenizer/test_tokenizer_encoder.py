@@ -1,0 +1,107 @@
+"""The encoder of the kernel where it is not simple: long texts, long pieces, a full cache, threads, wrong input."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinylm.tokenizer import Tokenizer, byte_bpe_fast, kernels
+from tinylm.tokenizer._vocabulary import RankedMerges, Vocabulary
+
+ALPHABETS = ["a", "ab", "etaoin", "abcdefghijklmnopqrstuvwxyz", "é日本ab", "e\u0301", " ", "0", "=-", "😀🎉"]
+
+
+@pytest.fixture(scope="module")
+def ranked(trained: dict[str, Tokenizer]) -> Vocabulary:
+    """A vocabulary as tiktoken has them: the merges follow from the tokens."""
+    tokens = trained["cl100k"].engine.tokens()
+    return Vocabulary(dict(tokens), RankedMerges(tokens), {}, ("cl100k",), whole_piece_first=True)
+
+
+def made_words(seed: int, count: int) -> str:
+    chance = random.Random(seed)
+    return " ".join("".join(chance.choices("abcdeéß日😀", k=chance.randint(1, 12))) for _ in range(count))
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+def test_long_pieces_are_merged_alike(alphabet: str, ranked: Vocabulary, tok: Tokenizer) -> None:
+    chance = random.Random(0)
+    for vocabulary in (ranked, tok.engine.vocabulary):
+        kernel, python = kernels.make_encoder(vocabulary), byte_bpe_fast.Encoder(vocabulary)
+        for size in (15, 16, 17, 62, 63, 239, 240, 241, 3000, 8191, 8192, 20_000):
+            text = "".join(chance.choices(alphabet, k=size))
+            ids = kernel.encode(text)
+            assert ids == python.encode(text)
+            assert kernel.decode_bytes(ids) == text.encode()
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
+def test_where_a_stretch_of_a_long_text_ends_makes_no_difference(pattern: str, crossing: dict[str, Tokenizer]) -> None:
+    """ASCII is encoded in stretches of 131,072 characters, everything else in stretches of 8,192."""
+    vocabulary = crossing[pattern].engine.vocabulary
+    kernel, python = kernels.make_encoder(vocabulary), byte_bpe_fast.Encoder(vocabulary)
+
+    @given(st.text(max_size=20), st.integers(-8, 8), st.sampled_from([8192, 16_384, 131_072]))
+    @settings(deadline=None, max_examples=8)
+    def same(text: str, shift: int, stretch: int) -> None:
+        for critical in ("I'll 'tis", "don't", "x'ReY", "!\n/ \n  x", "12345", " \u3000 \n", text):
+            for filler in ("ab cd. ", "aé"):
+                before = stretch + shift - len(critical)
+                long = (filler * (before // len(filler) + 1))[:before] + critical + filler
+                ids = python.encode(long)
+                assert kernel.encode(long) == ids
+                assert kernel.encode_array(long).tolist() == ids
+                assert kernel.count(long) == len(ids)
+
+    same()
+
+
+def test_a_full_cache_forgets_and_stays_right(ranked: Vocabulary) -> None:
+    kernel = kernels.make_encoder(ranked)  # 700 tokens: 4,096 slots
+    for seed in range(3):
+        text = made_words(seed, 20_000)
+        assert kernel.encode(text) == byte_bpe_fast.Encoder(ranked).encode(text)
+        assert kernel.encode(text) == kernel.encode(text)
+
+
+def test_threads_share_one_encoder(ranked: Vocabulary) -> None:
+    kernel = kernels.make_encoder(ranked)
+    texts = [made_words(seed, 3000) for seed in range(40)]
+    wanted = [byte_bpe_fast.Encoder(ranked).encode(text) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert list(pool.map(kernel.encode, texts)) == wanted
+    for threads in (1, 2, 4):
+        assert kernel.encode_batch(texts * 10, threads) == wanted * 10
+    assert kernel.encode_batch([], 4) == []
+    assert kernel.encode_batch([""], 4) == [[]]
+
+
+@pytest.mark.parametrize("before", ["", "a" * 20_000, "é" * 20_000, "日" * 9000, "😀" * 9000])
+def test_a_lone_surrogate_anywhere_is_an_error(before: str, ranked: Vocabulary) -> None:
+    for encoder in (kernels.make_encoder(ranked), byte_bpe_fast.Encoder(ranked)):
+        for method in (encoder.encode, encoder.encode_array, encoder.count):
+            with pytest.raises(UnicodeEncodeError) as caught:
+                method(before + "\udc80 x")
+            assert caught.value.start == len(before)
+        with pytest.raises(UnicodeEncodeError):
+            encoder.encode_batch(["fine", before + "\udc80"], 2)
+        assert encoder.decode_bytes(encoder.encode("fine")) == b"fine"
+
+
+@pytest.mark.parametrize("wrong", [-1, 99_999, 2**31, 2**32, 2**70])
+def test_an_unknown_id_is_named(wrong: int, ranked: Vocabulary) -> None:
+    for encoder in (kernels.make_encoder(ranked), byte_bpe_fast.Encoder(ranked)):
+        with pytest.raises(KeyError, match=str(wrong)):
+            encoder.decode_bytes([65, wrong])
+
+
+def test_ids_far_above_all_others(ranked: Vocabulary) -> None:
+    far = {2**30: b"far", 2**32 - 2: b"farther"}
+    vocabulary = Vocabulary({**ranked.tokens, **far}, RankedMerges({**ranked.tokens, **far}), {}, ("gpt2",), True)
+    for encoder in (kernels.make_encoder(vocabulary, {3_000_000_000: b"<end>"}), byte_bpe_fast.Encoder(vocabulary)):
+        assert encoder.encode("far") == [2**30]
+        assert encoder.encode("farther farther")[0] == 2**32 - 2
+        assert encoder.decode_bytes([2**30, 2**32 - 2]) == b"farfarther"
