@@ -46,10 +46,8 @@ class RankRules {
     RankRules(const PieceTable& short_tokens, const LongTokens& long_tokens)
         : short_tokens_(short_tokens), long_tokens_(long_tokens), two_(1 << 16, kNone), filter_(kBits / 64) {}
 
-    void add(std::string_view token, uint32_t id) {
-        const uint8_t* bytes = reinterpret_cast<const uint8_t*>(token.data());
-        if (token.size() == 2) two_[bytes[0] << 8 | bytes[1]] = id;
-        const uint64_t hash = token.size() <= kShort ? key_of(bytes, token.size(), false).hash() : LongTokens::hash(token);
+    void add(std::string_view token, uint64_t hash, uint32_t id) {
+        if (token.size() == 2) two_[uint8_t(token[0]) << 8 | uint8_t(token[1])] = id;
         filter_[hash % kBits / 64] |= uint64_t(1) << hash % 64;
     }
 
@@ -89,9 +87,14 @@ struct EncoderOptions {
 };
 
 class ByteBpe {
+    struct Prepared {
+        Key key;
+        uint64_t hash;
+    };
+
   public:
     // byte_ids: the id of each byte; merges: left, right, result, in order of rank; tokens: the bytes of each id of `ids`,
-    // which must stay where they are.
+    // which must stay where they are, with 16 bytes behind them that may be read.
     ByteBpe(EncoderOptions options, const uint32_t* byte_ids, const uint32_t* merges, size_t merge_count,
             const std::vector<std::string_view>& tokens, const std::vector<uint32_t>& ids)
         : options_(options), short_(tokens.size()), pairs_(merge_count), ranks_(short_, long_) {
@@ -101,13 +104,22 @@ class ByteBpe {
         const uint32_t highest = *std::max_element(ids.begin(), ids.end());
         ranks_below_ = std::max(size_t(highest), merge_count) + 1;
         linear_ = ranks_below_ <= kLinearRanks ? kLinear : 0;
+        // As when encoding: first all keys and their hashes, then slot after slot, fetched ahead.
+        std::vector<Prepared> prepared(tokens.size());
         std::vector<std::string_view> long_tokens;
         std::vector<uint32_t> long_ids;
         for (size_t i = 0; i < tokens.size(); i++) {
-            if (options.ranked) ranks_.add(tokens[i], ids[i]);
+            const bool is_short = tokens[i].size() <= kShort;
+            const Key key = is_short ? key_of(bytes_of(tokens[i]), tokens[i].size(), true) : Key{};
+            prepared[i] = {key, is_short ? key.hash() : LongTokens::hash(tokens[i])};
+            if (options.ranked) ranks_.add(tokens[i], prepared[i].hash, ids[i]);
+        }
+        constexpr size_t ahead = 16;
+        for (size_t i = 0; i < tokens.size(); i++) {
+            if (i + ahead < tokens.size()) short_.prefetch(prepared[i + ahead].hash);
             if (!options.whole_piece_first && !merges_to(tokens[i], ids[i])) continue;
             if (tokens[i].size() <= kShort) {
-                short_.add_token(key_of(bytes_of(tokens[i]), tokens[i].size(), false), ids[i]);
+                short_.add_token(prepared[i].key, prepared[i].hash, ids[i]);
             } else {
                 long_tokens.push_back(tokens[i]);
                 long_ids.push_back(ids[i]);
@@ -132,11 +144,6 @@ class ByteBpe {
 
   private:
     static const uint8_t* bytes_of(std::string_view text) { return reinterpret_cast<const uint8_t*>(text.data()); }
-
-    struct Prepared {
-        Key key;
-        uint64_t hash;
-    };
 
     void encode_pieces(const uint8_t* text, size_t start, const size_t* ends, size_t count, size_t readable, IdBuffer& out) {
         Prepared prepared[FastScanner<Pattern::gpt2>::kMost];
@@ -171,7 +178,7 @@ class ByteBpe {
         if (const size_t known = cache_.find(view, prepared.hash, ids)) return known;
         const size_t count = merge(piece, size, ids);
         if (count <= 3)
-            short_.remember(prepared.key, ids, count);
+            short_.remember(prepared.key, prepared.hash, ids, count);
         else if (LongCache::fits(size, count))
             cache_.remember(view, prepared.hash, ids, count);
         return count;

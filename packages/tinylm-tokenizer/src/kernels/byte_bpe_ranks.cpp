@@ -1,11 +1,13 @@
 // Reading tiktoken's rank files: the border to Python. The readable version is _tiktoken_format.py: read.
 #include <nanobind/stl/string_view.h>
 
+#include <algorithm>
 #include <array>
-#include <optional>
+#include <bit>
 #include <string>
 
 #include "bindings.hpp"
+#include "byte_bpe_table.hpp"
 
 namespace nb = nanobind;
 
@@ -38,14 +40,16 @@ bool decode_base64(std::string_view text, std::string& out) {
     return true;
 }
 
-// The tokens of a rank file, id → bytes; None if a line is not exactly a token, a space and a rank, or a rank is there
-// twice: then the Python rung reads it and says what is wrong.
+// The tokens of a rank file, id → bytes. None unless each line is exactly a token, a space and a rank, no token and no
+// rank is there twice, and each byte is a token: otherwise the Python rung reads the file and says what is wrong.
 nb::object read_ranks(const nb::bytes& data) {
     std::string_view left(data.c_str(), data.size());
+    const size_t most = size_t(std::count(left.begin(), left.end(), '\n')) + 1;
+    std::vector<uint64_t> seen(std::bit_ceil(2 * most));  // hashes of the tokens; two equal ones are taken for a repetition
     nb::dict tokens;
-    size_t lines = 0;
+    size_t lines = 0, single = 0;
     for (std::string token; !left.empty(); lines++, token.clear()) {
-        const size_t space = left.find(' '), end = std::min(left.find('\n'), left.size());
+        const size_t space = left.find(' '), end = std::min(left.find('\n', std::min(space, left.size())), left.size());
         if (space >= end || end - space < 2 || end - space > 10 || !decode_base64(left.substr(0, space), token))
             return nb::none();
         uint32_t id = 0;
@@ -53,10 +57,19 @@ nb::object read_ranks(const nb::bytes& data) {
             if (digit < '0' || digit > '9') return nb::none();
             id = 10 * id + uint32_t(digit - '0');
         }
-        tokens[nb::int_(id)] = nb::bytes(token.data(), token.size());
+        single += token.size() == 1;
+        const uint64_t hash = hash_bytes(reinterpret_cast<const uint8_t*>(token.data()), token.size()) | 1;
+        size_t at = hash >> 1 & (seen.size() - 1);
+        while (seen[at] && seen[at] != hash) at = (at + 1) & (seen.size() - 1);
+        if (token.empty() || seen[at]) return nb::none();
+        seen[at] = hash;
+        const nb::object key = nb::steal(PyLong_FromUnsignedLong(id));
+        const nb::object value = nb::steal(PyBytes_FromStringAndSize(token.data(), Py_ssize_t(token.size())));
+        if (!key.is_valid() || !value.is_valid() || PyDict_SetItem(tokens.ptr(), key.ptr(), value.ptr()))
+            throw nb::python_error();
         left.remove_prefix(std::min(end + 1, left.size()));
     }
-    return nb::len(tokens) == lines ? nb::object(tokens) : nb::none();
+    return nb::len(tokens) == lines && single == 256 ? nb::object(tokens) : nb::none();
 }
 
 }  // namespace

@@ -112,8 +112,8 @@ class PieceTable {
     explicit PieceTable(size_t tokens) : mask_(slots_for(tokens) - 1), room_((mask_ + 1) * 5 / 8), slots_(mask_ + 1) {}
 
     // Of the vocabulary; before anybody reads. The first of two equal keys stands.
-    void add_token(Key key, uint32_t id) {
-        Slot& slot = place(key);
+    void add_token(Key key, uint64_t hash, uint32_t id) {
+        Slot& slot = place(key, hash);
         if (slot.high.load(std::memory_order_relaxed)) return;
         write(slot, key, &id, 1, kToken);
         used_++;
@@ -151,9 +151,9 @@ class PieceTable {
     }
 
     // Remember the 1 to 3 ids of a piece. When the table is full the oldest cached piece goes, roughly.
-    void remember(Key key, const uint32_t* ids, size_t count) {
+    void remember(Key key, uint64_t hash, const uint32_t* ids, size_t count) {
         if (writing_.test_and_set(std::memory_order_acquire)) return;
-        Slot& slot = place(key);
+        Slot& slot = place(key, hash);
         if (!slot.high.load(std::memory_order_relaxed)) {
             if (used_ < room_)
                 used_++;
@@ -178,8 +178,8 @@ class PieceTable {
         return slots;
     }
 
-    Slot& place(Key key) {
-        size_t at = key.hash() & mask_;
+    Slot& place(Key key, uint64_t hash) {
+        size_t at = hash & mask_;
         for (;; at = (at + 1) & mask_) {
             const uint64_t high = slots_[at].high.load(std::memory_order_relaxed);
             if (!high || (high == key.high && slots_[at].low.load(std::memory_order_relaxed) == key.low)) return slots_[at];

@@ -45,17 +45,14 @@ def read(data: bytes, where: str, pattern: str | None, special_tokens: Mapping[s
             f'pattern cuts the text: Tokenizer.load(..., pattern="cl100k"), one of {", ".join(TRAINABLE)}'
         )
     tokens = kernels.read_ranks(data) or _tokens(data, where)
-    ids = {token: id for id, token in tokens.items()}
-    missing = sum(bytes([byte]) not in ids for byte in range(256))
-    if missing or len(ids) != len(tokens) or any(id in tokens for id in special_tokens.values()):
-        raise TokenizerError(
-            f"{where}: wanted all 256 bytes and each token and id once, got {missing} bytes missing, "
-            f"{len(tokens) - len(ids)} tokens twice; the file is damaged or cut short"
-        )
+    for text, id in special_tokens.items():
+        if id in tokens:
+            raise TokenizerError(f"{where}: the special token {text!r} cannot have the id {id}: that is {tokens[id]!r}")
     return Vocabulary(tokens, RankedMerges(tokens), dict(special_tokens), (pattern,), whole_piece_first=True)
 
 
 def _tokens(data: bytes, where: str) -> dict[int, bytes]:
+    """The tokens of a rank file, id → bytes."""
     tokens: dict[int, bytes] = {}
     for number, line in enumerate(data.splitlines(), 1):
         try:
@@ -69,6 +66,13 @@ def _tokens(data: bytes, where: str) -> dict[int, bytes]:
         if id in tokens or not 0 <= id < 2**32 - 1 or not token:
             raise TokenizerError(f"{where}, line {number}: the rank {id} is there twice, too large, or its token empty")
         tokens[id] = token
+    ids = {token: id for id, token in tokens.items()}
+    missing = sum(bytes([byte]) not in ids for byte in range(256))
+    if missing or len(ids) != len(tokens):
+        raise TokenizerError(
+            f"{where}: wanted all 256 bytes and each token and id once, got {missing} bytes missing, "
+            f"{len(tokens) - len(ids)} tokens twice; the file is damaged or cut short"
+        )
     return tokens
 
 

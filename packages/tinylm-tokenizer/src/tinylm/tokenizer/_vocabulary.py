@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import overload
 
 from tinylm.tokenizer.byte_bpe import Pair, token_bytes
@@ -78,7 +79,8 @@ class Vocabulary:
 
     def byte_ids(self) -> list[int]:
         """The id of each of the 256 bytes."""
-        ids = {token: id for id, token in self.tokens.items() if len(token) == 1}
+        single = ((token, id) for id, token in self.tokens.items() if len(token) == 1)
+        ids = dict(islice(single, 256))  # most vocabularies begin with them
         return [ids[bytes([byte])] for byte in range(256)]
 
 
