@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from tinylm.tokenizer import Tokenizer, kernels
-from tinylm.tokenizer._byte_level import ByteLevelEngine
-from tinylm.tokenizer._vocabulary import from_training
+from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
+from tinylm.tokenizer._engines.vocabulary import from_training
 from tinylm.tokenizer.ladder import made_text
 from tinylm.tokenizer.patterns import TRAINABLE
 

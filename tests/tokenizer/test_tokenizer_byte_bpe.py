@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, byte_bpe, byte_bpe_fast, kernels, ladder
-from tinylm.tokenizer._json_byte_level import to_printable
-from tinylm.tokenizer._pretokenize import count_pieces, split
-from tinylm.tokenizer._vocabulary import from_training
+from tinylm.tokenizer._engines.vocabulary import from_training
+from tinylm.tokenizer._formats.json_byte_level import to_printable
+from tinylm.tokenizer._text.pretokenize import count_pieces, split
 from tinylm.tokenizer.patterns import PATTERNS, TRAINABLE
 
 few_letters = st.text("ab c", max_size=60)

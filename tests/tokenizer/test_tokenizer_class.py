@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, _streaming, kernels, naive_bpe
-from tinylm.tokenizer._byte_level import ByteLevelEngine
-from tinylm.tokenizer._vocabulary import from_training
+from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
+from tinylm.tokenizer._engines.vocabulary import from_training
 from tinylm.tokenizer.patterns import TRAINABLE
 
 # What streams must not be cut wrongly at, half special tokens included.

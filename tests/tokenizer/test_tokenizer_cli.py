@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tinylm.tokenizer import Tokenizer, _corpus, _show, _training, cli, kernels
+from tinylm.tokenizer import Tokenizer, _show, cli, kernels
+from tinylm.tokenizer._trainers import choose
+from tinylm.tokenizer._trainers import corpus as _corpus
 
 
 def run(*arguments: str | Path, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
@@ -53,7 +55,7 @@ def directory(book: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("algorithm", [name for name in _training.ALGORITHMS if name != "bpe"])
+@pytest.mark.parametrize("algorithm", [name for name in choose.ALGORITHMS if name != "bpe"])
 def test_train_takes_every_algorithm(algorithm: str, book: Path, tmp_path: Path) -> None:
     run("train", book, "--vocab-size", "600", "--algorithm", algorithm, "--out", tmp_path)
     tok = Tokenizer.load(tmp_path)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tinylm.tokenizer import Tokenizer, TokenizerError
-from tinylm.tokenizer._byte_level import ByteLevelEngine
-from tinylm.tokenizer._convert import convert
-from tinylm.tokenizer._vocabulary import Vocabulary
+from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
+from tinylm.tokenizer._engines.vocabulary import Vocabulary
+from tinylm.tokenizer._formats.convert import convert
 from tinylm.tokenizer.ladder import made_text
 
 
@@ -64,7 +64,7 @@ def test_wordpiece_and_its_vocab_txt(bert_like: Tokenizer, tmp_path: Path, mixed
 def test_a_vocab_txt_that_would_be_read_otherwise_is_not_written(bert_like: Tokenizer, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from tinylm.tokenizer._wordpiece import WordPieceEngine
+    from tinylm.tokenizer._engines.wordpiece import WordPieceEngine
 
     other = Tokenizer(WordPieceEngine(replace(bert_like.engine.pieces, longest=20)))
     with pytest.raises(TokenizerError, match="longest of this tokenizer: 20 would be read as 100"):

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tinylm.tokenizer import Tokenizer  # noqa: E402  (after the check that torch is there)
+from tinylm.tokenizer import Tokenizer  # noqa: E402  (after the check that torch is there
 
 pytestmark = [
     pytest.mark.cuda,

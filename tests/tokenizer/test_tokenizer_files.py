@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm.tokenizer import Tokenizer, TokenizerError, _tiktoken_format
-from tinylm.tokenizer._byte_level import ByteLevelEngine
-from tinylm.tokenizer._convert import convert
+from tinylm.tokenizer import Tokenizer, TokenizerError
+from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
+from tinylm.tokenizer._formats import tiktoken_format
+from tinylm.tokenizer._formats.convert import convert
 
 Write = Callable[[bytes], Path]
 
@@ -179,7 +180,7 @@ def test_known_rank_files_bring_pattern_and_special_tokens(
 
     convert(trained["gpt2"], tmp_path / "r50k.tiktoken")
     digest = hashlib.sha256((tmp_path / "r50k.tiktoken").read_bytes()).hexdigest()
-    monkeypatch.setitem(_tiktoken_format.KNOWN, digest, ("gpt2", {"<|endoftext|>": 50256}))
+    monkeypatch.setitem(tiktoken_format.KNOWN, digest, ("gpt2", {"<|endoftext|>": 50256}))
     loaded = Tokenizer.load(tmp_path / "r50k.tiktoken")
     assert loaded.eos_id == 50256
     assert loaded.engine.vocabulary.stages == ("gpt2",)
@@ -189,7 +190,7 @@ def test_known_rank_files_bring_pattern_and_special_tokens(
     "line", [b"nonsense", b"YWJj x", b"!!! 5", b"YWJjZGVmZw== -1", b"YWJjZGVmZw== 5", b"YQ== 9999", b"YWJj"]
 )
 def test_broken_rank_files_are_refused(line: bytes, trained: dict[str, Tokenizer], tmp_path: Path) -> None:
-    data = _tiktoken_format.write(trained["gpt2"].engine.vocabulary)
+    data = tiktoken_format.write(trained["gpt2"].engine.vocabulary)
     path = tmp_path / "x.tiktoken"
     path.write_bytes(data + line + b"\n")
     with pytest.raises(TokenizerError, match=r"x\.tiktoken"):

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm.tokenizer import Tokenizer, TokenizerError, _training
+from tinylm.tokenizer import Tokenizer, TokenizerError
+from tinylm.tokenizer._trainers import choose
 from tinylm.tokenizer.ladder import made_text
 
 Find = Callable[[str], Path]
 EXACT = ("bpe", "sentencepiece-bpe", "unigram")  # these lose nothing but what their normaliser changes
 
 
-@pytest.fixture(scope="module", params=_training.ALGORITHMS)
+@pytest.fixture(scope="module", params=choose.ALGORITHMS)
 def any_tok(request: pytest.FixtureRequest) -> Tokenizer:
     return Tokenizer.train([made_text(20_000)], vocab_size=700, algorithm=request.param)
 

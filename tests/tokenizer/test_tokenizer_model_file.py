@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError
-from tinylm.tokenizer import _sentencepiece_model as files
-from tinylm.tokenizer._convert import convert
-from tinylm.tokenizer._sentencepiece_data import Form, Kind, SentencePieceModel, Spaces
+from tinylm.tokenizer._engines.sentencepiece_data import Form, Kind, SentencePieceModel, Spaces
+from tinylm.tokenizer._formats import sentencepiece_model as files
+from tinylm.tokenizer._formats.convert import convert
 
 N, C, B = Kind.NORMAL, Kind.CONTROL, Kind.BYTE
 SMALL = SentencePieceModel(
@@ -80,7 +80,7 @@ def test_any_bytes_are_refused_in_words(data: bytes) -> None:
 @given(st.data())
 @settings(deadline=None, max_examples=300)
 def test_changed_bytes_are_refused_or_make_a_model_that_encodes(chosen: st.DataObject) -> None:
-    from tinylm.tokenizer._sentencepiece import SentencePieceEngine
+    from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
 
     data = bytearray(files.write(SMALL))
     for _ in range(chosen.draw(st.integers(1, 5))):

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm.tokenizer import TokenizerError, _charsmap, _nfkc_rules
-from tinylm.tokenizer import _sentencepiece_data as data
+from tinylm.tokenizer import TokenizerError
+from tinylm.tokenizer._engines import sentencepiece_data as data
+from tinylm.tokenizer._text import charsmap, nfkc_rules
 from tinylm.tokenizer.normalizer import normalize, normalize_with_starts
 
 KNOWN = [chr(code) for code in range(1, 0x110000) if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")]
@@ -33,7 +34,7 @@ STEPS: dict[str, tuple[data.Step, ...]] = {
 
 @pytest.fixture(scope="module")
 def nmt() -> data.Charsmap:
-    return data.Charsmap(_nfkc_rules.compiled("nmt_nfkc"))
+    return data.Charsmap(nfkc_rules.compiled("nmt_nfkc"))
 
 
 def test_nmt_nfkc_equals_sentencepiece_on_every_character(nmt: data.Charsmap) -> None:
@@ -50,7 +51,7 @@ def test_nmt_nfkc_equals_sentencepiece_on_every_character(nmt: data.Charsmap) ->
 def test_sequences_are_composed_as_sentencepiece_does(nmt: data.Charsmap) -> None:
     spm = pytest.importorskip("sentencepiece")
     reference = spm.SentencePieceNormalizer(rule_name="nmt_nfkc")
-    sequences = sorted(_nfkc_rules.rules("nmt_nfkc"))[::40]
+    sequences = sorted(nfkc_rules.rules("nmt_nfkc"))[::40]
     for start in range(0, len(sequences), 200):
         text = " x".join(sequences[start : start + 200])
         assert normalize(text, (nmt, data.Spaces())) == reference.normalize(text)
@@ -86,13 +87,13 @@ def test_forms_equal_tokenizers(text: str) -> None:
 @settings(deadline=None, max_examples=150)
 def test_rules_by_grapheme_equal_tokenizers(text: str) -> None:
     normalizers: Any = pytest.importorskip("tokenizers").normalizers
-    rules = _nfkc_rules.compiled("nmt_nfkc")
+    rules = nfkc_rules.compiled("nmt_nfkc")
     assert normalize(text, (data.Charsmap(rules, True),)) == normalizers.Precompiled(rules).normalize_str(text)
 
 
 def test_rules_survive_the_way_into_bytes_and_back() -> None:
     rules = {"a": "b", "ab": "", "abc": "xyz", "日": "本", "🎉": "!", " ": "_"}
-    found = _charsmap.Rules(_charsmap.build(rules))
+    found = charsmap.Rules(charsmap.build(rules))
     for key, value in rules.items():
         assert found.longest(f"x{key}", 1) == (1 + len(key), value)
     assert found.longest("abd", 0) == (2, "")
@@ -103,12 +104,12 @@ def test_rules_survive_the_way_into_bytes_and_back() -> None:
 @given(st.data())
 @settings(deadline=None, max_examples=200)
 def test_damaged_rules_are_refused_or_harmless(chosen: st.DataObject) -> None:
-    blob = bytearray(_charsmap.build({"a": "b", "ab": "c", "é": "e", "日本": "x"}))
+    blob = bytearray(charsmap.build({"a": "b", "ab": "c", "é": "e", "日本": "x"}))
     for _ in range(chosen.draw(st.integers(1, 8))):
         blob[chosen.draw(st.integers(0, len(blob) - 1))] = chosen.draw(st.integers(0, 255))
     blob = blob[: chosen.draw(st.integers(0, len(blob)))] if chosen.draw(st.booleans()) else blob
     with suppress(TokenizerError):
-        rules = _charsmap.Rules(bytes(blob))
+        rules = charsmap.Rules(bytes(blob))
         for at in range(6):
             rules.longest("abé日本\0", at)
 

@@ -9,9 +9,10 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm.tokenizer import TokenizerError, _pretokenize, kernels
-from tinylm.tokenizer._pretokenize import split
-from tinylm.tokenizer._unicode_runs import RUNS
+from tinylm.tokenizer import TokenizerError, kernels
+from tinylm.tokenizer._text import pretokenize
+from tinylm.tokenizer._text.pretokenize import split
+from tinylm.tokenizer._text.unicode_runs import RUNS
 from tinylm.tokenizer.patterns import TRAINABLE
 
 STAGES = {name: (name,) for name in TRAINABLE} | {"digits_gpt2": ("digits", "gpt2")}
@@ -94,7 +95,7 @@ def test_classes_are_those_of_tiktoken(unicode_class: str) -> None:
     bytes_only = {bytes([byte]): byte for byte in range(256)}
     reference = tiktoken.Encoding("", pat_str=f"[{unicode_class}]", mergeable_ranks=bytes_only, special_tokens={})
     everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
-    ours = _pretokenize._pinned(unicode_class) if unicode_class in _pretokenize._LETTERS else f"[{unicode_class}]"
+    ours = pretokenize._pinned(unicode_class) if unicode_class in pretokenize._LETTERS else f"[{unicode_class}]"
     found = "".join(regex.findall(ours, everything, regex.VERSION1))
     assert found.encode() == bytes(reference.encode_ordinary(everything))  # what does not match has no id
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, sentencepiece_bpe_training
-from tinylm.tokenizer import _sentencepiece_model as files
-from tinylm.tokenizer._sentencepiece import SentencePieceEngine
-from tinylm.tokenizer._sentencepiece_corpus import Options, may_be_piece, script
-from tinylm.tokenizer._sentencepiece_data import Kind
+from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
+from tinylm.tokenizer._engines.sentencepiece_data import Kind
+from tinylm.tokenizer._formats import sentencepiece_model as files
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Options, may_be_piece, script
 from tinylm.tokenizer.ladder import made_text
 
 MODELS = ["botchan-bpe", "botchan-unigram", "kyoto-unigram", "mistral-v1", "mistral-v3"]

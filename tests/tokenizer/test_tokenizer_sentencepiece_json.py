@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError
-from tinylm.tokenizer import _sentencepiece_model as files
-from tinylm.tokenizer._sentencepiece_data import Charsmap, SentencePieceModel
-from tinylm.tokenizer._sentencepiece_words import ranked_merges
+from tinylm.tokenizer._engines.sentencepiece_data import Charsmap, SentencePieceModel
+from tinylm.tokenizer._formats import sentencepiece_model as files
+from tinylm.tokenizer._text.sentencepiece_words import ranked_merges
 
 parts = st.sampled_from(
     [
@@ -202,8 +202,8 @@ def test_parts_that_are_not_understood_are_named(
 def test_unused_pieces_have_no_place(vocabulary: Callable[[str], Path]) -> None:
     from dataclasses import replace
 
-    from tinylm.tokenizer import _json_sentencepiece
+    from tinylm.tokenizer._formats import json_sentencepiece
 
     model = files.read(vocabulary("botchan-bpe").read_bytes(), "botchan")
     with pytest.raises(TokenizerError, match="unused"):
-        _json_sentencepiece.write(replace(model, kinds=(*model.kinds[:-1], 5)))
+        json_sentencepiece.write(replace(model, kinds=(*model.kinds[:-1], 5)))

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm.tokenizer._sentencepiece import SentencePieceEngine
-from tinylm.tokenizer._sentencepiece_data import SPACE, Kind, Replace, SentencePieceModel, Spaces
-from tinylm.tokenizer._sentencepiece_model import read
+from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
+from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Kind, Replace, SentencePieceModel, Spaces
+from tinylm.tokenizer._formats.sentencepiece_model import read
 from tinylm.tokenizer.kernels import sentencepiece as fast
 
 sentencepiece = pytest.importorskip("sentencepiece")
@@ -40,7 +40,7 @@ def both(request: pytest.FixtureRequest, vocabulary: Callable[[str], Path]) -> t
 
 def readable(model: SentencePieceModel) -> SentencePieceEngine:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tinylm.tokenizer._sentencepiece.make_encoder", lambda model: None)
+        patch.setattr("tinylm.tokenizer._engines.sentencepiece.make_encoder", lambda model: None)
         return SentencePieceEngine(model)
 
 

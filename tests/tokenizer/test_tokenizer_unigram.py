@@ -11,10 +11,10 @@ from random import Random
 import pytest
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, unigram, unigram_training
-from tinylm.tokenizer import _sentencepiece_model as files
-from tinylm.tokenizer._sentencepiece import SentencePieceEngine
-from tinylm.tokenizer._sentencepiece_corpus import Options, count
-from tinylm.tokenizer._sentencepiece_data import SentencePieceModel
+from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
+from tinylm.tokenizer._engines.sentencepiece_data import SentencePieceModel
+from tinylm.tokenizer._formats import sentencepiece_model as files
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Options, count
 from tinylm.tokenizer.ladder import made_text
 from tinylm.tokenizer.normalizer import normalize
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tinylm.tokenizer import sentencepiece_bpe_training, unigram_training
-from tinylm.tokenizer._sentencepiece_corpus import Options
-from tinylm.tokenizer._sentencepiece_data import Kind, SentencePieceModel
-from tinylm.tokenizer._sentencepiece_model import read
+from tinylm.tokenizer import kernels, sentencepiece_bpe_training, unigram_training
+from tinylm.tokenizer._engines.sentencepiece_data import Kind, SentencePieceModel
+from tinylm.tokenizer._formats.sentencepiece_model import read
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
 from tinylm.tokenizer.kernels import sentencepiece_training
 
 sentencepiece = pytest.importorskip("sentencepiece")
@@ -53,6 +53,7 @@ def test_long_words_do_not_underflow(corpus: list[str]) -> None:
 
 
 def test_without_the_kernel_the_readable_rungs_train(corpus: list[str], without_kernel: None) -> None:
+    kernels._warn_once.cache_clear()  # it warns once a process, and other tests may have made it do so
     with pytest.warns(RuntimeWarning, match="without its compiled kernel"):
         model = sentencepiece_training.train_bpe(corpus, TRAININGS[1])
     assert model == sentencepiece_bpe_training.train(corpus, TRAININGS[1])

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, kernels, wordpiece
-from tinylm.tokenizer._wordpiece_text import Rules, Splitter
+from tinylm.tokenizer._text.wordpiece_text import Rules, Splitter
 from tinylm.tokenizer.kernels.wordpiece import Encoder as Kernel
 from tinylm.tokenizer.ladder import made_text
 from tinylm.tokenizer.wordpiece import WordPieces

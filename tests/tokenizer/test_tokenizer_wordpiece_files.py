@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, wordpiece
-from tinylm.tokenizer._wordpiece_training import learn, likelihood_gain, ratio
+from tinylm.tokenizer._trainers.wordpiece import learn, likelihood_gain, ratio
 from tinylm.tokenizer.ladder import made_text
 
 tokenizers = pytest.importorskip("tokenizers")

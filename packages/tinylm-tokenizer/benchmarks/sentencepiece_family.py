@@ -27,9 +27,9 @@ import sentencepiece
 from _bench import DATA, RESULTS, need
 
 from tinylm.tokenizer import unigram_training
-from tinylm.tokenizer._sentencepiece_corpus import Options
-from tinylm.tokenizer._sentencepiece_data import Kind, SentencePieceModel
-from tinylm.tokenizer._sentencepiece_model import read
+from tinylm.tokenizer._engines.sentencepiece_data import Kind, SentencePieceModel
+from tinylm.tokenizer._formats.sentencepiece_model import read
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
 from tinylm.tokenizer.kernels import sentencepiece as encoding
 from tinylm.tokenizer.kernels import sentencepiece_training as training
 

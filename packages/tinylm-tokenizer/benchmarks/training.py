@@ -198,8 +198,8 @@ def minbpe_encode(pieces: list[str], merges: dict[tuple[int, int], int]) -> list
 
 def beside_minbpe(text: str, rounds: int) -> list[list[Any]]:
     from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels
-    from tinylm.tokenizer._pretokenize import count_pieces, split
-    from tinylm.tokenizer._vocabulary import from_training
+    from tinylm.tokenizer._engines.vocabulary import from_training
+    from tinylm.tokenizer._text.pretokenize import count_pieces, split
 
     stages, wanted, known = (PATTERN,), 300, 8000  # merges to train, and merges to encode with
     merges = kernels.train_merges(count_pieces([text], stages), known)

@@ -1,4 +1,4 @@
-"""Write src/tinylm/tokenizer/_wordpiece_tables.py: which characters Hugging Face's BERT normaliser takes for what.
+"""Write src/tinylm/tokenizer/_text/wordpiece_tables.py: which characters Hugging Face's BERT normaliser takes for what.
 
 Its tables are older than any Python's (categories of Unicode 8, decompositions of Unicode 9, lower case of Unicode 17),
 and ids must be the same on every Python. So each character is put to the reference, and the answers are kept as ranges.
@@ -15,14 +15,14 @@ from pathlib import Path
 from tokenizers.normalizers import NFD, BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-TARGET = Path(__file__).parents[1] / "src" / "tinylm" / "tokenizer" / "_wordpiece_tables.py"
+TARGET = Path(__file__).parents[1] / "src" / "tinylm" / "tokenizer" / "_text" / "wordpiece_tables.py"
 CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 OFF = dict.fromkeys(("clean_text", "handle_chinese_chars", "strip_accents", "lowercase"), False)
 
 HEADER = '''"""Which characters BERT's basic tokenisation takes for what: ranges of code points, both ends included.
 
 Made by benchmarks/wordpiece_tables.py from tokenizers 0.23.3, whose tables are older than Python's: categories are of
-Unicode 8, decompositions of Unicode 9. Holds no logic: `_wordpiece_text.py` reads it. Do not edit.
+Unicode 8, decompositions of Unicode 9. Holds no logic: `_text/wordpiece_text.py` reads it. Do not edit.
 """
 
 '''

@@ -1,4 +1,4 @@
-// Reading tiktoken's rank files: the border to Python. The readable version is _tiktoken_format.py: read.
+// Reading tiktoken's rank files: the border to Python. The readable version is _formats/tiktoken_format.py: read.
 #include <nanobind/stl/string_view.h>
 
 #include <algorithm>

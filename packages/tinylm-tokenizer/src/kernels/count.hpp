@@ -1,4 +1,4 @@
-// Counting the distinct pieces of a corpus. No Python here. The readable version is _pretokenize.py: count_pieces.
+// Counting the distinct pieces of a corpus. No Python here. The readable version is _text/pretokenize.py: count_pieces.
 #pragma once
 
 #include <bit>

@@ -1,5 +1,5 @@
 // Cutting UTF-8 text into pieces without a regular expression engine: the patterns of patterns.py, one function each,
-// with the Unicode classes of unicode.hpp. The same pieces as _pretokenize.py gives.
+// with the Unicode classes of unicode.hpp. The same pieces as _text/pretokenize.py gives.
 //
 // This is the readable reference: one piece, one character at a time. scan.hpp is quicker and falls back on it.
 // Text must be valid UTF-8 (what comes from a Python string is; check bytes first).

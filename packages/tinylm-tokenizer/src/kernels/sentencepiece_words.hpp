@@ -1,5 +1,5 @@
 // What both SentencePiece trainers start from: the distinct words of a corpus with their counts, and the runs of a word
-// that a piece may lie in. No Python here. The readable version is _sentencepiece_corpus.py.
+// that a piece may lie in. No Python here. The readable version is _trainers/sentencepiece_corpus.py.
 #pragma once
 
 #include <string>
@@ -85,8 +85,11 @@ class WordCounter {
     void add(std::string_view text) {
         while (!text.empty()) {
             const size_t end = std::min(text.find('\n'), text.size());
-            normalizer_.normalize(text.substr(0, end), true, line_);
+            std::string_view line = text.substr(0, end);
             text.remove_prefix(std::min(end + 1, text.size()));
+            while (!line.empty() && line.back() == '\r') line.remove_suffix(1);
+            if (line.empty()) continue;
+            normalizer_.normalize(line, true, line_);
             add_line(line_.view());
         }
     }

@@ -1,5 +1,5 @@
-"""Writes the Unicode table that cutting text into pieces needs: `unicode_runs.hpp` here and `_unicode_runs.py` in the
-package, the same runs for C++ and for Python.
+"""Writes the Unicode table that cutting text into pieces needs: `unicode_runs.hpp` here and `_text/unicode_runs.py` in
+the package, the same runs for C++ and for Python.
 
     pip install regex==2024.11.6 && python packages/tinylm-tokenizer/src/kernels/unicode_runs.py
 
@@ -48,7 +48,7 @@ def main() -> None:
     )
     (here / "unicode_runs.hpp").write_text(header)
     module = f'"""{TITLE}"""\n\nRUNS = (\n{body}\n)\n'
-    (here.parent / "tinylm" / "tokenizer" / "_unicode_runs.py").write_text(module)
+    (here.parent / "tinylm" / "tokenizer" / "_text" / "unicode_runs.py").write_text(module)
 
 
 if __name__ == "__main__":

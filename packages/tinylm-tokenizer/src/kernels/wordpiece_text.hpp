@@ -1,4 +1,4 @@
-// What each character of a text becomes before WordPiece looks words up: the table that _wordpiece_text.py computes, in
+// What each character of a text becomes before WordPiece looks words up: the table that _text/wordpiece_text.py computes, in
 // a form that is quick to read. Decides nothing about characters itself.
 #pragma once
 

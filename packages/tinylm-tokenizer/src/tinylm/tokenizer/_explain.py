@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from tinylm.tokenizer._vocabulary import Vocabulary
+from tinylm.tokenizer._engines.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tinylm.tokenizer._added import parts
 from tinylm.tokenizer._errors import TokenizerError, refuse_text
 
 if TYPE_CHECKING:
-    from tinylm.tokenizer._engine import Engine
+    from tinylm.tokenizer._engines.protocol import Engine
 
 _ENOUGH = 1 << 16  # characters that are worth a look for a place to cut
 _TAIL = 1 << 12  # characters at the end among which a place is looked for first

@@ -18,7 +18,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from tinylm.tokenizer._pretokenize import count_pieces, split
+from tinylm.tokenizer._text.pretokenize import count_pieces, split
 
 Pair = tuple[int, int]
 

@@ -15,8 +15,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tinylm.tokenizer._pretokenize import split
-from tinylm.tokenizer._vocabulary import Merge3, Vocabulary
+from tinylm.tokenizer._engines.vocabulary import Merge3, Vocabulary
+from tinylm.tokenizer._text.pretokenize import split
 from tinylm.tokenizer.byte_bpe import ID_OF_BYTE, Pair
 
 if TYPE_CHECKING:

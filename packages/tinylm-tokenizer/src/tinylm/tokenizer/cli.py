@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from tinylm.tokenizer._engine import no_progress
+from tinylm.tokenizer._engines.protocol import no_progress
 from tinylm.tokenizer._errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def train(
             "the usual ones for the others."
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="How many count the text of bpe (default: one a core).")] = None,
+    threads: Annotated[int | None, typer.Option(help="How many threads bpe and unigram learn on (default: one a core).")] = None,
     head: Annotated[float, typer.Option(help="Learn from this first part of each file's characters only.")] = 1.0,
 ) -> None:
     """Learn a tokenizer from text files and write it to a directory.
@@ -96,7 +96,7 @@ def train(
     """
     from tinylm.tokenizer import Tokenizer
     from tinylm.tokenizer._chat import CHATML
-    from tinylm.tokenizer._corpus import Head
+    from tinylm.tokenizer._trainers.corpus import Head
 
     if not 0 < head <= 1:
         raise typer.BadParameter(f"wanted a number above 0 and at most 1, got {head}", param_hint="--head")
@@ -252,7 +252,7 @@ def convert(
     pattern: PatternOption = None,
 ) -> None:
     """Rewrite a tokenizer in another format; says what the target cannot hold."""
-    from tinylm.tokenizer._convert import convert as run
+    from tinylm.tokenizer._formats.convert import convert as run
 
     for line in run(_load(source, pattern), target):
         typer.echo(line, err=True)
@@ -267,7 +267,7 @@ def _load(path: Path, pattern: str | None) -> Tokenizer:
 
 def _chunks(file: Path | None, stack: ExitStack) -> Iterator[str]:
     """A file (None: stdin) in parts of whole characters, with progress on stderr while the ids go elsewhere."""
-    from tinylm.tokenizer._corpus import CHUNK, decode_text
+    from tinylm.tokenizer._trainers.corpus import CHUNK, decode_text
 
     where = "stdin" if file is None else str(file)
     try:
@@ -299,7 +299,7 @@ def _utf8_length(first: int) -> int:
 
 def _text(argument: str | None, file: Path | None) -> str:
     """The one input that was given: an argument, a file, or stdin."""
-    from tinylm.tokenizer._corpus import decode_text, read_text
+    from tinylm.tokenizer._trainers.corpus import decode_text, read_text
 
     if argument is not None and file is not None:
         raise typer.BadParameter("give the text or --file, not both")

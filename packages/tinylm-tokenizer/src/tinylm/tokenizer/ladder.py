@@ -14,9 +14,9 @@ from functools import lru_cache
 from typing import Any
 
 from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe, naive_bpe_fast, wordpiece
-from tinylm.tokenizer._pretokenize import count_pieces
-from tinylm.tokenizer._vocabulary import Vocabulary, from_training
-from tinylm.tokenizer._wordpiece_text import Rules, Splitter
+from tinylm.tokenizer._engines.vocabulary import Vocabulary, from_training
+from tinylm.tokenizer._text.pretokenize import count_pieces
+from tinylm.tokenizer._text.wordpiece_text import Rules, Splitter
 
 _PATTERN = "cl100k"
 _MERGES = 256

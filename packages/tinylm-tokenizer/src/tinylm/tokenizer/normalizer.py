@@ -3,13 +3,13 @@
     normalize(text, steps)          the normalised text
     normalize_with_starts(...)      the same, and for each of its characters the place in `text` that it came from
 
-A step (`_sentencepiece_data.py`) says what to rewrite; here each is a function that gives its edits, from left to
-right: (start, end, replacement). All that is not edited stays. One mechanism so makes the new text and the places.
+A step (`_engines/sentencepiece_data.py`) says what to rewrite; here each is a function that gives its edits, from left
+to right: (start, end, replacement). All that is not edited stays. One mechanism so makes the new text and the places.
 
-What this file does not do: parse compiled rules (`_charsmap.py`), make the rules of nmt_nfkc (`_nfkc_rules.py`), split
-text into words, or encode (`sentencepiece_bpe.py`, `unigram.py`). The forms nfc, nfd, nfkc and nfkd are those of
-Python's `unicodedata`: a character newer than `unicodedata.unidata_version` stays as it is. Sources: Unicode Standard
-Annex 15; Kudo and Richardson 2018, sections 3.2 and 3.5.
+What this file does not do: parse compiled rules (`_text/charsmap.py`), make the rules of nmt_nfkc
+(`_text/nfkc_rules.py`), split text into words, or encode (`sentencepiece_bpe.py`, `unigram.py`). The forms nfc, nfd,
+nfkc and nfkd are those of Python's `unicodedata`: a character newer than `unicodedata.unidata_version` stays as it is.
+Sources: Unicode Standard Annex 15; Kudo and Richardson 2018, sections 3.2 and 3.5.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from typing import Literal
 
 import regex
 
-from tinylm.tokenizer import _charsmap
-from tinylm.tokenizer._sentencepiece_data import (
+from tinylm.tokenizer._engines.sentencepiece_data import (
     SPACE,
     Charsmap,
     Form,
@@ -35,6 +34,7 @@ from tinylm.tokenizer._sentencepiece_data import (
     Strip,
     WhiteSpace,
 )
+from tinylm.tokenizer._text import charsmap
 
 Edit = tuple[int, int, str]
 
@@ -112,7 +112,7 @@ def _edits(text: str, step: Step, first: bool, keep: re.Pattern[str] | None) -> 
 
 def _charsmap_edits(text: str, step: Charsmap, keep: re.Pattern[str] | None) -> Iterator[Edit]:
     """The longest rule wins at each place; what `keep` finds there is passed over."""
-    longest = _charsmap.read(step.rules).longest
+    longest = charsmap.read(step.rules).longest
     kept = {found.start(): found.end() for found in keep.finditer(text)} if keep else {}
     at = 0
     while at < len(text):
@@ -130,7 +130,7 @@ def _graphemes(text: str, step: Charsmap) -> Iterator[Edit]:
 
     The rule that they take is the shortest that begins there, and it replaces the whole that was looked up.
     """
-    shortest = _charsmap.read(step.rules).shortest
+    shortest = charsmap.read(step.rules).shortest
     for cluster in regex.finditer(r"\X", text):
         start, end = cluster.span()
         whole = shortest(cluster.group()) if len(cluster.group().encode()) < 6 else None

@@ -13,7 +13,7 @@ is why only these are accepted, and not any regular expression that a downloaded
 
 Sources: the GPT-2 and tiktoken releases and the `tokenizer.json` files of the models. `\s++(?!\S)` (cl100k) says "white
 space up to the end of the text" without `$`, which means something else in each regular expression engine.
-Next: `_pretokenize.py`, which applies them.
+Next: `_text/pretokenize.py`, which applies them.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ sequence of characters in which "▁" is a space, so that decoding is lossless);
     decode:  put the pieces one after the other, "▁" as a space, without the one that encoding put first.
 
 What this file does not do: normalise (`normalizer.py`), decode and look after spaces at the start
-(`_sentencepiece.py`), read files (`_sentencepiece_model.py`, `_json_sentencepiece.py`), find special tokens
-(`tokenizer.py`). It is slow: the compiled rung is in `kernels/`.
+(`_engines/sentencepiece.py`), read files (`_formats/sentencepiece_model.py`, `_formats/json_sentencepiece.py`), find
+special tokens (`tokenizer.py`). It is slow: the compiled rung is in `kernels/`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from random import Random
 
-from tinylm.tokenizer._sentencepiece_data import SPACE, Kind, SentencePieceModel
-from tinylm.tokenizer._sentencepiece_words import Found, cut_out, findable, user_defined, words
+from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Kind, SentencePieceModel
+from tinylm.tokenizer._text.sentencepiece_words import Found, cut_out, findable, user_defined, words
 
 Order = Callable[[str, str], float | None]  # how early two neighbours are joined: lower is earlier; None: never
 

@@ -5,9 +5,9 @@
     shorter wins, then the one that comes first in Unicode. A text becomes a piece once, however it can be made. At the
     end the characters of the corpus become pieces too. The score of a piece is minus its place.
 
-Sources: Sennrich, Haddow and Birch 2016; Kudo and Richardson 2018. Counts are kept up to date as in
-`byte_bpe_fast.py`: after a join only the words that hold the pair are counted again. What may be a piece and how the
-corpus is counted: `_sentencepiece_corpus.py`. Encoding: `sentencepiece_bpe.py`. The compiled rung is in `kernels/`.
+Sources: Sennrich, Haddow and Birch 2016; Kudo and Richardson 2018. Counts are kept up to date as in `byte_bpe_fast.py`:
+after a join only the words that hold the pair are counted again. What may be a piece and how the corpus is counted:
+`_trainers/sentencepiece_corpus.py`. Encoding: `sentencepiece_bpe.py`. The compiled rung is in `kernels/`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
-from tinylm.tokenizer._sentencepiece_corpus import Options, count, may_be_piece, model
-from tinylm.tokenizer._sentencepiece_data import SentencePieceModel
-from tinylm.tokenizer._sentencepiece_words import ranked_merges
+from tinylm.tokenizer._engines.sentencepiece_data import SentencePieceModel
+from tinylm.tokenizer._text.sentencepiece_words import ranked_merges
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Options, count, may_be_piece, model
 
 Pair = tuple[str, str]
 

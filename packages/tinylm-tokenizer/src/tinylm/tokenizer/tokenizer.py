@@ -1,8 +1,8 @@
 """`Tokenizer`: text to ids and back, over whichever algorithm and rung is at hand. The class that other packages use.
 
-It owns no algorithm: an engine (`_engine.py` says what that is) encodes ordinary text and gives back bytes. Here are
-the special tokens, batches, counts and cuts. Files are in `_load` and the format modules, training in `_training`, chat
-templates in `_chat`, chunks in `_streaming`.
+It owns no algorithm: an engine (`_engines/protocol.py` says what that is) encodes ordinary text and gives back bytes.
+Here are the special tokens, batches, counts and cuts. Files are in `_formats`, training in `_trainers`, chat templates
+in `_chat`, chunks in `_streaming`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tinylm.tokenizer import _load
 from tinylm.tokenizer._added import finder, parts
 from tinylm.tokenizer._atomic import write_atomic
-from tinylm.tokenizer._engine import Engine, Progress, no_progress
+from tinylm.tokenizer._engines.protocol import Engine, Progress, no_progress
 from tinylm.tokenizer._errors import TokenizerError, refuse_text
+from tinylm.tokenizer._formats import load as _load
 
 if TYPE_CHECKING:
     import re
@@ -78,12 +78,12 @@ class Tokenizer:
         corpus: paths of UTF-8 files, or an iterable of strings. algorithm: "bpe" (byte-level), "sentencepiece-bpe",
         "unigram" or "wordpiece". pattern: how "bpe" cuts text, a name of `patterns.py` (default cl100k).
         special_tokens: default ["<|endoftext|>"] for "bpe", the customary ones for the others. `progress(what, done,
-        wanted)` is called now and then. threads: how many count the corpus of "bpe" (default: one a core); any number
+        wanted)` is called now and then. threads: how many "bpe" and "unigram" learn on (default: one a core); any number
         gives the same result. If the corpus is too small the result is smaller, with a warning.
         """
-        from tinylm.tokenizer import _training
+        from tinylm.tokenizer._trainers import choose
 
-        engine = _training.train(corpus, vocab_size, algorithm, pattern, special_tokens, progress, threads)
+        engine = choose.train(corpus, vocab_size, algorithm, pattern, special_tokens, progress, threads)
         return cls(engine, chat_template=chat_template)
 
     @classmethod

@@ -11,9 +11,9 @@ theirs; Viterbi finds the likeliest sequence, and others can be drawn by their p
     sample:  forward filtering, backward sampling: draw the last piece by the probability of all sequences that end in
              it, then the one before.
 
-What this file does not do: normalise (`normalizer.py`), decode (`_sentencepiece.py`), read files. The scores are added
-in float32 over the whole text, as SentencePiece does, if the model says so: it decides near-ties. The compiled rung is
-in `kernels/`.
+What this file does not do: normalise (`normalizer.py`), decode (`_engines/sentencepiece.py`), read files. The scores
+are added in float32 over the whole text, as SentencePiece does, if the model says so: it decides near-ties. The
+compiled rung is in `kernels/`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any, Literal
 
-from tinylm.tokenizer._sentencepiece_data import Kind, SentencePieceModel
-from tinylm.tokenizer._sentencepiece_words import Found, findable
+from tinylm.tokenizer._engines.sentencepiece_data import Kind, SentencePieceModel
+from tinylm.tokenizer._text.sentencepiece_words import Found, findable
 
 _UNKNOWN_PENALTY = 10.0  # nats below the rarest piece
 _RESET = 100_000.0  # float32 sums are brought back near zero beyond this, as SentencePiece does

@@ -10,7 +10,7 @@
 
 Sources: Kudo 2018, section 3.2; Liang and Klein 2007 (the digamma step). The result depends on nothing but the corpus:
 the order of sums is fixed and ties are decided by the pieces' texts. Encoding is in `unigram.py`, what may be a piece
-in `_sentencepiece_corpus.py`. It takes about a minute for a megabyte; the compiled rung is in `kernels/`.
+in `_trainers/sentencepiece_corpus.py`. It takes about a minute for a megabyte; the compiled rung is in `kernels/`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from tinylm.tokenizer._sentencepiece_corpus import Options, _float32, count, may_be_piece, model
-from tinylm.tokenizer._sentencepiece_data import SentencePieceModel
+from tinylm.tokenizer._engines.sentencepiece_data import SentencePieceModel
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Options, _float32, count, may_be_piece, model
 
 Lattice = list[list[tuple[int, int]]]  # for each place in a word: (end, number of the piece) of those that start there
 

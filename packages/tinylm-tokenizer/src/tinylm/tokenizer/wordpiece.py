@@ -2,18 +2,18 @@
 
 Schuster and Nakajima, "Japanese and Korean voice search", 2012, learn the pieces; Wu et al., "Google's neural machine
 translation system", 2016, https://arxiv.org/abs/1609.08144, section 4.1, use them; Devlin et al., "BERT", 2018,
-https://arxiv.org/abs/1810.04805, put a basic tokenisation before (`_wordpiece_text.py`) and write "##" before a piece
-that does not begin its word: `unaffable` is `una ##ffa ##ble`.
+https://arxiv.org/abs/1810.04805, put a basic tokenisation before (`_text/wordpiece_text.py`) and write "##" before a
+piece that does not begin its word: `unaffable` is `una ##ffa ##ble`.
 
 Encoding is greedy: the longest piece that the word begins with, then the longest that the rest begins with, and so on.
 A word with a rest that no piece begins is `[UNK]` as a whole, and so is one of more than 100 characters.
 
 Training starts from the characters, as byte pair encoding does, but joins the pair that makes the corpus most likely,
-not the most frequent one: see `_wordpiece_training.py`. (What Hugging Face's `WordPieceTrainer` does is plain byte pair
+not the most frequent one: see `_trainers/wordpiece.py`. (What Hugging Face's `WordPieceTrainer` does is plain byte pair
 encoding with "##": it joins the pair of the highest count.)
 
 What it does not do: keep the text (case, accents and spaces are lost, `[UNK]` more so), or treat bytes. Next: the same
-ids from C++, `kernels/wordpiece.py`; the class around it, `_wordpiece.py`.
+ids from C++, `kernels/wordpiece.py`; the class around it, `_engines/wordpiece.py`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from tinylm.tokenizer._atomic import write_atomic
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._wordpiece_text import Rules, Splitter
-from tinylm.tokenizer._wordpiece_training import Score, learn, likelihood_gain
+from tinylm.tokenizer._text.wordpiece_text import Rules, Splitter
+from tinylm.tokenizer._trainers.wordpiece import Score, learn, likelihood_gain
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tinylm.tokenizer import byte_bpe_fast
-    from tinylm.tokenizer._vocabulary import Vocabulary
+    from tinylm.tokenizer._engines.vocabulary import Vocabulary
 
 
 class Encoder:

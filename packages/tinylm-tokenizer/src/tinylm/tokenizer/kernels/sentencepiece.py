@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylm.tokenizer import kernels
-from tinylm.tokenizer._sentencepiece_data import SPACE, Charsmap, Kind, Replace, SentencePieceModel, Spaces
+from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Charsmap, Kind, Replace, SentencePieceModel, Spaces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from tinylm.tokenizer._sentencepiece_data import Step
+    from tinylm.tokenizer._engines.sentencepiece_data import Step
 
 _MATCHED = (Kind.NORMAL, Kind.USER_DEFINED)  # the kinds that are found in text
 _UNKNOWN_PENALTY = 10.0  # an unknown character scores that much less than the worst piece (SentencePiece)

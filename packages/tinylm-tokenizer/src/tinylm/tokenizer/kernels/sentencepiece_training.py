@@ -4,7 +4,7 @@
 The C++ stands in `src/kernels/` of the package's source: `sentencepiece_words.hpp` normalises and counts the words,
 `sentencepiece_train.hpp` and `unigram_train.hpp` learn. Unigram's sums are added up in another order than in Python, so
 scores may differ in their last digits; they do not depend on the number of threads. What may be a piece, and which
-characters are too rare, is still decided in Python: `_sentencepiece_corpus.py`.
+characters are too rare, is still decided in Python: `_trainers/sentencepiece_corpus.py`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tinylm.tokenizer import kernels, sentencepiece_bpe_training, unigram_training
-from tinylm.tokenizer._sentencepiece_corpus import Counted, Options, _covered, model, script
-from tinylm.tokenizer._sentencepiece_data import SPACE, Spaces
-from tinylm.tokenizer._sentencepiece_words import ranked_merges
+from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Spaces
+from tinylm.tokenizer._text.sentencepiece_words import ranked_merges
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Counted, Options, _covered, model, script
 from tinylm.tokenizer.kernels.sentencepiece import fused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tinylm.tokenizer._sentencepiece_data import SentencePieceModel
+    from tinylm.tokenizer._engines.sentencepiece_data import SentencePieceModel
 
 _STEP = 64  # pieces between two calls of `progress`: often enough for a progress bar and for Ctrl-C
 _ANY = 1  # the class of characters that may stand beside those of any other

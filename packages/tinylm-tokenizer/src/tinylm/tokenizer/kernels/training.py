@@ -1,7 +1,8 @@
-"""Learning byte-level merges in C++, the top rung: the same pieces as `_pretokenize.py`, merges as `byte_bpe_fast.py`.
+"""Learning byte-level merges in C++, the top rung: the same pieces as `_text/pretokenize.py`, merges as
+`byte_bpe_fast.py`.
 
 The C++: `src/kernels/count.hpp` counts pieces, `train.hpp` learns the merges, `train.cpp` is the border to Python. Does
-not read files: see `_corpus.py`.
+not read files: see `_trainers/corpus.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tinylm.tokenizer import byte_bpe_fast, kernels
-from tinylm.tokenizer._corpus import Chunk
+from tinylm.tokenizer._trainers.corpus import Chunk
 from tinylm.tokenizer.byte_bpe import ID_OF_BYTE, Pair
 
 _STEP = 32  # merges between two calls of `progress`: often enough for a progress bar and for Ctrl-C

@@ -11,9 +11,10 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tinylm.tokenizer import _wordpiece_tables as tables
-from tinylm.tokenizer import _wordpiece_text, kernels, wordpiece
-from tinylm.tokenizer._wordpiece_text import Rules, combining_class, decomposed
+from tinylm.tokenizer import kernels, wordpiece
+from tinylm.tokenizer._text import wordpiece_tables as tables
+from tinylm.tokenizer._text import wordpiece_text as _wordpiece_text
+from tinylm.tokenizer._text.wordpiece_text import Rules, combining_class, decomposed
 
 if TYPE_CHECKING:
     import numpy as np

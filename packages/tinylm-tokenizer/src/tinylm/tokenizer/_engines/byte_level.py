@@ -1,0 +1,136 @@
+"""The engine of byte-level BPE: a `Vocabulary`, the fastest encoder at hand, and what `Tokenizer` asks of an algorithm.
+
+The algorithm itself is in the rungs `byte_bpe.py`, `byte_bpe_fast.py` and `kernels`. Does not know files (see
+`_formats/json_byte_level.py` and `_formats/tiktoken_format.py`).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from tinylm.tokenizer import kernels
+from tinylm.tokenizer._streaming import last_word_start
+from tinylm.tokenizer._text.pretokenize import split
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tinylm.tokenizer._engines.vocabulary import Vocabulary
+    from tinylm.tokenizer._explain import Merge
+
+_MARGIN = 8  # no pattern of patterns.py looks further past the end of a piece, white space aside (a contraction: 3)
+
+
+class ByteLevelEngine:
+    """See `_engine.Engine`. `first` makes no difference here: nothing is put before a text."""
+
+    algorithm = "bpe"
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.special_tokens = dict(vocabulary.special_tokens)
+        self.added_tokens = dict(vocabulary.added_tokens)
+        self.prefix, self.suffix = vocabulary.prefix, vocabulary.suffix
+        named = {id: text.encode() for text, id in {**self.special_tokens, **self.added_tokens}.items()}
+        self._bytes = {**vocabulary.tokens, **named}
+        self._encoder = kernels.make_encoder(vocabulary, named)
+
+    @property
+    def backend(self) -> str:
+        return self._encoder.name
+
+    def tokens(self) -> Mapping[int, bytes]:
+        return self.vocabulary.tokens
+
+    def pieces(self, text: str) -> list[str]:
+        """`text` normalised and cut into the pieces that merges never cross."""
+        return split(self._normalize(text), self.vocabulary.stages)
+
+    def _normalize(self, text: str) -> str:
+        return unicodedata.normalize("NFC", text) if self.vocabulary.nfc else text
+
+    def encode(self, text: str, first: bool = True) -> list[int]:
+        return self._encoder.encode(self._normalize(text))
+
+    def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
+        return self._encoder.encode_array(self._normalize(text))
+
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        return self._encoder.encode_batch([self._normalize(text) for text in texts], threads)
+
+    def count(self, text: str, first: bool = True) -> int:
+        return self._encoder.count(self._normalize(text))
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return self._encoder.decode_bytes(ids)
+
+    def byte_stream(self) -> Callable[[int], bytes]:
+        return self._bytes.__getitem__
+
+    def spans(self, text: str, first: bool = True) -> list[tuple[int, int]]:
+        normal = self._normalize(text)
+        ends = list(accumulate(len(self._bytes[id]) for id in self.encode(normal)))
+        spans = list(zip([0, *ends], ends, strict=False))
+        if normal == text:
+            return spans
+        starts, stops = _sources(text)
+        return [(starts[start], stops[end - 1]) for start, end in spans]
+
+    def explain(self, text: str, first: bool = True) -> list[Merge]:
+        from tinylm.tokenizer._explain import explain_pieces
+
+        return explain_pieces(self.pieces(text), self.vocabulary)
+
+    def cut(self, text: str, first: bool = True) -> int:
+        """Between a letter and " " with a letter, where every pattern cuts; if there is no such place, the start of a
+        piece if (1) no white space precedes it: how a run of that is cut depends on what follows the whole of it; (2)
+        the piece behind it is complete: o200k gives "日本ABC" as "日本", "ABC", but as one piece if a "d" follows; and
+        (3) a margin follows that one, for patterns look a little ahead."""
+        if place := last_word_start(text):
+            return place
+        cut = candidate = position = 0
+        for piece in split(text, self.vocabulary.stages):
+            if position > len(text) - _MARGIN:
+                break
+            cut = candidate
+            if position and not text[position - 1].isspace() and self._begins_anew(text, position):
+                candidate = position
+            position += len(piece)
+        return cut
+
+    def _begins_anew(self, text: str, place: int) -> bool:
+        """Whether normalising what is before and after `place` apart gives what normalising them together does."""
+        if not self.vocabulary.nfc or text[place].isascii():
+            return True
+        around = text[max(place - 4, 0) : place], text[place : place + 4]
+        return self._normalize("".join(around)) == "".join(map(self._normalize, around))
+
+    def files(self) -> dict[str, bytes]:
+        from tinylm.tokenizer._formats.json_byte_level import write
+
+        return {"tokenizer.json": write(self.vocabulary)}
+
+
+def _sources(text: str) -> tuple[list[int], list[int]]:
+    """For each byte of NFC(text): where the stretch of `text` that it comes from starts and ends, in bytes.
+
+    A stretch is as short as can be: it ends where normalising both sides apart changes nothing.
+    """
+    starts: list[int] = []
+    stops: list[int] = []
+    stretch, begun = "", 0
+    for character in [*text, ""]:
+        done = unicodedata.normalize("NFC", stretch)
+        if stretch and unicodedata.normalize("NFC", stretch + character) == done + unicodedata.normalize(
+            "NFC", character
+        ):
+            size, ended = len(done.encode()), begun + len(stretch.encode())
+            starts += [begun] * size
+            stops += [ended] * size
+            stretch, begun = "", ended
+        stretch += character
+    return starts, stops

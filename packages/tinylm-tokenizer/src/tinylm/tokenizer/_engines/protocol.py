@@ -1,0 +1,78 @@
+"""What `Tokenizer` needs of an algorithm: an engine is one algorithm with one vocabulary, ready to encode.
+
+`tokenizer.py` finds special tokens in a text, batches, streams, counts and cuts; an engine turns the ordinary text
+between the special tokens into ids, and any ids into bytes. Engines: `byte_level.py` (byte-level BPE),
+`sentencepiece.py` (BPE and Unigram with "▁" for a space), `wordpiece.py` (BERT), `naive.py` (the lowest rung). The
+protocol has no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Progress = Callable[[str, int, int], None]  # (what is being done, how much of it is done, how much there is)
+
+
+def no_progress(what: str, done: int, wanted: int) -> None:
+    """The progress that nobody looks at."""
+
+
+class Engine(Protocol):
+    """One algorithm with its vocabulary. Nothing in it changes after it is made: threads may share it.
+
+    special_tokens: text → id; they stand for themselves in a text only when the caller allows them.
+    added_tokens: text → id; found in any text (user-defined symbols; `"special": false` in a tokenizer.json).
+    prefix, suffix: ids put around a text when `add_special_tokens` is asked for.
+    """
+
+    special_tokens: dict[str, int]
+    added_tokens: dict[str, int]
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+
+    @property
+    def algorithm(self) -> str:
+        """The name that `Tokenizer.train(algorithm=...)` takes."""
+
+    @property
+    def backend(self) -> str:
+        """The rung in use: "kernels" or "python"."""
+
+    def tokens(self) -> Mapping[int, bytes]:
+        """Id → bytes, without the special and the added tokens."""
+
+    def encode(self, text: str, first: bool = True) -> list[int]:
+        """The ids of ordinary text; first: it is the start of the whole text (where a dummy space may go).
+
+        Errors: UnicodeEncodeError for a lone surrogate, which `Tokenizer` says in words.
+        """
+
+    def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
+        """The same as an array of shape (ids,)."""
+
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        """`encode` of each text, on `threads` threads."""
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of any ids, special and added ones included. Errors: KeyError or IndexError for an unknown id."""
+
+    def byte_stream(self) -> Callable[[int], bytes]:
+        """A new function that is given ids one by one and returns the bytes that each of them adds to the text."""
+
+    def spans(self, text: str, first: bool = True) -> list[tuple[int, int]]:
+        """Where each id of `encode(text, first)` stands in the UTF-8 bytes of `text`: (start, end), end excluded."""
+
+    def explain(self, text: str, first: bool = True) -> list[Any]:
+        """What encoding `text` does, step by step, as data."""
+
+    def cut(self, text: str, first: bool = True) -> int:
+        """The last place where `text` may be cut: `encode(text[:cut], first) + encode(text[cut:] + more, False)` are
+        the ids of `text + more`, whatever `more` is. 0 if there is no such place."""
+
+    def files(self) -> dict[str, bytes]:
+        """What `Tokenizer.save` writes: name → bytes, the main file (tokenizer.json) first; always the same bytes."""

@@ -1,0 +1,255 @@
+"""The engine of SentencePiece's two algorithms: a `SentencePieceModel` and what `Tokenizer` asks of an algorithm.
+
+    text → normalised text (`normalizer.py`) → pieces (`sentencepiece_bpe.py`, `unigram.py`) → ids, and back.
+
+Does not know files (`_formats/sentencepiece_model.py`, `_formats/json_sentencepiece.py`) and does not train (the rungs
+do).
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from random import Random
+from typing import TYPE_CHECKING
+
+from tinylm.tokenizer import sentencepiece_bpe, unigram
+from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Charsmap, Form, Kind, Prepend, SentencePieceModel
+from tinylm.tokenizer._explain import Merge
+from tinylm.tokenizer._streaming import last_word_start
+from tinylm.tokenizer._text.sentencepiece_words import Found, byte_ids, fill_in, user_defined, words
+from tinylm.tokenizer.kernels.sentencepiece import make_encoder
+from tinylm.tokenizer.normalizer import normalize, normalize_with_starts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_AROUND = 32  # characters on each side of a cut that are looked at; no compiled rule is longer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One piece that Unigram looked at: at byte `position` of the text; `best` is the log probability of the likeliest
+    pieces up to its end if it is the last of them; chosen: it is among those that `encode` returns."""
+
+    piece: bytes
+    id: int | None
+    score: float
+    position: int
+    best: float
+    chosen: bool
+
+
+class SentencePieceEngine:
+    """See `_engine.Engine`."""
+
+    def __init__(self, model: SentencePieceModel) -> None:
+        self.model = model
+        self.algorithm: str = model.algorithm
+        self.special_tokens = dict(model.special_tokens)
+        self.added_tokens = dict(model.added_tokens)
+        self.prefix, self.suffix = model.prefix, model.suffix
+        self._kernel = make_encoder(model)
+        self._byte_ids = byte_ids(model)
+        self._keep = user_defined(model)
+        added = {id: text.replace(SPACE, " ").encode() for text, id in self.added_tokens.items()}
+        special = {id: text.encode() for text, id in self.special_tokens.items()}
+        self._bytes = {**self.tokens(), **added, **special}
+        # A cut between a letter and a space changes nothing if no piece crosses it and nothing is put after it.
+        self._cuts = not any(
+            re.search(f"[^{SPACE}]{SPACE}| ", text) for text in (*model.pieces, *self.added_tokens)
+        ) and not any(isinstance(step, Prepend) and not (step.first_only or step.unless_there) for step in model.steps)
+        self._cuts = self._cuts and (model.algorithm != "unigram" or (model.double and model.words))
+
+    @property
+    def backend(self) -> str:
+        return self._kernel.name if self._kernel else "python"
+
+    @cached_property
+    def _encoder(self) -> unigram.Encoder | sentencepiece_bpe.Encoder:
+        """The readable rung: encodes where there is no kernel, and always samples and explains."""
+        if self.algorithm == "unigram":
+            return unigram.Encoder(self.model)
+        return sentencepiece_bpe.Encoder(self.model)
+
+    def tokens(self) -> Mapping[int, bytes]:
+        named = {*self.special_tokens.values(), *self.added_tokens.values()}
+        tokens: dict[int, bytes] = {}
+        for id, (text, kind) in enumerate(zip(self.model.pieces, self.model.kinds, strict=True)):
+            if id in named or not text:
+                continue
+            if kind == Kind.BYTE:
+                tokens[id] = bytes([int(text[3:5], 16)])
+            else:
+                tokens[id] = (self.model.unk_surface if kind == Kind.UNKNOWN else text.replace(SPACE, " ")).encode()
+        return tokens
+
+    # ---- text → ids ----
+
+    def normalize(self, text: str, first: bool = True) -> str:
+        """What the algorithm looks at. Errors: UnicodeEncodeError for a lone surrogate."""
+        text.encode()
+        return normalize(text, self.model.steps, first, self._keep) if text else ""
+
+    def _pieces(self, normal: str, encode: Callable[[str], list[Found]] | None = None) -> list[tuple[str, list[int]]]:
+        """Parts of normalised text, each with its ids."""
+        encode = encode or self._encoder.encode
+        parts: list[tuple[str, list[int]]] = []
+        for word in words(normal) if self.model.words else [normal]:
+            parts += fill_in(encode(word), self.model, self._byte_ids)
+        return parts
+
+    def encode(self, text: str, first: bool = True) -> list[int]:
+        if self._kernel:
+            return self._kernel.encode(self._for_kernel(text, first), first)
+        return [id for _, ids in self._pieces(self.normalize(text, first)) for id in ids]
+
+    def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
+        if self._kernel:
+            return self._kernel.encode_array(self._for_kernel(text, first), first)
+        import numpy as np
+
+        return np.array(self.encode(text, first), np.uint32)
+
+    def _for_kernel(self, text: str, first: bool) -> str:
+        return text if self._kernel and self._kernel.normalizes else self.normalize(text, first)
+
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        if not self._kernel or threads < 2:
+            return [self.encode(text) for text in texts]  # Python's lock lets one thread work at a time
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.encode, texts))
+
+    def sample(self, text: str, alpha: float, seed: int) -> list[int]:
+        """Ids drawn at random, the same for the same seed: subword regularisation.
+
+        alpha: for BPE the probability that a join is left out (dropout, 0 to 1), for Unigram the power of the
+        probabilities (1: the model's own; 0: all alike).
+        """
+        chance = Random(seed)
+        encoder = self._encoder
+
+        def encode(word: str) -> list[Found]:
+            if isinstance(encoder, unigram.Encoder):
+                return encoder.sample(word, alpha, chance)
+            return encoder.encode(word, alpha, chance)
+
+        return [id for _, ids in self._pieces(self.normalize(text), encode) for id in ids]
+
+    # ---- ids → text ----
+
+    def byte_stream(self) -> Callable[[int], bytes]:
+        """The "▁" that stands before a text is no part of it: the first piece loses it (of "all": every piece, until
+        there is text). Special tokens do not count as text."""
+        special = set(self.special_tokens.values())
+        drop = self.model.drop_space
+        begun = drop == "never"
+
+        def bytes_of(id: int) -> bytes:
+            nonlocal begun
+            data = self._bytes[id]
+            if begun or id in special:
+                return data
+            is_piece = self.model.kinds[id] in (Kind.NORMAL, Kind.USER_DEFINED, Kind.UNUSED)
+            if is_piece and self.model.pieces[id].startswith(SPACE):
+                data = data[1:]
+            begun = drop == "once" or data != b""
+            return data
+
+        return bytes_of
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join(map(self.byte_stream(), ids))
+
+    # ---- where and why ----
+
+    def spans(self, text: str, first: bool = True) -> list[tuple[int, int]]:
+        text.encode()
+        if not text:
+            return []
+        normal, starts = normalize_with_starts(text, self.model.steps, first, self._keep)
+        byte_of = [0, *accumulate(len(character.encode()) for character in text)]
+        spans: list[tuple[int, int]] = []
+        at = 0
+        for part, ids in self._pieces(normal):
+            start, end = byte_of[starts[at]], byte_of[starts[at + len(part)]]
+            if len(ids) == end - start > 1 and text[starts[at] : starts[at + len(part)]] == part:
+                spans += [(place, place + 1) for place in range(start, end)]  # bytes of a character that stands there
+            else:
+                spans += [(start, end)] * len(ids)
+            at += len(part)
+        return spans
+
+    def explain(self, text: str, first: bool = True) -> list[Merge] | list[Candidate]:
+        """BPE: every join in order, `rank` by score or merge. Unigram: every piece that Viterbi looked at."""
+        text.encode()
+        normal, starts = normalize_with_starts(text, self.model.steps, first, self._keep) if text else ("", [0])
+        byte_of = [0, *accumulate(len(character.encode()) for character in text)]
+        at = 0
+        joins: list[Merge] = []
+        candidates: list[Candidate] = []
+        for word in words(normal) if self.model.words else [normal]:
+            places = [byte_of[starts[place]] for place in range(at, at + len(word) + 1)]
+            if isinstance(self._encoder, unigram.Encoder):
+                candidates += self._candidates(self._encoder, word, places)
+            else:
+                joins += self._joins(self._encoder, word, places)
+            at += len(word)
+        return candidates or joins
+
+    def _joins(self, encoder: sentencepiece_bpe.Encoder, word: str, places: list[int]) -> list[Merge]:
+        merges: list[Merge] = []
+        orders = sorted({-score for score in self.model.scores})
+        at = 0
+        for part in encoder.parts(word):
+
+            def record(left: str, right: str, place: int, at: int = at) -> None:
+                early = encoder.order(left, right)
+                rank = int(early or 0) if self.model.merges is not None else bisect_right(orders, early or 0.0) - 1
+                sides = left.replace(SPACE, " ").encode(), right.replace(SPACE, " ").encode()
+                merges.append(Merge(*sides, sides[0] + sides[1], rank, places[at + place]))
+
+            if not (self._keep and self._keep.fullmatch(part)):
+                sentencepiece_bpe.join(part, encoder.order, record=record)
+            at += len(part)
+        return merges
+
+    def _candidates(self, encoder: unigram.Encoder, word: str, places: list[int]) -> list[Candidate]:
+        best = [0.0]
+        best += [float("-inf")] * len(word)
+        chosen: set[tuple[int, int]] = set()
+        end = 0
+        for piece, _ in encoder.encode(word):
+            chosen.add((end, end + len(piece)))
+            end += len(piece)
+        found: list[Candidate] = []
+        for place in range(len(word)):
+            for start, end, score, id in encoder.edges(word, place):
+                total = best[start] + score
+                best[end] = max(best[end], total)
+                text = word[start:end].replace(SPACE, " ").encode()
+                is_chosen = (start, end) in chosen
+                found.append(Candidate(text, None if id < 0 else id, score, places[start], total, is_chosen))
+        return found
+
+    def cut(self, text: str, first: bool = True) -> int:
+        """Between a letter and a space with a letter, where pieces do not cross that and the rules of normalisation do
+        not look over it; 0 for Unigram in float32, whose sums go through the whole text."""
+        place = last_word_start(text) if self._cuts else 0
+        if place and any(isinstance(step, (Charsmap, Form)) for step in self.model.steps):
+            left, right = text[max(place - _AROUND, 0) : place], text[place : place + _AROUND]
+            both = self.normalize(left + right, False)
+            if both != self.normalize(left, False) + self.normalize(right, False):
+                return 0
+        return place
+
+    def files(self) -> dict[str, bytes]:
+        from tinylm.tokenizer._formats.json_sentencepiece import write
+
+        return {"tokenizer.json": write(self.model)}

@@ -1,0 +1,165 @@
+"""The engine of WordPiece: a `WordPieces` vocabulary, the fastest encoder at hand, and what `Tokenizer` asks for.
+
+The algorithm is in `wordpiece.py` and `kernels/wordpiece.py`. Does not know files (`_formats/json_wordpiece.py`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from tinylm.tokenizer import wordpiece
+from tinylm.tokenizer._errors import TokenizerError
+from tinylm.tokenizer._text.wordpiece_text import Rules, Splitter
+from tinylm.tokenizer._trainers.corpus import Corpus, batches, size_of
+from tinylm.tokenizer.kernels.wordpiece import make_encoder
+from tinylm.tokenizer.wordpiece import CONTINUES, SPECIAL_TOKENS, Match, WordPieces
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tinylm.tokenizer._engines.protocol import Progress
+
+
+class WordPieceEngine:
+    """See `_engine.Engine`. `first` makes no difference: nothing is put before a text."""
+
+    algorithm = "wordpiece"
+
+    def __init__(self, pieces: WordPieces) -> None:
+        self.pieces = pieces
+        self.special_tokens = dict(pieces.special_tokens)
+        self.added_tokens = dict(pieces.added_tokens)
+        self.prefix, self.suffix = pieces.prefix, pieces.suffix
+        self._encoder = make_encoder(pieces)
+        self._splitter = Splitter(pieces.rules)
+        names = {id: text for text, id in {**pieces.tokens, **self.special_tokens, **self.added_tokens}.items()}
+        self._first, self._later = (
+            {id: wordpiece.spoken(text, first, pieces.cleanup).encode() for id, text in names.items()}
+            for first in (True, False)
+        )
+
+    @property
+    def backend(self) -> str:
+        return self._encoder.name
+
+    def tokens(self) -> Mapping[int, bytes]:
+        return {id: text.removeprefix(CONTINUES).encode() for text, id in self.pieces.tokens.items()}
+
+    # ---- text → ids ----
+
+    def encode(self, text: str, first: bool = True) -> list[int]:
+        return self._encoder.encode(text)
+
+    def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
+        return self._encoder.encode_array(text)
+
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        if threads == 1 or self.backend == "python":  # Python's lock lets one thread work at a time
+            return [self.encode(text) for text in texts]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.encode, texts))
+
+    # ---- ids → text ----
+
+    def byte_stream(self) -> Callable[[int], bytes]:
+        """A space stands before every word but the first one of the text."""
+        table = self._first
+
+        def bytes_of(id: int) -> bytes:
+            nonlocal table
+            data = table[id]
+            table = self._later
+            return data
+
+        return bytes_of
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        ids = list(ids)
+        later = self._later
+        return b"".join([self._first[id] for id in ids[:1]] + [later[id] for id in ids[1:]])
+
+    # ---- where and why ----
+
+    def spans(self, text: str, first: bool = True) -> list[tuple[int, int]]:
+        text.encode()
+        byte_of = [0, *accumulate(len(character.encode()) for character in text)]
+        spans: list[tuple[int, int]] = []
+        for located in self._splitter.located(text):
+            for match, size in self._matches("".join(character for character, _ in located)):
+                places = [place for _, place in located[match.position : match.position + size]]
+                spans.append((byte_of[min(places)], byte_of[max(places) + 1]))
+        return spans
+
+    def _matches(self, word: str) -> list[tuple[Match, int]]:
+        """The matches of a word, each with its length in characters."""
+        matches = wordpiece.longest_matches(word, self.pieces)
+        ends = [*(match.position for match in matches[1:]), len(word)]
+        return [(match, end - match.position) for match, end in zip(matches, ends, strict=True)]
+
+    def explain(self, text: str, first: bool = True) -> list[Match]:
+        """Every look-up; `position` is the byte of the text at which the piece begins."""
+        from dataclasses import replace
+
+        text.encode()
+        words = ("".join(character for character, _ in located) for located in self._splitter.located(text))
+        steps = [match for word in words for match, _ in self._matches(word)]
+        return [replace(step, position=start) for step, (start, _) in zip(steps, self.spans(text), strict=True)]
+
+    def cut(self, text: str, first: bool = True) -> int:
+        """Behind the last character that ends a word whatever follows: a space, punctuation, a Chinese character."""
+        text.encode()
+        places = (place for place in range(len(text), 0, -1) if self._splitter[ord(text[place - 1])].endswith(" "))
+        return next(places, 0)
+
+    def files(self) -> dict[str, bytes]:
+        from tinylm.tokenizer._formats.json_wordpiece import write
+
+        return {"tokenizer.json": write(self.pieces)}
+
+
+def train(corpus: Corpus, vocab_size: int, special_tokens: Sequence[str] | None, progress: Progress) -> WordPieceEngine:
+    """See `Tokenizer.train`: BERT's rules for lower-cased text; BERT's special tokens, and those that are named."""
+    if isinstance(special_tokens, str):
+        raise TokenizerError(f"wanted a list of special tokens, got the string {special_tokens!r}; put it into a list")
+    specials = [*SPECIAL_TOKENS, *(text for text in special_tokens or () if text not in SPECIAL_TOKENS)]
+    if len(set(specials)) != len(specials) or not all(specials):
+        raise TokenizerError(f"wanted special tokens that differ and are not empty, got {special_tokens}")
+    if type(vocab_size) is not int or not len(specials) < vocab_size <= 2**31:
+        raise TokenizerError(f"wanted a vocab_size from {len(specials) + 1} to 2**31, got {vocab_size!r}")
+    rules = Rules()
+    word_freq = _count(corpus, rules, progress)
+    if not word_freq:
+        raise TokenizerError("wanted a corpus with text, got an empty one")
+    pieces = wordpiece.train(
+        word_freq, vocab_size, specials, rules, progress=lambda done, wanted: progress("pieces", done, wanted)
+    )
+    got = len(pieces.tokens) + len(specials)
+    if got < vocab_size:
+        warnings.warn(
+            f"no further piece makes the corpus likelier: the vocabulary has {got} tokens instead of {vocab_size}; "
+            "give more text or a smaller vocab_size",
+            stacklevel=4,
+        )
+    return WordPieceEngine(pieces)
+
+
+def _count(corpus: Corpus, rules: Rules, progress: Progress) -> Counter[str]:
+    """The words of the corpus, of which about a megabyte is held at a time; what grows are the distinct words."""
+    splitter = Splitter(rules)
+    size = size_of(corpus)
+    word_freq = Counter[str]()
+    try:
+        for batch in batches(corpus, lambda read: progress("bytes", read, size)):
+            for chunk in batch:  # it stops at white space, or behind it, where every word ends
+                word_freq.update(splitter.words(chunk._replace(data=chunk.data[: chunk.stop]).text()))
+    except UnicodeEncodeError as error:
+        surrogate = ord(error.object[error.start])
+        raise TokenizerError(f"wanted text, got the lone surrogate U+{surrogate:04X} in the corpus") from None
+    return word_freq

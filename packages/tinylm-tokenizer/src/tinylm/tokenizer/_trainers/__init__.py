@@ -1,0 +1,1 @@
+"""What `Tokenizer.train` does: `choose.py` takes the algorithm, `corpus.py` reads the text, the rungs learn."""

@@ -1,0 +1,48 @@
+"""`Tokenizer.train`: give the corpus and the options to the training of the algorithm that was asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from tinylm.tokenizer._errors import TokenizerError
+
+if TYPE_CHECKING:
+    from tinylm.tokenizer._engines.protocol import Engine, Progress
+
+ALGORITHMS = ("bpe", "sentencepiece-bpe", "unigram", "wordpiece")
+
+
+def train(
+    corpus: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    vocab_size: int,
+    algorithm: str,
+    pattern: str | None,
+    special_tokens: Sequence[str] | None,
+    progress: Progress,
+    threads: int | None = None,
+) -> Engine:
+    """See `Tokenizer.train`. Every option is checked before the corpus is read."""
+    if algorithm not in ALGORITHMS:
+        raise TokenizerError(f"unknown algorithm {algorithm!r}: choose one of {', '.join(ALGORITHMS)}")
+    if pattern is not None and algorithm != "bpe":
+        raise TokenizerError(f"pattern= is for the algorithm 'bpe'; {algorithm!r} cuts text in its own way")
+    if threads is not None and algorithm not in ("bpe", "unigram"):
+        raise TokenizerError(f"threads= is for the algorithms 'bpe' and 'unigram'; {algorithm!r} is trained on one")
+    if threads is not None and threads < 1:
+        raise TokenizerError(f"wanted 1 or more threads, got {threads}")
+    if algorithm in ("sentencepiece-bpe", "unigram"):
+        from tinylm.tokenizer._trainers import sentencepiece
+
+        return sentencepiece.train(corpus, vocab_size, algorithm, special_tokens, progress, threads)
+    if algorithm == "wordpiece":
+        from tinylm.tokenizer._engines import wordpiece
+
+        return wordpiece.train(corpus, vocab_size, special_tokens, progress)
+    from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
+    from tinylm.tokenizer._trainers import byte_level
+
+    special_tokens = ("<|endoftext|>",) if special_tokens is None else special_tokens
+    vocabulary = byte_level.train(corpus, vocab_size, pattern or "cl100k", special_tokens, progress, threads)
+    return ByteLevelEngine(vocabulary)
