@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, byte_bpe_fast, kernels
-from tinylm.tokenizer._vocabulary import RankedMerges, Vocabulary
+from tinylm.tokenizer._engines.vocabulary import RankedMerges, Vocabulary
 
 ALPHABETS = ["a", "ab", "etaoin", "abcdefghijklmnopqrstuvwxyz", "é日本ab", "e\u0301", " ", "0", "=-", "😀🎉"]
 

@@ -87,7 +87,9 @@ def train(
             "the usual ones for the others."
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="How many threads bpe and unigram learn on (default: one a core).")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="How many threads bpe and unigram learn on (default: one a core).")
+    ] = None,
     head: Annotated[float, typer.Option(help="Learn from this first part of each file's characters only.")] = 1.0,
 ) -> None:
     """Learn a tokenizer from text files and write it to a directory.
