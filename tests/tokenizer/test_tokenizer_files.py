@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError
-from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
+from tinylm.tokenizer._engines.byte_level import ByteLevelEngine, byte_level_engine
 from tinylm.tokenizer._formats import tiktoken_format
 from tinylm.tokenizer._formats.convert import convert
 
@@ -238,3 +239,25 @@ def test_corpus_files(tmp_path: Path) -> None:
             Tokenizer.train([path], vocab_size=300)
     with pytest.raises(TokenizerError, match="directory"):
         Tokenizer.train([tmp_path], vocab_size=300)
+
+
+def test_a_vocabulary_may_lack_bytes_that_text_hardly_has(tok: Tokenizer, tmp_path: Path, mixed: str) -> None:
+    """SmolLM2's has no token for some control characters and for bytes that UTF-8 never has."""
+    lacking = {b"\x04", b"\xc0", b"\xff"}
+    vocabulary = tok.engine.vocabulary
+    fewer = replace(vocabulary, tokens={id: token for id, token in vocabulary.tokens.items() if token not in lacking})
+    Tokenizer(byte_level_engine(fewer)).save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.encode(mixed) == tok.encode(mixed)
+    assert loaded.vocab_size == tok.vocab_size
+    with pytest.raises(TokenizerError, match=r"U\+0004 \(at character 1\)"):
+        loaded.encode("a\x04")
+    with pytest.raises(TokenizerError, match="wanted an id"):
+        loaded.decode([tok.vocab_size])
+    with pytest.raises(TokenizerError, match="all 256 bytes"):
+        convert(loaded, tmp_path / "x.tiktoken")
+    convert(loaded, tmp_path / "vocab.json")
+    assert Tokenizer.load(tmp_path / "vocab.json", pattern="cl100k").encode(mixed) == tok.encode(mixed)
+    tokenizers = pytest.importorskip("tokenizers")
+    reference = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert reference.encode(mixed, add_special_tokens=False).ids == tok.encode(mixed)

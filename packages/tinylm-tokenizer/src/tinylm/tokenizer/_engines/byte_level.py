@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from tinylm.tokenizer import kernels
+from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._streaming import last_word_start
 from tinylm.tokenizer._text.pretokenize import split
 
@@ -109,10 +111,74 @@ class ByteLevelEngine:
         around = text[max(place - 4, 0) : place], text[place : place + 4]
         return self._normalize("".join(around)) == "".join(map(self._normalize, around))
 
+    def written(self) -> Vocabulary:
+        """The vocabulary as files hold it."""
+        return self.vocabulary
+
     def files(self) -> dict[str, bytes]:
         from tinylm.tokenizer._formats.json_byte_level import write
 
-        return {"tokenizer.json": write(self.vocabulary)}
+        return {"tokenizer.json": write(self.written())}
+
+
+def byte_level_engine(vocabulary: Vocabulary) -> ByteLevelEngine:
+    """The engine of a vocabulary that may lack some bytes."""
+    known = set(vocabulary.tokens.values())
+    lacking = [byte for byte in (bytes([value]) for value in range(256)) if byte not in known]
+    if not lacking:
+        return ByteLevelEngine(vocabulary)
+    absent = {vocabulary.size + place: byte for place, byte in enumerate(lacking)}
+    return PartialEngine(replace(vocabulary, tokens={**vocabulary.tokens, **absent}), absent)
+
+
+class PartialEngine(ByteLevelEngine):
+    """Byte-level BPE whose vocabulary lacks some bytes (SmolLM2: control characters, bytes that UTF-8 does not have).
+
+    absent: an id beyond the vocabulary → the byte that has no token. Text that holds one is refused, not shortened.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, absent: Mapping[int, bytes]) -> None:
+        super().__init__(vocabulary)
+        self._absent = dict(absent)
+        self._delete = b"".join(absent.values())
+
+    def tokens(self) -> Mapping[int, bytes]:
+        return {id: token for id, token in self.vocabulary.tokens.items() if id not in self._absent}
+
+    def _check(self, text: str) -> None:
+        data = text.encode()
+        if len(data.translate(None, self._delete)) != len(data):
+            character = next(c for c in text if set(c.encode()) & set(self._delete))
+            raise TokenizerError(
+                f"this vocabulary has no token for a byte of U+{ord(character):04X} (at character "
+                f"{text.index(character)}): remove or replace it"
+            )
+
+    def encode(self, text: str, first: bool = True) -> list[int]:
+        self._check(text)
+        return super().encode(text, first)
+
+    def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
+        self._check(text)
+        return super().encode_array(text, first)
+
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        for text in texts:
+            self._check(text)
+        return super().encode_batch(texts, threads)
+
+    def count(self, text: str, first: bool = True) -> int:
+        self._check(text)
+        return super().count(text, first)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        ids = list(ids)
+        if not self._absent.keys().isdisjoint(ids):
+            raise KeyError(next(id for id in ids if id in self._absent))
+        return super().decode_bytes(ids)
+
+    def written(self) -> Vocabulary:
+        return replace(self.vocabulary, tokens=dict(self.tokens()))
 
 
 def _sources(text: str) -> tuple[list[int], list[int]]:

@@ -60,12 +60,12 @@ def _ranks(tokenizer: Tokenizer, target: Path) -> Written:
     engine = _byte_level(tokenizer, target)
     specials = f"load it with special_tokens={tokenizer.special_tokens}"
     lines = [_pattern(engine, target), f"a .tiktoken file names no special tokens: {specials}"]
-    return {target.name: tiktoken_format.write(engine.vocabulary)}, lines + _lost(tokenizer, engine)
+    return {target.name: tiktoken_format.write(engine.written())}, lines + _lost(tokenizer, engine)
 
 
 def _gpt2(tokenizer: Tokenizer, target: Path) -> Written:
     engine = _byte_level(tokenizer, target)
-    vocab, merges = tiktoken_format.write_gpt2(engine.vocabulary)
+    vocab, merges = tiktoken_format.write_gpt2(engine.written())
     lines = [_pattern(engine, target)]
     if tokenizer.special_tokens.keys() - {"<|endoftext|>"}:
         lines.append("vocab.json does not say which tokens are special: only <|endoftext|> is recognised")

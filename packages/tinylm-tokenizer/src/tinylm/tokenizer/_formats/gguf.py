@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
+from tinylm.tokenizer._engines.byte_level import byte_level_engine
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
 from tinylm.tokenizer._engines.sentencepiece_data import Charsmap, Kind, SentencePieceModel, Spaces, Step
 from tinylm.tokenizer._engines.vocabulary import Vocabulary
@@ -28,9 +28,6 @@ from tinylm.tokenizer._text import charsmap
 from tinylm.tokenizer.wordpiece import CONTINUES, WordPieces
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from tinylm.tokenizer._engines.protocol import Engine
 
 # tokenizer.ggml.pre → (stages of patterns.py, NFC first, a piece that is a token is that token)
@@ -143,12 +140,9 @@ class _Reader:
         if len(ids) != len(tokens) or b"" in ids:
             raise TokenizerError(f"{self.where}: a token is empty, or there twice")
         prefix, suffix = self.around(special)
-        missing = bytes(byte for byte in range(256) if bytes([byte]) not in ids)
-        absent = {len(self.tokens) + place: bytes([byte]) for place, byte in enumerate(missing)}
-        vocabulary = Vocabulary(
-            {**tokens, **absent}, merges, special, stages, whole, nfc, prefix, suffix, added_tokens=added
+        return byte_level_engine(
+            Vocabulary(tokens, merges, special, stages, whole, nfc, prefix, suffix, added_tokens=added)
         )
-        return PartialEngine(vocabulary, absent) if absent else ByteLevelEngine(vocabulary)
 
     def bpe(self) -> Engine:
         """SentencePiece's BPE: nothing is normalised but spaces, BOS is put before a text unless the file denies."""
@@ -219,45 +213,3 @@ class _Reader:
         return WordPieceEngine(
             WordPieces(tokens, special, added, unknown=unknown, prefix=(special[before],), suffix=(special[after],))
         )
-
-
-class PartialEngine(ByteLevelEngine):
-    """Byte-level BPE whose vocabulary lacks some bytes (SmolLM2: control characters, bytes that UTF-8 does not have).
-
-    absent: an id beyond the vocabulary → the byte that has no token. Text that holds one is refused, not shortened.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, absent: Mapping[int, bytes]) -> None:
-        super().__init__(vocabulary)
-        self._absent = dict(absent)
-        self._delete = b"".join(absent.values())
-
-    def tokens(self) -> Mapping[int, bytes]:
-        return {id: token for id, token in self.vocabulary.tokens.items() if id not in self._absent}
-
-    def _check(self, text: str) -> None:
-        data = text.encode()
-        if len(data.translate(None, self._delete)) != len(data):
-            character = next(c for c in text if set(c.encode()) & set(self._delete))
-            raise TokenizerError(
-                f"this vocabulary has no token for a byte of U+{ord(character):04X} (at character "
-                f"{text.index(character)}): remove or replace it"
-            )
-
-    def encode(self, text: str, first: bool = True) -> list[int]:
-        self._check(text)
-        return super().encode(text, first)
-
-    def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
-        self._check(text)
-        return super().encode_array(text, first)
-
-    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        for text in texts:
-            self._check(text)
-        return super().encode_batch(texts, threads)
-
-    def files(self) -> dict[str, bytes]:
-        from tinylm.tokenizer._formats.json_byte_level import write
-
-        return {"tokenizer.json": write(replace(self.vocabulary, tokens=dict(self.tokens())))}

@@ -18,6 +18,8 @@ from tinylm.tokenizer.patterns import PATTERNS
 # GPT-2 writes bytes as printable characters, because its files hold one token a line: byte → character.
 _CHARACTER = {byte: chr(byte if id < 188 else 256 + id - 188) for id, byte in enumerate(BYTE_OF_ID)}
 _BYTE = {character: byte for byte, character in _CHARACTER.items()}
+# A vocabulary without them is damaged. Some lack control characters and bytes that assigned characters never have.
+_NEEDED = {*b"\t\n\r", *range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF1)}
 
 
 def to_printable(token: bytes) -> str:
@@ -120,11 +122,11 @@ class _Reader(Reader):
                     f"{self.where}: the token {name!r} is not written in byte-level characters; only byte-level BPE "
                     "is supported"
                 ) from None
-        missing = set(range(256)) - {token[0] for token in tokens.values() if len(token) == 1}
+        missing = _NEEDED - {token[0] for token in tokens.values() if len(token) == 1}
         if missing or b"" in tokens.values():
             raise TokenizerError(
-                f"{self.where}: wanted all 256 bytes in the vocabulary and no empty token, got {len(missing)} bytes "
-                "missing; only byte-level BPE is supported"
+                f"{self.where}: wanted every byte of text in the vocabulary and no empty token, got {len(missing)} "
+                "bytes missing; only byte-level BPE is supported"
             )
         return tokens
 

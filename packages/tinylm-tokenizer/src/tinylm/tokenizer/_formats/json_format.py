@@ -45,7 +45,7 @@ def _engine(content: Mapping[str, Any], where: str) -> Engine:
         from tinylm.tokenizer._engines import byte_level
         from tinylm.tokenizer._formats import json_byte_level
 
-        return byte_level.ByteLevelEngine(json_byte_level.read(content, where))
+        return byte_level.byte_level_engine(json_byte_level.read(content, where))
     if kind in ("BPE", "Unigram"):
         from tinylm.tokenizer._engines import sentencepiece
         from tinylm.tokenizer._formats import json_sentencepiece

@@ -83,7 +83,7 @@ def _gpt2(directory: Path, pattern: str | None) -> Engine:
     from tinylm.tokenizer._formats import tiktoken_format
 
     vocab, merges = _bytes(directory / "vocab.json"), _bytes(directory / "merges.txt")
-    return byte_level.ByteLevelEngine(tiktoken_format.read_gpt2(vocab, merges, str(directory), pattern))
+    return byte_level.byte_level_engine(tiktoken_format.read_gpt2(vocab, merges, str(directory), pattern))
 
 
 def _in_directory(directory: Path) -> Path:

@@ -77,7 +77,10 @@ def _tokens(data: bytes, where: str) -> dict[int, bytes]:
 
 
 def write(vocabulary: Vocabulary) -> bytes:
-    """The rank file. Errors: TokenizerError if ids are not in merge order, for then ranks cannot be ids."""
+    """The rank file. Errors: TokenizerError if ids are not in merge order, for then ranks cannot be ids, or if a byte
+    has no token."""
+    if len({token for token in vocabulary.tokens.values() if len(token) == 1}) < 256:
+        raise TokenizerError("a .tiktoken file holds all 256 bytes, which is not so in this tokenizer")
     order = [result for _, _, result in vocabulary.merges]
     if order != sorted(order):
         raise TokenizerError(
