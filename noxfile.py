@@ -43,7 +43,7 @@ DEVICES = {"cpu": "not cuda", "cuda": "cuda"}  # the device: the mark that picks
 COMPILED = ["tinylm-tokenizer"]  # wheels that must hold kernels
 PYTEST = ["pytest", "pytest-timeout", "hypothesis"]
 TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the package itself needs
-    "tokenizer": ["jinja2", "sentencepiece", "tiktoken", "tokenizers", "transformers"],
+    "tokenizer": ["jinja2", "protobuf", "sentencepiece", "tiktoken", "tokenizers", "transformers"],
     "model": ["tokenizers", "transformers"],
     "observability": ["numpy", "psutil"],
     "training": ["tokenizers", "transformers"],

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import peers
-from _bench import DATA, need, rounds, table
+from _bench import DATA, RESULTS, need, rounds, table
 
 COMMAND = "python packages/tinylm-tokenizer/benchmarks/encoding.py"
 TEXTS = ["english", "code", "scripts", "short", "short, one batch", "european", "chinese-japanese"]
@@ -162,8 +162,8 @@ def libraries(encoding: str, output: str, text: str) -> list[str]:
     return [name for name in LIBRARIES if name != "tokenizers" or text == "english"]
 
 
-def encode_table(encoding: str, output: str, count: int) -> list[dict[str, Any]]:
-    """Measure and write one table; returns a summary row for each text."""
+def encode_table(encoding: str, output: str, count: int) -> None:
+    """Measure and write one table."""
     texts = TEXTS if output == "list" else DOCUMENTS
     tasks = [("encode", who, encoding, text, output) for text in texts for who in libraries(encoding, output, text)]
     found = rounds("encoding.py", tasks, count)
@@ -187,20 +187,22 @@ def encode_table(encoding: str, output: str, count: int) -> list[dict[str, Any]]
         rows,
         PACKAGES,
     )
-    return [
-        {
-            "job": f"encode, {encoding}, {output}: {text}",
-            "unit": "MB/s",
-            "kernels": mine,
-            "peer": best(cells[text])[0],
-            "peer_figure": best(cells[text])[1],
-            "exact": "ids = tiktoken's",
-        }
-        for mine, text in zip(ours, texts, strict=True)
-    ]
 
 
-def other_table(count: int) -> list[dict[str, Any]]:
+def summary_of_encoding(encoding: str, output: str) -> list[dict[str, Any]]:
+    """The rows of the summary, from the table that was written: one for each text."""
+    written = json.loads((RESULTS / f"encode_{encoding}_{output}.json").read_text())
+    *libraries, _ = written["rows"]
+    found = []
+    for number, text in enumerate(written["columns"][1:], 1):
+        column = {row[0]: row[number] for row in libraries}
+        who, figure = best(column)
+        figures = {"unit": "MB/s", "kernels": column["tinylm"], "peer": who, "peer_figure": figure}
+        found.append({"job": f"encode, {encoding}, {output}: {text}", **figures, "exact": "ids = tiktoken's"})
+    return found
+
+
+def other_table(count: int) -> None:
     """Decoding, start and worst cases."""
     decode = rounds("encoding.py", [("decode", who, "cl100k", "english") for who in LIBRARIES], count)
     start = rounds("encoding.py", [("start", who, "cl100k") for who in LIBRARIES], count)
@@ -230,12 +232,11 @@ def other_table(count: int) -> list[dict[str, Any]]:
         PACKAGES,
         growth={" ".join(task[3:]): result for task, result in growth.items()},
     )
-    return summary_of_others(rows)
 
 
-def summary_of_others(rows: list[list[Any]]) -> list[dict[str, Any]]:
+def summary_of_others() -> list[dict[str, Any]]:
     """The rows of the summary: ours and the best peer, higher is better for decoding, lower for the rest."""
-    named = {row[0]: row[1:] for row in rows}
+    named = {row[0]: row[1:] for row in json.loads((RESULTS / "start_and_worst.json").read_text())["rows"]}
 
     def row(job: str, column: int, pick: Callable[..., str], unit: str) -> dict[str, Any]:
         figures = {who: cells[column] for who, cells in named.items() if isinstance(cells[column], float)}
@@ -256,16 +257,22 @@ def write_json_vocabulary(encoding: str) -> None:
         Tokenizer.load(peers.ranks(encoding, DATA)).save(path.parent)
 
 
-def main() -> list[dict[str, Any]]:
+def main() -> None:
     parser = argparse.ArgumentParser(description="Encoding beside the libraries in use.")
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
     count = 1 if parser.parse_args().quick else 5
     need(*(f"text/{text}.txt" for text in TEXTS if "," not in text), "vocabularies/cl100k/cl100k_base.tiktoken")
-    summary = []
     for encoding in ("cl100k", "o200k"):
         write_json_vocabulary(encoding)
-        summary += encode_table(encoding, "list", count) + encode_table(encoding, "array", count)
-    return summary + other_table(count)
+        encode_table(encoding, "list", count)
+        encode_table(encoding, "array", count)
+    other_table(count)
+
+
+def summary() -> list[dict[str, Any]]:
+    """The rows of the summary, from the tables of the last run."""
+    tables = [(encoding, output) for encoding in ("cl100k", "o200k") for output in ("list", "array")]
+    return [row for one in tables for row in summary_of_encoding(*one)] + summary_of_others()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python packages/tinylm-tokenizer/benchmarks/run.py [--quick] [PART ...]
 
 PART: encoding, training, wordpiece (without one: all). Each part is a file beside this one that writes its own tables
-below results/; a part that is not run now keeps the rows of its last run in the summary.
+below results/. The summary is made from those tables, whenever they were measured; `run.py summary` measures nothing.
 The peers: pip install -r packages/tinylm-tokenizer/benchmarks/peers.txt
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 from _bench import HERE, RESULTS, table
 
 PARTS = ("encoding", "training", "wordpiece")
+RESULT_OF = {"encoding": "start_and_worst.json", "wordpiece": "wordpiece.json"}  # the last that a part writes
 COLUMNS = ["job", "unit", "plain", "incremental", "kernels", "best peer", "peer", "× peer", "exactness"]
 LOWER_IS_BETTER = ("ms", "CPU s", "MB of memory")
 
@@ -33,10 +34,8 @@ def summary_row(row: dict[str, Any]) -> list[Any]:
     return [row["job"], row["unit"], *figures, peer or "–", row.get("peer", "–"), ratio, row.get("exact", "–")]
 
 
-def training(options: list[str]) -> list[dict[str, Any]]:
-    """Run training.py, which is a command of its own, and read its table."""
-    rounds = "1" if "--quick" in options else "5"
-    subprocess.run([sys.executable, str(HERE / "training.py"), "--rounds", rounds], check=True)
+def training() -> list[dict[str, Any]]:
+    """The rows of the summary, from the table that training.py wrote."""
     rows = json.loads((RESULTS / "training.json").read_text())["rows"]
     jobs: dict[str, dict[str, list[Any]]] = {}
     for row in rows:
@@ -59,22 +58,25 @@ def training(options: list[str]) -> list[dict[str, Any]]:
 
 def main() -> None:
     wanted = [word for word in sys.argv[1:] if not word.startswith("-")]
-    if unknown := [word for word in wanted if word not in PARTS]:
+    if unknown := [word for word in wanted if word not in (*PARTS, "summary")]:
         raise SystemExit(f"unknown part {', '.join(unknown)}: choose from {', '.join(PARTS)}")
     options = [word for word in sys.argv[1:] if word.startswith("-")]
-    file = RESULTS / "summary.json"
-    found: dict[str, list[dict[str, Any]]] = json.loads(file.read_text())["parts"] if file.is_file() else {}
-    for part in wanted or PARTS:
-        sys.argv = [f"{part}.py", *options]
-        found[part] = training(options) if part == "training" else importlib.import_module(part).main()
+    for part in [] if wanted == ["summary"] else wanted or PARTS:
+        rounds = ["--rounds", "1"] if part == "training" and options else [] if part == "training" else options
+        subprocess.run([sys.executable, str(HERE / f"{part}.py"), *rounds], check=True)
+    found: list[dict[str, Any]] = []
+    for part in PARTS:
+        if part == "training" and (RESULTS / "training.json").is_file():
+            found += training()
+        elif part != "training" and (RESULTS / RESULT_OF[part]).is_file():
+            found += importlib.import_module(part).summary()
     table(
         "summary",
         "The rungs and the best peer of each job; × peer above 1: ours is ahead",
         "python packages/tinylm-tokenizer/benchmarks/run.py",
         COLUMNS,
-        [summary_row(row) for part in PARTS for row in found.get(part, [])],
+        [summary_row(row) for row in found],
         ["numpy", "regex"],
-        parts=found,
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _bench import DATA, need, rounds, table
+from _bench import DATA, RESULTS, need, rounds, table
 from encoding import digest, text_of
 
 COMMAND = "python packages/tinylm-tokenizer/benchmarks/wordpiece.py"
@@ -66,7 +66,7 @@ def measure(library: str, name: str, document: str) -> dict[str, Any]:
     return {"seconds": time.process_time() - started, "bytes": len(text.encode()), "digest": digest(ids)}
 
 
-def main() -> list[dict[str, Any]]:
+def main() -> None:
     parser = argparse.ArgumentParser(description="WordPiece beside nanotoken and tokenizers.")
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
     count = 1 if parser.parse_args().quick else 5
@@ -96,17 +96,22 @@ def main() -> list[dict[str, Any]]:
         [[who, *(rates[who][text] for text in TEXTS)] for who in LIBRARIES],
         ["numpy", "nanotoken", "tokenizers"],
     )
+
+
+def summary() -> list[dict[str, Any]]:
+    """The rows of the summary, from the table of the last run."""
+    rates = {who: figures for who, *figures in json.loads((RESULTS / "wordpiece.json").read_text())["rows"]}
     return [
         {
             "job": f"WordPiece encode, array: {text}",
             "unit": "MB/s",
-            "plain": rates["tinylm, Python"][text],
-            "kernels": rates["tinylm"][text],
+            "plain": rates["tinylm, Python"][number],
+            "kernels": rates["tinylm"][number],
             "peer": "nanotoken",
-            "peer_figure": rates["nanotoken"][text],
+            "peer_figure": rates["nanotoken"][number],
             "exact": "ids = tokenizers'",
         }
-        for text in TEXTS
+        for number, text in enumerate(TEXTS)
     ]
 
 
