@@ -4,7 +4,7 @@ What it changes: after a merge only the words that held the merged pair are look
 and the words it occurs in; a heap with lazy deletion gives the next pair. When encoding, each piece is encoded once
 and remembered, and a long piece is merged through a heap, so that one letter repeated a million times stays n log n.
 
-What it does not do: use more than one core or leave Python; see `kernels.py`.
+What it does not do: use more than one core or leave Python; see `kernels/`.
 """
 
 from __future__ import annotations
