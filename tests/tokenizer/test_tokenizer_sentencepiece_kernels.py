@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinylm.tokenizer import kernels
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
 from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Kind, Replace, SentencePieceModel, Spaces
 from tinylm.tokenizer._formats.sentencepiece_model import read
 from tinylm.tokenizer.kernels import sentencepiece as fast
 
 sentencepiece = pytest.importorskip("sentencepiece")
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="the compiled kernel is not installed")
 
 MODELS = ["botchan-bpe", "botchan-unigram", "kyoto-unigram", "mistral-v1", "mistral-v3"]
 ALPHABET = [

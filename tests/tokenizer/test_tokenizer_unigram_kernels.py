@@ -10,6 +10,7 @@ import pytest
 from tinylm.tokenizer import kernels, sentencepiece_bpe_training, unigram_training
 from tinylm.tokenizer._engines.sentencepiece_data import Kind, SentencePieceModel
 from tinylm.tokenizer._formats.sentencepiece_model import read
+from tinylm.tokenizer._trainers import sentencepiece_corpus
 from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
 from tinylm.tokenizer.kernels import sentencepiece_training
 
@@ -92,7 +93,7 @@ def test_bpe_pieces_are_those_of_sentencepieces_trainer(book: str) -> None:
 def test_unigram_is_as_likely_as_that_of_sentencepieces_trainer(book: str) -> None:
     theirs = read(reference(book, "unigram"), "sentencepiece")
     ours = sentencepiece_training.train_unigram([book], LIKE_SENTENCEPIECE)
-    words = sentencepiece_training._count([book], LIKE_SENTENCEPIECE).words
+    words = sentencepiece_corpus.count([book], LIKE_SENTENCEPIECE).words
     assert len(ours.pieces) == len(theirs.pieces)
 
     def likelihood(model: SentencePieceModel) -> float:
