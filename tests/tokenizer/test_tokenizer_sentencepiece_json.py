@@ -52,7 +52,19 @@ def same_ids(path: Path, tokenizer: Tokenizer, more: list[str]) -> None:
         assert tokenizer.encode(text, allowed_special="all", add_special_tokens=True) == reference.encode(text).ids
 
     given(tricky)(settings(deadline=None, max_examples=50)(lambda text: check(text)))()
-    for text in [*more, "", " ", "a" * 300, " " * 99, "  a  b ", "▁ ▁a", "<s>a</s> b<extra> c", "日本" * 99]:
+    for text in [
+        *more,
+        "",
+        " ",
+        "a" * 300,
+        " " * 99,
+        "  a  b ",
+        "▁ ▁a",
+        "<s>a</s> b<extra> c",
+        "日本" * 99,
+        "a\x1f",
+        "\x1c a\x85",
+    ]:
         check(text)
 
 

@@ -173,9 +173,13 @@ def _white_space(text: str) -> Iterator[Edit]:
             yield start, end, mark
 
 
+# Unicode's White_Space: str.strip would also take U+001C to U+001F, which tokenizers keeps.
+_WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
+
 def _strip(text: str, step: Strip) -> Iterator[Edit]:
-    left = len(text) - len(text.lstrip()) if step.left else 0
-    right = max(len(text.rstrip()), left) if step.right else len(text)
+    left = len(text) - len(text.lstrip(_WHITE)) if step.left else 0
+    right = max(len(text.rstrip(_WHITE)), left) if step.right else len(text)
     return iter([edit for edit in ((0, left, ""), (right, len(text), "")) if edit[0] < edit[1]])
 
 
