@@ -249,7 +249,10 @@ def _colour() -> bool:
 def convert(
     source: Annotated[Path, typer.Argument(help="A tokenizer directory or file in any format that can be read.")],
     target: Annotated[
-        Path, typer.Argument(help="A directory (tokenizer.json), a name ending in .tiktoken, or one in vocab.json.")
+        Path,
+        typer.Argument(
+            help="A directory (tokenizer.json), or a name ending in .tiktoken, .model, vocab.json, vocab.txt."
+        ),
     ],
     pattern: PatternOption = None,
 ) -> None:

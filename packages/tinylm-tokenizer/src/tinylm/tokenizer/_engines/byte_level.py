@@ -28,7 +28,7 @@ _MARGIN = 8  # no pattern of patterns.py looks further past the end of a piece, 
 
 
 class ByteLevelEngine:
-    """See `_engine.Engine`. `first` makes no difference here: nothing is put before a text."""
+    """See `protocol.Engine`. `first` makes no difference here: nothing is put before a text."""
 
     algorithm = "bpe"
 

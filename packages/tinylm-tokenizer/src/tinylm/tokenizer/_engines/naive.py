@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class NaiveEngine:
-    """See `_engine.Engine`."""
+    """See `protocol.Engine`."""
 
     algorithm = "naive-bpe"
     backend = "python"

@@ -47,7 +47,7 @@ class Candidate:
 
 
 class SentencePieceEngine:
-    """See `_engine.Engine`."""
+    """See `protocol.Engine`."""
 
     def __init__(self, model: SentencePieceModel) -> None:
         self.model = model

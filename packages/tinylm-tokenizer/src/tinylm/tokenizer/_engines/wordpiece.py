@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class WordPieceEngine:
-    """See `_engine.Engine`. `first` makes no difference: nothing is put before a text."""
+    """See `protocol.Engine`. `first` makes no difference: nothing is put before a text."""
 
     algorithm = "wordpiece"
 

@@ -1,4 +1,8 @@
-"""Find out which format a path holds and read it; the formats are in `json_format` and `tiktoken_format`."""
+"""Find out which format a path holds, and hand it to the file of this folder that reads that format.
+
+Not here: what stands in the files. Next: `json_format.py` (tokenizer.json), `tiktoken_format.py`,
+`sentencepiece_model.py`, `gguf.py`; convert.py writes.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     byte_bpe.py                 text → ids by byte-level BPE, as `byte_bpe_fast.py` does it
     sentencepiece.py            text → ids by SentencePiece-BPE and Unigram, as `sentencepiece_bpe.py` and `unigram.py`
-    sentencepiece_training.py   learning their pieces, as the files `..._trainers/choose.py` of those two do it
+    sentencepiece_training.py   learning their pieces, as `_trainers/sentencepiece.py` does it
     training.py                 learning byte-level merges, as `byte_bpe_fast.py` does it
     wordpiece.py                text → ids by WordPiece, as `wordpiece.py` beside this folder does it
 
