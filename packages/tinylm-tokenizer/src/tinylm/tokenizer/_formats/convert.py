@@ -1,7 +1,7 @@
 """Rewrite a tokenizer in another format, and say in words what that format has no place for.
 
 What would change ids is refused; what a caller can say again when loading, or does not need for ids, becomes a line.
-The formats themselves: `json_*.py`, `tiktoken_format.py`, `sentencepiece_model.py`, and `tokenizer/wordpiece.py` (vocab.txt).
+The formats: `json_*.py`, `tiktoken_format.py`, `sentencepiece_model.py`, and `tokenizer/wordpiece.py` (vocab.txt).
 """
 
 from __future__ import annotations
