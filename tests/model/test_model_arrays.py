@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tinylm.model import ModelError, Transformer, transformer
-from tinylm.model.arrays import positions, training
+from tinylm.model import ModelError, Transformer
+from tinylm.model.arrays import training
 from tinylm.model.arrays.checkpoint import read_checkpoint
 from tinylm.model.arrays.transformer import Transformer as Arrays
 from tinylm.model.scalar import derived
@@ -34,16 +34,10 @@ SHAPES = {
 
 
 @pytest.fixture(params=SHAPES)
-def folder(request, small, tmp_path, monkeypatch):
-    """A float64 checkpoint of each shape; torch's RoPE with angles in float64, as they are in arrays/."""
+def folder(request, small, tmp_path):
+    """A float64 checkpoint of each shape."""
     preset, overrides = SHAPES[request.param]
     small(preset, **overrides).double().save(tmp_path)
-
-    def exact(config, places, dtype):
-        cos, sin = positions.rotations(len(places), config.head_dim, config.rope_theta, np.dtype(float))
-        return torch.tensor(cos), torch.tensor(sin)
-
-    monkeypatch.setattr(transformer, "rotation", exact)
     return tmp_path
 
 

@@ -12,6 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What sums of many numbers of this type are computed in: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
     """(T, keys): the queries are the last of the keys, and each sees the keys up to itself."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
@@ -50,5 +55,5 @@ def attend_with_pattern(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = N
     if mask is None:
         mask = causal_mask(q.shape[2], k.shape[2], q.device)
     scores = (q @ k.mT / math.sqrt(q.shape[3])).masked_fill(~mask, -torch.inf)
-    pattern = torch.softmax(scores.float(), dim=-1).to(q.dtype)
+    pattern = torch.softmax(scores, dim=-1, dtype=wide(q.dtype)).to(q.dtype)
     return pattern @ v, pattern

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tinylm.model._atomic import atomic_path
 from tinylm.model._errors import ModelError
+from tinylm.model._files import read_json, usual_name, weight_files
 from tinylm.model._huggingface import check_format, from_json, to_json
 from tinylm.model._layout import Stored, check_shapes, shapes, tensors
 from tinylm.model.config import TransformerConfig
@@ -89,70 +90,34 @@ def load(
 
 def read_config(directory: str | os.PathLike[str]) -> TransformerConfig:
     """The shape in `directory`/config.json."""
-    return from_json(_read_json(Path(directory)), str(Path(directory) / "config.json"))
+    path = Path(directory) / "config.json"
+    return from_json(read_json(path), str(path))
 
 
 def read_provenance(directory: str | os.PathLike[str]) -> dict[str, str]:
     """What `save` was given as provenance; {} for a checkpoint that somebody else wrote."""
-    block = check_format(_read_json(Path(directory)), str(Path(directory) / "config.json"))
+    path = Path(directory) / "config.json"
+    block = check_format(read_json(path), str(path))
     return {key: str(value) for key, value in block.items() if key != "format"}
-
-
-def _read_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    path = folder / name
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(
-            f"{folder}: wanted a checkpoint directory with config.json and model.safetensors, got no {name}"
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path}: wanted JSON, got a file that does not parse ({error}); write it again") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: wanted a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _read_tensors(folder: Path, config: TransformerConfig) -> Iterator[tuple[str, Tensor]]:
     """Every tensor that `config` describes, once names and shapes in the files agree with it."""
     with ExitStack() as stack:
         where: dict[str, Any] = {}
-        for path in _weight_files(folder):
+        for path in weight_files(folder):
             try:
                 file = stack.enter_context(safe_open(path, framework="pt"))
-                where |= {_normal_name(name, config): (file, name) for name in file.keys()}  # noqa: SIM118  # not a dict
+                names = ((usual_name(name, config), name) for name in file.keys())  # noqa: SIM118  # not a dict
+                where |= {usual: (file, name) for usual, name in names if usual is not None}
             except (SafetensorError, OSError) as error:
                 raise ModelError(
                     f"{path}: wanted a whole safetensors file, got {error}; copy or download it again"
                 ) from None
-        # causal masks that old GPT-2 files carry along
-        where = {name: found for name, found in where.items() if not name.endswith((".attn.bias", ".masked_bias"))}
-        if config.tie_embeddings:  # some files carry the tied head as well; transformers ignores it too
-            where.pop("lm_head.weight", None)
         found = {name: tuple(file.get_slice(stored).get_shape()) for name, (file, stored) in where.items()}
         check_shapes(config, found, str(folder))
         for name, (file, stored) in where.items():
             yield name, file.get_tensor(stored)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.exists():
-        return [single]
-    if not index.exists():
-        raise ModelError(f"{folder}: wanted model.safetensors or model.safetensors.index.json, got neither")
-    names = _read_json(folder, index.name).get("weight_map")
-    if not isinstance(names, dict) or not all(
-        isinstance(name, str) and Path(name).name == name for name in names.values()
-    ):
-        raise ModelError(f"{index}: wanted a weight_map of file names, got {names!r:.80}")
-    return [folder / name for name in sorted(set(names.values()))]
-
-
-def _normal_name(name: str, config: TransformerConfig) -> str:
-    """GPT-2 as OpenAI published it lacks the prefix."""
-    bare = config.position == "learned" and not name.startswith(("transformer.", "lm_head."))
-    return f"transformer.{name}" if bare else name
 
 
 def _check_numbers(folder: Path, name: str, tensor: Tensor) -> None:

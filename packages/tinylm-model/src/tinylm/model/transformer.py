@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm.model._errors import ModelError
-from tinylm.model.attention import attend, attend_with_pattern, padding_mask
+from tinylm.model.attention import attend, attend_with_pattern, padding_mask, wide
 from tinylm.model.cache import Cache
 from tinylm.model.config import TransformerConfig
 from tinylm.model.initialisation import initialise
@@ -45,12 +45,12 @@ def _norm(config: TransformerConfig, size: int) -> nn.Module:
 def rotation(config: TransformerConfig, positions: Tensor, dtype: torch.dtype) -> Rotation:
     """RoPE's cosines and sines (Su et al. 2021, eq. 34) for positions (T,) or (B, T): (T or B, 1, T; head_dim / 2).
 
-    Computed in float32 from the config, once per forward pass for all layers; a buffer would lose its precision when
-    the model is cast to bfloat16.
+    Computed from the config in float32 (float64 for a float64 model), once per forward pass for all layers; a buffer
+    would lose its precision when the model is cast to bfloat16.
     """
-    steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device)
+    steps = torch.arange(0, config.head_dim, 2, dtype=wide(dtype), device=positions.device)
     frequencies = 1.0 / config.rope_theta ** (steps / config.head_dim)
-    angles = positions[..., None].float() * frequencies
+    angles = positions[..., None].to(wide(dtype)) * frequencies
     if positions.ndim == 2:
         angles = angles[:, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)

@@ -1,0 +1,57 @@
+"""What every reader of a checkpoint directory needs first: its JSON, its weight files, and the names in them.
+
+No torch and no NumPy here. Not here: the tensors themselves (checkpoint.py, arrays/checkpoint.py), what config.json means
+(_huggingface.py). Next: checkpoint.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tinylm.model._errors import ModelError
+from tinylm.model.config import TransformerConfig
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint directory, config.json for one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(
+            f"{path.parent}: wanted a checkpoint directory with config.json and model.safetensors, got no {path.name}"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: wanted JSON, got a file that does not parse ({error}); write it again") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: wanted a JSON object, got {type(content).__name__}")
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """model.safetensors, or the shards that its index names."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists():
+        return [single]
+    if not index.exists():
+        raise ModelError(f"{folder}: wanted model.safetensors or model.safetensors.index.json, got neither")
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in names.values()
+    ):
+        raise ModelError(f"{index}: wanted a weight_map of file names, got {names!r:.80}")
+    return [folder / name for name in sorted(set(names.values()))]
+
+
+def usual_name(name: str, config: TransformerConfig) -> str | None:
+    """A stored tensor's name as transformers writes it today; None for what is not a weight of the model."""
+    if name.endswith((".attn.bias", ".masked_bias")):  # causal masks that old GPT-2 files carry along
+        return None
+    if (
+        config.tie_embeddings and name == "lm_head.weight"
+    ):  # some files carry the tied head; transformers ignores it too
+        return None
+    if config.position == "learned" and not name.startswith(("transformer.", "lm_head.")):
+        return f"transformer.{name}"  # GPT-2 as OpenAI published it lacks the prefix
+    return name
