@@ -107,3 +107,24 @@ def test_load_to_the_device(small, tmp_path):
     assert torch.equal(loaded.embed.weight.cpu(), model.embed.weight.bfloat16())
     loaded.save(tmp_path / "again")
     assert torch.equal(Transformer.load(tmp_path / "again").embed.weight, model.embed.weight.bfloat16())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_tensors_rung_has_autograds_gradients(preset, small, ids):
+    from tinylm.model.tensors.training import Adam
+    from tinylm.model.tensors.transformer import Transformer as Tensors
+
+    model, tokens = small(preset, kv_heads=4 if preset == "gpt2" else 2).double(), ids(3, 40)
+    targets = tokens.roll(-1, 1)
+    targets[:, -5:] = -100
+    weights = dict(model.named_parameters())
+    exact = Tensors(model.config, weights, "float64")
+    wanted, gradients = exact.loss_and_gradients(tokens, targets)
+    for dtype, bound in (("float64", 1e-10), ("float32", 1e-5), ("bfloat16", 0.06), ("float16", 0.01)):
+        ours = Tensors(model.config, weights, dtype, "cuda")
+        loss, got = ours.loss_and_gradients(tokens.cuda(), targets.cuda())
+        assert loss.device.type == got.flat.device.type == "cuda"
+        assert loss.item() == pytest.approx(wanted.item(), rel=bound)
+        assert (got.flat.cpu() - gradients.flat).norm() <= bound * gradients.flat.norm()
+        Adam().step(ours.weights.flat, got.flat, 0.001)
+        assert ours.loss(tokens, targets).item() < wanted.item()  # ids on the CPU are taken to the weights

@@ -10,6 +10,7 @@ from tinylm.model import ModelError, Transformer
 from tinylm.model._layout import tensors
 from tinylm.model.arrays.transformer import Transformer as Arrays
 from tinylm.model.scalar import derived, gpt
+from tinylm.model.tensors.transformer import Transformer as Tensors
 
 IDS, TARGETS = [3, 0, 28, 3, 3, 7, 11], [0, 28, 3, -100, 7, 11, 28]
 
@@ -39,6 +40,13 @@ def arrays(folder):
     return model.logits([IDS])[0], loss, in_file_layout(model.config, gradients)
 
 
+def tensors_by_hand(folder):
+    model = Tensors.load(folder, "float64")
+    loss, gradients = model.loss_and_gradients([IDS], [TARGETS])
+    found = {name: gradient.numpy() for name, gradient in gradients.items()}
+    return model.logits([IDS])[0].numpy(), loss.item(), in_file_layout(model.config, found)
+
+
 def transformer(folder):
     """The reference: torch's autograd in float64."""
     model = Transformer.load(folder)
@@ -49,7 +57,12 @@ def transformer(folder):
     return logits.detach().numpy(), loss.item(), in_file_layout(model.config, gradients)
 
 
-RUNGS = {"scalar, autograd": scalar(gpt.GPT), "scalar, derived": scalar(derived.GPT), "arrays": arrays}
+RUNGS = {
+    "scalar, autograd": scalar(gpt.GPT),
+    "scalar, derived": scalar(derived.GPT),
+    "arrays": arrays,
+    "tensors": tensors_by_hand,
+}
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -66,7 +79,7 @@ def test_logits_loss_and_gradients_are_the_transformers(rung, tie, small, tmp_pa
         assert np.abs(np.array(gradients[name]) - gradient).max() <= 1e-12, name
 
 
-@pytest.mark.parametrize("load", [gpt.GPT.load, derived.GPT.load, Arrays.load, Transformer.load])
+@pytest.mark.parametrize("load", [gpt.GPT.load, derived.GPT.load, Arrays.load, Tensors.load, Transformer.load])
 def test_what_no_rung_opens(load, small, tmp_path):
     with pytest.raises(ModelError, match="wanted"):
         load(tmp_path)

@@ -25,6 +25,8 @@ from tinylm.model import Transformer
 from tinylm.model.arrays import training as array_training
 from tinylm.model.arrays.transformer import Transformer as Arrays
 from tinylm.model.scalar import derived, gpt, training
+from tinylm.model.tensors import training as tensor_training
+from tinylm.model.tensors.transformer import Transformer as Tensors
 from tinylm.observability.tables import cells, new_table, write_table
 from tinylm.observability.timing import interleaved
 
@@ -53,6 +55,17 @@ def arrays(folder: str, dtype: str) -> Callable[[list[int]], object]:
 
     def step(ids: list[int]) -> None:
         row = np.array([ids])
+        _, gradients = model.loss_and_gradients(row[:, :-1], row[:, 1:])
+        optimizer.step(model.weights.flat, gradients.flat, RATE)
+
+    return step
+
+
+def tensors(folder: str) -> Callable[[list[int]], object]:
+    model, optimizer = Tensors.load(folder), tensor_training.Adam()
+
+    def step(ids: list[int]) -> None:
+        row = torch.tensor([ids])
         _, gradients = model.loss_and_gradients(row[:, :-1], row[:, 1:])
         optimizer.step(model.weights.flat, gradients.flat, RATE)
 
@@ -88,6 +101,7 @@ def main() -> None:
             "scalar/derived.py": (scalar(derived.GPT), 100),
             "arrays, float64": (arrays(folder, "float64"), 1000),
             "arrays, float32": (arrays(folder, "float32"), 1000),
+            "tensors, float32": (tensors(folder), 200),
             "transformer, float32": (transformer(folder), 200),
         }
 

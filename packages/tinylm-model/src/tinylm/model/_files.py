@@ -1,7 +1,7 @@
 """What every reader of a checkpoint directory needs first: its JSON, its weight files, and the names in them.
 
-No torch and no NumPy here. Not here: the tensors themselves (checkpoint.py, arrays/checkpoint.py), what config.json means
-(_huggingface.py). Next: checkpoint.py.
+No torch and no NumPy here. Not here: the tensors themselves (checkpoint.py, arrays/checkpoint.py), what config.json
+means (_huggingface.py). Next: checkpoint.py.
 """
 
 from __future__ import annotations

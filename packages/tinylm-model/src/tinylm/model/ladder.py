@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tinylm.model.arrays.transformer import Transformer as Arrays
+    from tinylm.model.tensors.transformer import Transformer as Tensors
     from tinylm.model.transformer import Transformer
 
 PROMPT = 16
@@ -20,9 +21,10 @@ HEADS, HEAD_DIM = 4, 16
 
 
 class Gradients(NamedTuple):
-    """One model as both rungs see it, and a batch."""
+    """One model as each rung sees it, and a batch."""
 
     arrays: Arrays
+    tensors: Tensors
     transformer: Transformer
     ids: Any
     targets: Any
@@ -94,10 +96,18 @@ def _gradients() -> list[dict[str, Any]]:
         },
         {
             **common,
+            "rung": "tensors",
+            "module": "tinylm.model.tensors",
+            "change": "the (T, T) pattern took the time: blocks of queries with the keys they see, in place",
+            "equals": "arrays",
+            "run": lambda work: work.tensors.loss_and_gradients(work.ids, work.targets)[1],
+        },
+        {
+            **common,
             "rung": "transformer",
             "module": "tinylm.model.transformer",
             "change": "products aside, passes over patterns and logits took the time: torch's fused kernels",
-            "equals": "arrays",
+            "equals": "tensors",
             "run": _run_gradients,
         },
     ]
@@ -198,13 +208,14 @@ def _make_gradients(size: int) -> Gradients:
 
     from tinylm.model.arrays.transformer import Transformer as Arrays
     from tinylm.model.config import TransformerConfig
+    from tinylm.model.tensors.transformer import Transformer as Tensors
     from tinylm.model.transformer import Transformer
 
     torch.manual_seed(0)
     model = Transformer(TransformerConfig.preset("qwen3", 4096, 4, width=192, context=1024))
     weights = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
     ids, targets = np.random.default_rng(0).integers(0, 4096, (2, 1, size))
-    work = Gradients(Arrays(model.config, weights), model, ids, targets)
+    work = Gradients(Arrays(model.config, weights), Tensors(model.config, weights), model, ids, targets)
     _run_gradients(work._replace(ids=ids[:1, :8], targets=targets[:1, :8]))  # torch's first call sets up its kernels
     return work
 
