@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, byte_bpe, byte_bpe_fast, kernels
 from tinylm.tokenizer._text.pretokenize import count_pieces
-from tinylm.tokenizer._trainers import byte_level
+from tinylm.tokenizer._trainers import byte_level, counting
 from tinylm.tokenizer._trainers import corpus as _corpus
 from tinylm.tokenizer._trainers.corpus import Chunk, Head, batches
 from tinylm.tokenizer.ladder import made_text
@@ -267,7 +267,7 @@ def test_the_kernel_and_python_agree_on_what_is_text(data: bytes, ascii: int) ->
 
 
 def test_more_pieces_than_memory_holds_are_refused(book: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(byte_level, "_memory_limit", lambda: 100_000)
+    monkeypatch.setattr(counting, "_memory_limit", lambda: 100_000)
     with pytest.raises(TokenizerError, match=r"more than [\d,]+ different pieces.*train on a part"):
         Tokenizer.train([book], vocab_size=300)
 
@@ -284,7 +284,7 @@ def test_wrong_threads_and_paths_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_memory_limit_is_part_of_the_machines() -> None:
-    limit = byte_level._memory_limit()
+    limit = counting._memory_limit()
     assert limit > 0
     if hasattr(os, "sysconf"):
         assert limit < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,20 +1,15 @@
-"""WordPiece files and training: tokenizer.json both ways, vocab.txt, bad files, what is learned."""
+"""WordPiece files: tokenizer.json both ways, vocab.txt, bad files."""
 
-import itertools
 import json
-import math
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, wordpiece
-from tinylm.tokenizer._trainers.wordpiece import learn, likelihood_gain, ratio
 from tinylm.tokenizer.ladder import made_text
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -23,115 +18,6 @@ tokenizers = pytest.importorskip("tokenizers")
 @pytest.fixture(scope="session")
 def small() -> Tokenizer:
     return Tokenizer.train([made_text(30_000), "Größe 你好 don't!"], vocab_size=400, algorithm="wordpiece")
-
-
-# ---- training ----
-
-
-def test_the_gain_is_that_of_the_likelihood() -> None:
-    """Joining a pair in a real corpus changes its log-likelihood by exactly what the function says."""
-
-    def log_likelihood(pieces: list[str]) -> float:
-        return sum(n * math.log(n / len(pieces)) for n in Counter(pieces).values())
-
-    before, after = list("abcabcabdxbay"), ["ab", "c", "ab", "c", "ab", *"dxbay"]
-    gain = likelihood_gain(*(np.array([float(n)]) for n in (3, 4, 4)), 13.0)
-    assert gain[0] == pytest.approx(log_likelihood(after) - log_likelihood(before))
-
-
-def naive(words: dict[tuple[str, ...], int], wanted: int, score: Any) -> list[str]:
-    """The same from the definition: every count anew after every join."""
-    pieces: list[str] = []
-    seen: dict[tuple[str, str], None] = {}
-    known = {piece for word in words for piece in word}
-    current = [[list(word), freq] for word, freq in words.items()]
-    while len(pieces) < wanted:
-        count, pairs = Counter[str](), Counter[tuple[str, str]]()
-        for word, freq in current:
-            for piece in word:
-                count[piece] += freq
-            for pair in itertools.pairwise(word):
-                pairs[pair] += freq
-                seen.setdefault(pair)
-        alive = [pair for pair in seen if pairs[pair]]
-        if not alive:
-            break
-        columns = [
-            [float(pairs[pair]) for pair in alive],
-            *([float(count[pair[side]]) for pair in alive] for side in (0, 1)),
-        ]
-        scores = score(*map(np.array, columns), float(count.total()))
-        if max(scores) <= 0:
-            break
-        left, right = best = alive[int(np.argmax(scores))]
-        for entry in current:
-            word, merged = entry[0], []
-            for piece in word:
-                if merged and (merged[-1], piece) == best:
-                    merged[-1] = left + right.removeprefix("##")
-                else:
-                    merged.append(piece)
-            entry[0] = merged
-        name = left + right.removeprefix("##")
-        if name not in known:
-            known.add(name)
-            pieces.append(name)
-    return pieces
-
-
-@pytest.mark.parametrize("score", [likelihood_gain, ratio])
-@given(word_freq=st.dictionaries(st.text("abc", min_size=1, max_size=7), st.integers(1, 9), max_size=8))
-def test_incremental_counts_are_those_of_counting_anew(score: Any, word_freq: dict[str, int]) -> None:
-    words = {(word[0], *(f"##{c}" for c in word[1:])): freq for word, freq in word_freq.items()}
-    got = learn(words, 12, lambda left, right: left + right.removeprefix("##"), score)
-    assert got == naive(words, 12, score)
-
-
-def test_a_trained_vocabulary_covers_its_corpus(small: Tokenizer) -> None:
-    assert small.vocab_size == 400
-    assert list(small.special_tokens) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    ids = small.encode(made_text(5000))
-    assert small.special_tokens["[UNK]"] not in ids
-    assert len(ids) < 0.5 * 5000
-    assert small.decode(small.encode("grosse 你好 don't!")) == "grosse 你 好 don ' t!"
-    assert (small.bos_id, small.eos_id) == (2, 3)
-
-
-def test_training_does_not_depend_on_the_cut_into_texts() -> None:
-    text = made_text(20_000)
-    lines = text.splitlines(keepends=True)
-    one = Tokenizer.train([text], vocab_size=300, algorithm="wordpiece")
-    assert one.engine.files() == Tokenizer.train(lines, vocab_size=300, algorithm="wordpiece").engine.files()
-
-
-def test_the_score_decides_what_is_learned() -> None:
-    word_freq = {"aab": 90, "ab": 90, "xy": 2}
-    by_ratio = wordpiece.train(word_freq, 30, [], score=ratio)
-    assert list(by_ratio.tokens)[5] == "xy"  # the rarest first
-    by_gain = wordpiece.train(word_freq, 30, [])
-    assert list(by_gain.tokens)[5] != "xy"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"vocab_size": 5}, "from 6 to"),
-        ({"vocab_size": 8}, "at least"),
-        ({"vocab_size": 300, "special_tokens": "[X]"}, "list of special tokens"),
-        ({"vocab_size": 300, "special_tokens": ["x", "x"]}, "differ"),
-        ({"vocab_size": 300, "pattern": "gpt2"}, "pattern="),
-    ],
-)
-def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(TokenizerError, match=message):
-        Tokenizer.train([made_text(1000)], algorithm="wordpiece", **options)
-
-
-def test_a_small_corpus_gives_a_smaller_vocabulary_and_a_warning() -> None:
-    with pytest.warns(UserWarning, match="no further piece"):
-        assert Tokenizer.train(["ab ab ab"], vocab_size=100, algorithm="wordpiece").vocab_size == 8
-    with pytest.raises(TokenizerError, match="empty"):
-        Tokenizer.train([" \n "], vocab_size=100, algorithm="wordpiece")
 
 
 # ---- files ----

@@ -1,9 +1,11 @@
-"""WordPiece (bert-base-uncased) beside nanotoken and tokenizers: text to an array of ids.
+"""WordPiece beside nanotoken and tokenizers: text to an array of ids (bert-base-uncased), and learning pieces.
 
     python packages/tinylm-tokenizer/benchmarks/wordpiece.py [--quick]
 
-MB per CPU second, one thread, first call on unseen text in a fresh process, the median of five rounds in turn. The ids
-of all are compared on every text. Writes benchmarks/results/wordpiece.json.
+Encoding: MB per CPU second, one thread, first call on unseen text in a fresh process, the median of five rounds in
+turn. The ids of all are compared on every text. Training: CPU seconds for 30,000 tokens of a file, counting included;
+what tokenizers' WordPieceTrainer learns is not the same: it joins the commonest pair. Writes wordpiece.json and
+wordpiece_training.json in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from encoding import digest, text_of
 
 COMMAND = "python packages/tinylm-tokenizer/benchmarks/wordpiece.py"
 TEXTS = ["english", "code", "scripts", "chinese-japanese"]
+TRAINED = ["english", "mix"]
 LIBRARIES = ["tinylm", "tinylm, Python", "nanotoken", "tokenizers"]
 
 
@@ -66,11 +69,50 @@ def measure(library: str, name: str, document: str) -> dict[str, Any]:
     return {"seconds": time.process_time() - started, "bytes": len(text.encode()), "digest": digest(ids)}
 
 
+def train(library: str, name: str) -> dict[str, Any]:
+    """Learn 30,000 tokens from a file."""
+    path = str(DATA / "text" / f"{name}.txt")
+    if library == "tokenizers":
+        import tokenizers
+        from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+        tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer()
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=30_000, limit_alphabet=1000, show_progress=False)
+        started = time.process_time()
+        tokenizer.train([path], trainer)
+    else:
+        from tinylm.tokenizer import Tokenizer, kernels
+
+        if library == "tinylm, Python":
+            kernels._compiled = lambda: None
+        started = time.process_time()
+        Tokenizer.train([path], vocab_size=30_000, algorithm="wordpiece", threads=1)
+    return {"seconds": time.process_time() - started, "digest": None}
+
+
+def training(count: int) -> None:
+    """The table of training; plain Python is left out: it needs minutes for a megabyte."""
+    libraries = ["tinylm", "tokenizers"]
+    found = rounds("wordpiece.py", [("train", who, text) for text in TRAINED for who in libraries], count)
+    seconds = {who: [found["train", who, text].get("seconds", "–") for text in TRAINED] for who in libraries}
+    table(
+        "wordpiece_training",
+        "WordPiece training, 30,000 tokens: CPU seconds, one thread",
+        COMMAND,
+        ["library", *TRAINED],
+        [[who, *seconds[who]] for who in libraries],
+        ["numpy", "tokenizers"],
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="WordPiece beside nanotoken and tokenizers.")
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
     count = 1 if parser.parse_args().quick else 5
-    need("vocabularies/bert/vocab.json", *(f"text/{text}.txt" for text in TEXTS))
+    need("vocabularies/bert/vocab.json", *(f"text/{text}.txt" for text in (*TEXTS, *TRAINED)))
+    training(count)
     from tinylm.tokenizer import Tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -99,9 +141,9 @@ def main() -> None:
 
 
 def summary() -> list[dict[str, Any]]:
-    """The rows of the summary, from the table of the last run."""
+    """The rows of the summary, from the tables of the last run."""
     rates = {who: figures for who, *figures in json.loads((RESULTS / "wordpiece.json").read_text())["rows"]}
-    return [
+    encoding = [
         {
             "job": f"WordPiece encode, array: {text}",
             "unit": "MB/s",
@@ -113,10 +155,27 @@ def summary() -> list[dict[str, Any]]:
         }
         for number, text in enumerate(TEXTS)
     ]
+    written = RESULTS / "wordpiece_training.json"
+    ours, theirs = json.loads(written.read_text())["rows"] if written.is_file() else ([], [])
+    trained = [
+        {
+            "job": f"WordPiece training, 30,000 tokens: {text}",
+            "unit": "CPU s",
+            "kernels": ours[number],
+            "peer": "tokenizers",
+            "peer_figure": theirs[number],
+            "exact": "pieces = plain's",
+        }
+        for number, text in enumerate(TRAINED, 1)
+        if ours
+    ]
+    return encoding + trained
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
         print(json.dumps(measure(*sys.argv[2:])))
+    elif sys.argv[1:2] == ["train"]:
+        print(json.dumps(train(*sys.argv[2:])))
     else:
         main()

@@ -1,7 +1,6 @@
-// WordPiece: text to ids. One pass over the text finds the words; a table of words gives the ids of nearly all of them at
+// WordPiece: text to ids. wordpiece_words.hpp finds the words; a table of words gives the ids of nearly all of them at
 // once; the others are matched greedily in a trie, and remembered.
 //
-//   - ASCII letters and digits are looked at 16 at a time: their lower case, and where the word ends.
 //   - Words of up to 16 bytes are keys as they are. They are collected in batches, so that the memory of the table is on
 //     its way (prefetched) while the next words are found.
 //   - The table starts with the vocabulary, and is only a memory of what the trie says: it may forget.
@@ -10,9 +9,8 @@
 #include <memory>
 #include <mutex>
 
-#include "wordpiece_table.hpp"
-#include "wordpiece_text.hpp"
 #include "wordpiece_trie.hpp"
+#include "wordpiece_words.hpp"
 
 namespace tinylm {
 
@@ -20,8 +18,8 @@ class WordPiece {
   public:
     WordPiece(const std::vector<std::string_view>& tokens, const std::vector<uint32_t>& ids, uint32_t unknown,
               size_t longest, bool lower, CharacterTable characters)
-        : characters_(std::move(characters)), trie_(tokens, ids), first_table_(kBits), unknown_(unknown),
-          longest_(longest), lower_(lower ? 0x20 : 0) {
+        : basic_(std::move(characters), lower), trie_(tokens, ids), first_table_(kBits), unknown_(unknown),
+          longest_(longest) {
         std::vector<uint32_t> found;
         for (std::string_view token : tokens)
             if (is_key(token) && !token.starts_with("##") && token.size() <= longest_) {
@@ -30,7 +28,6 @@ class WordPiece {
             }
         for (uint32_t code = 0; code < 128; code++) {
             const char character = char(code);
-            ascii_[code] = uint8_t(characters_[code] & 7);
             match({&character, 1}, found);
             alone_[code] = found[0];
         }
@@ -51,7 +48,7 @@ class WordPiece {
     struct Batch {  // words that wait to be looked up
         std::array<uint64_t, kBatch> low, high;
         std::array<uint32_t, kBatch> at;  // where the slot should be
-        std::array<uint32_t, kBatch> id;  // kNone: to be looked up
+        std::array<uint32_t, kBatch> id;  // kNoId: to be looked up
         size_t size = 0;
     };
 
@@ -68,80 +65,19 @@ class WordPiece {
         Batch batch;
 
         void all(std::string_view text) {
-            const char *at = text.data(), *end = at + text.size();
-            while (at < end) {
-                const char* after = end - at > 16 ? ascii_word(at) : nullptr;
-                at = after ? after : any_word(at, end);
-            }
-            finish_word();
+            model.basic_.words(text, worker.word, *this);
             flush();
         }
 
-        // A word of up to 15 ASCII letters and digits, and the space or mark behind it: returns what follows, or nullptr
-        // if it is something else that stands there.
-        const char* ascii_word(const char* at) {
-            uint64_t low, high;
-            const int size = model.letters(at, low, high);
-            if (size == 16) return nullptr;
-            const uint8_t behind = uint8_t(at[size]);
-            const uint8_t kind = behind < 128 ? model.ascii_[behind] : uint8_t(kLetter);
-            if (kind != kSpace && kind != kAlone) return nullptr;
-            if (size) push(Key(low, high));
-            if (kind == kAlone) push_id(model.alone_[behind]);
-            return at + size + 1;
-        }
+        void letters(uint64_t low, uint64_t high, int) { push(Key(low, high)); }
 
-        // Whatever comes, until no word is begun: returns what follows.
-        const char* any_word(const char* at, const char* end) {
-            do {
-                const char* start = at;
-                const uint32_t code = next_character(at);
-                const std::string_view character(start, size_t(at - start));
-                const uint32_t value = model.characters_[code];
-                switch (value & 7) {
-                    case kLetter: worker.word.add(character); break;
-                    case kRemoved: break;
-                    case kSpace: finish_word(); break;
-                    case kAlone: alone(character); break;
-                    case kMapped: mapped(model.characters_.string(value)); break;
-                    case kFence: worker.word.fence(); break;
-                    case kSorted: worker.word.add_sorted(character, value >> 3); break;
-                    case kHangul: worker.word.add_hangul(code); break;
-                }
-            } while (at < end && !worker.word.empty());
-            return at;
-        }
+        void mark(uint8_t character) { push_id(model.alone_[character]); }
 
-        void mapped(std::string_view string) {
-            const char *at = string.data(), *end = at + string.size();
-            while (at < end) {
-                const char* start = at;
-                const uint32_t code = next_character(at);
-                const std::string_view character(start, size_t(at - start));
-                const uint32_t value = model.characters_[code];
-                if (code == ' ') finish_word();
-                else if ((value & 7) == kSorted) worker.word.add_sorted(character, value >> 3);
-                else worker.word.add(character);
-            }
-        }
-
-        void alone(std::string_view character) {
-            finish_word();
-            if (character.size() == 1) push_id(model.alone_[uint8_t(character[0])]);
-            else push(Key(character));
-        }
-
-        void finish_word() {
-            if (worker.word.empty()) return;
-            const std::string_view bytes = worker.word.bytes();
-            if (is_key(bytes)) {
-                push(Key(bytes));
-            } else {
-                flush();
-                model.match(bytes, worker.found);
-                ids.append(worker.found.data(), worker.found.size());
-            }
-            worker.word.clear();
+        void word(std::string_view bytes) {
+            if (is_key(bytes)) return push(Key(bytes));
+            flush();
+            model.match(bytes, worker.found);
+            ids.append(worker.found.data(), worker.found.size());
         }
 
         void push(const Key& key) {
@@ -150,7 +86,7 @@ class WordPiece {
             batch.low[batch.size] = key.low;
             batch.high[batch.size] = key.high;
             batch.at[batch.size] = uint32_t(at);
-            push_id(kNone);
+            push_id(kNoId);
         }
 
         void push_id(uint32_t id) {
@@ -162,7 +98,7 @@ class WordPiece {
             ids.reserve(kBatch * 16 + WordTable::kInline);
             uint32_t* out = ids.end();
             for (size_t i = 0; i < batch.size; i++) {
-                if (batch.id[i] != kNone) {
+                if (batch.id[i] != kNoId) {
                     *out++ = batch.id[i];
                     continue;
                 }
@@ -193,39 +129,6 @@ class WordPiece {
         return !word.empty() && word.size() <= 16 && word.find('\0') == std::string_view::npos;
     }
 
-    // The ASCII letters and digits at `at` (16 bytes can be read): how many, and they in lower case.
-    int letters(const char* at, uint64_t& low, uint64_t& high) const {
-#ifdef TINYLM_SSE2
-        const auto all = [](int value) { return _mm_set1_epi8(char(value)); };
-        const __m128i text = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
-        const __m128i folded = _mm_or_si128(text, all(0x20));
-        const __m128i letter = _mm_and_si128(_mm_cmpgt_epi8(folded, all('a' - 1)), _mm_cmpgt_epi8(all('z' + 1), folded));
-        const __m128i digit = _mm_and_si128(_mm_cmpgt_epi8(text, all('0' - 1)), _mm_cmpgt_epi8(all('9' + 1), text));
-        const uint32_t others = ~uint32_t(_mm_movemask_epi8(_mm_or_si128(letter, digit)));
-        const int size = std::countr_zero(others | 0x10000);
-        const __m128i lowered = _mm_or_si128(text, _mm_and_si128(letter, all(lower_)));
-        alignas(16) static constexpr uint8_t kKeep[32] = {255, 255, 255, 255, 255, 255, 255, 255,
-                                                          255, 255, 255, 255, 255, 255, 255, 255};
-        const __m128i keep = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kKeep + 16 - size));
-        alignas(16) uint64_t halves[2];
-        _mm_store_si128(reinterpret_cast<__m128i*>(halves), _mm_and_si128(lowered, keep));
-        low = halves[0], high = halves[1];
-        return size;
-#else
-        char bytes[16] = {};
-        int size = 0;
-        for (; size < 16; size++) {
-            const char folded = char(at[size] | 0x20);
-            if (folded >= 'a' && folded <= 'z') bytes[size] = char(at[size] | lower_);
-            else if (at[size] >= '0' && at[size] <= '9') bytes[size] = at[size];
-            else break;
-        }
-        std::memcpy(&low, bytes, 8);
-        std::memcpy(&high, bytes + 8, 8);
-        return size;
-#endif
-    }
-
     // The pieces of a word, or the unknown token.
     void match(std::string_view word, std::vector<uint32_t>& ids) const {
         size_t characters = 0;
@@ -245,13 +148,11 @@ class WordPiece {
         return std::make_unique<Worker>(Worker{first_table_, Word(4 * longest_ + 4), {}});
     }
 
-    CharacterTable characters_;
+    BasicTokenizer basic_;
     Trie trie_;
     WordTable first_table_;
     uint32_t unknown_;
     size_t longest_;
-    int lower_;
-    std::array<uint8_t, 128> ascii_;
     std::array<uint32_t, 128> alone_;
     mutable std::mutex mutex_;
     mutable std::vector<std::unique_ptr<Worker>> idle_;

@@ -8,7 +8,7 @@
 
 namespace tinylm {
 
-constexpr uint32_t kNone = 0xFFFFFFFF;
+constexpr uint32_t kNoId = 0xFFFFFFFF;
 
 class Trie {
   public:
@@ -33,14 +33,14 @@ class Trie {
     bool match(std::string_view word, std::vector<uint32_t>& found) const {
         found.clear();
         for (size_t start = 0; start < word.size();) {
-            uint32_t node = start ? kContinuing : kBeginning, longest = kNone;
+            uint32_t node = start ? kContinuing : kBeginning, longest = kNoId;
             size_t end = start;
             for (size_t i = start; i < word.size(); i++) {
                 node = child(node, uint8_t(word[i]));
-                if (node == kNone) break;
-                if (ids_[node] != kNone) longest = ids_[node], end = i + 1;
+                if (node == kNoId) break;
+                if (ids_[node] != kNoId) longest = ids_[node], end = i + 1;
             }
-            if (longest == kNone) return false;
+            if (longest == kNoId) return false;
             found.push_back(longest);
             start = end;
         }
@@ -52,7 +52,7 @@ class Trie {
 
     struct Edge {
         uint64_t key = 0;  // the node and the byte, and one; 0: free
-        uint32_t child = kNone;
+        uint32_t child = kNoId;
     };
 
     static uint64_t key_of(uint32_t node, uint8_t byte) { return (uint64_t(node) << 8 | byte) + 1; }
@@ -70,13 +70,13 @@ class Trie {
         Edge& edge = edges_[slot_of(key_of(node, byte))];
         if (!edge.key) {
             edge = {key_of(node, byte), uint32_t(ids_.size())};
-            ids_.push_back(kNone);
+            ids_.push_back(kNoId);
         }
         return edge.child;
     }
 
     std::vector<Edge> edges_;
-    std::vector<uint32_t> ids_ = {kNone, kNone};  // of each node: the id of the piece that ends there
+    std::vector<uint32_t> ids_ = {kNoId, kNoId};  // of each node: the id of the piece that ends there
 };
 
 }  // namespace tinylm

@@ -88,7 +88,7 @@ def train(
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="How many threads bpe and unigram learn on (default: one a core).")
+        int | None, typer.Option(help="How many threads to learn on (default: one a core); not for sentencepiece-bpe.")
     ] = None,
     head: Annotated[float, typer.Option(help="Learn from this first part of each file's characters only.")] = 1.0,
 ) -> None:

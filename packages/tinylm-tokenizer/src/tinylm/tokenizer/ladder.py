@@ -13,13 +13,14 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe, naive_bpe_fast, wordpiece
+from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe, naive_bpe_fast, wordpiece, wordpiece_training
 from tinylm.tokenizer._engines.vocabulary import Vocabulary, from_training
 from tinylm.tokenizer._text.pretokenize import count_pieces
 from tinylm.tokenizer._text.wordpiece_text import Rules, Splitter
 
 _PATTERN = "cl100k"
 _MERGES = 256
+_PIECES = 1000
 
 
 def made_text(characters: int, seed: int = 0) -> str:
@@ -41,13 +42,26 @@ def _vocabulary() -> Vocabulary:
 
 @lru_cache(maxsize=1)
 def _wordpieces() -> wordpiece.WordPieces:
-    return wordpiece.train(Counter(Splitter(Rules()).words(made_text(200_000, seed=1))), 2000)
+    return wordpiece_training.train(Counter(Splitter(Rules()).words(made_text(200_000, seed=1))), 2000)
 
 
 def _encode_wordpiece(text: str) -> list[int]:
     from tinylm.tokenizer.kernels.wordpiece import make_encoder
 
     return make_encoder(_wordpieces()).encode(text)
+
+
+def _train_wordpiece(text: str) -> list[str]:
+    return list(wordpiece_training.train(Counter(Splitter(Rules()).words(text)), _PIECES, []).tokens)
+
+
+def _train_wordpiece_kernel(text: str) -> list[str]:
+    from tinylm.tokenizer._trainers.corpus import Chunk
+    from tinylm.tokenizer.kernels.wordpiece_training import WordCounter
+
+    counter = WordCounter(Rules())
+    counter.count([Chunk(text.encode(), len(text.encode()))])
+    return list(counter.learn(_PIECES, [], lambda done, wanted: None).tokens)
 
 
 def _encode_plain(text: str) -> list[int]:
@@ -169,14 +183,28 @@ def rungs() -> list[dict[str, Any]]:
             None,
             lambda text: wordpiece.encode(text, _wordpieces()),
         ),
-        {
-            **_rung(
-                "WordPiece encoding",
-                "kernels",
-                "str.translate and the loop over words took the time: words found 16 bytes at a time, in C++",
-                "wordpiece",
-                _encode_wordpiece,
-            ),
-            "module": "tinylm.tokenizer.kernels.wordpiece",
-        },
+        _kernel(
+            "WordPiece encoding",
+            "str.translate and the loop over words took the time: words found 16 bytes at a time, in C++",
+            "wordpiece",
+            _encode_wordpiece,
+        ),
+        _rung(
+            "WordPiece training",
+            "wordpiece_training",
+            "the pair that makes the corpus likeliest is joined; every pair is scored again after every join, by numpy",
+            None,
+            _train_wordpiece,
+        ),
+        _kernel(
+            "WordPiece training",
+            "likelihood_gain took the time: pairs of one count share a heap, few are scored again, in C++",
+            "wordpiece_training",
+            _train_wordpiece_kernel,
+        ),
     ]
+
+
+def _kernel(ladder: str, change: str, equals: str, run: Callable[[str], Any]) -> dict[str, Any]:
+    """The top rung of a ladder whose module is called as the rung that it equals."""
+    return {**_rung(ladder, "kernels", change, equals, run), "module": f"tinylm.tokenizer.kernels.{equals}"}

@@ -78,8 +78,9 @@ class Tokenizer:
         corpus: paths of UTF-8 files, or an iterable of strings. algorithm: "bpe" (byte-level), "sentencepiece-bpe",
         "unigram" or "wordpiece". pattern: how "bpe" cuts text, a name of `patterns.py` (default cl100k).
         special_tokens: default ["<|endoftext|>"] for "bpe", the customary ones for the others. `progress(what, done,
-        wanted)` is called now and then. threads: how many "bpe" and "unigram" learn on (default: one a core); the
-        result is the same for any number. If the corpus is too small the result is smaller, with a warning.
+        wanted)` is called now and then. threads: how many to learn on (default: one a core; not for
+        "sentencepiece-bpe"); the result is the same for any number. If the corpus is too small the result is smaller,
+        with a warning.
         """
         from tinylm.tokenizer._trainers import choose
 

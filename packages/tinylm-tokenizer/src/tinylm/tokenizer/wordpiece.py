@@ -8,19 +8,15 @@ piece that does not begin its word: `unaffable` is `una ##ffa ##ble`.
 Encoding is greedy: the longest piece that the word begins with, then the longest that the rest begins with, and so on.
 A word with a rest that no piece begins is `[UNK]` as a whole, and so is one of more than 100 characters.
 
-Training starts from the characters, as byte pair encoding does, but joins the pair that makes the corpus most likely,
-not the most frequent one: see `_trainers/wordpiece.py`. (What Hugging Face's `WordPieceTrainer` does is plain byte pair
-encoding with "##": it joins the pair of the highest count.)
-
-What it does not do: keep the text (case, accents and spaces are lost, `[UNK]` more so), or treat bytes. Next: the same
-ids from C++, `kernels/wordpiece.py`; the class around it, `_engines/wordpiece.py`.
+What it does not do: keep the text (case, accents and spaces are lost, `[UNK]` more so), treat bytes, or learn pieces
+(`wordpiece_training.py`). Next: the same ids from C++, `kernels/wordpiece.py`; the class around it,
+`_engines/wordpiece.py`.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,11 +26,9 @@ from numpy.typing import NDArray
 from tinylm.tokenizer._atomic import write_atomic
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._text.wordpiece_text import Rules, Splitter
-from tinylm.tokenizer._trainers.wordpiece import Score, learn, likelihood_gain
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"
-_ALPHABET = 1000  # characters; there are thousands of Chinese ones, and each costs an id
 
 
 @dataclass(frozen=True)
@@ -73,48 +67,6 @@ class Match:
     piece: str
     id: int
     tried: tuple[str, ...]
-
-
-def train(
-    word_freq: Mapping[str, int],
-    vocab_size: int,
-    special_tokens: Iterable[str] = SPECIAL_TOKENS,
-    rules: Rules | None = None,
-    score: Score = likelihood_gain,
-    progress: Callable[[int, int], None] = lambda done, wanted: None,
-) -> WordPieces:
-    """Learn a vocabulary of at most `vocab_size` ids: special tokens, characters (sorted), pieces as they are learned.
-
-    word_freq: words, as `Splitter(rules).words` cuts them, and how often each occurs. The 1,000 commonest characters
-    are kept: words with another one are unknown, and teach nothing. score: `likelihood_gain`, or `ratio`.
-    Errors: TokenizerError if the special tokens and the characters alone are more than vocab_size.
-    """
-    specials = {text: id for id, text in enumerate(special_tokens)}
-    characters = Counter[str]()
-    for word, freq in word_freq.items():
-        for character in word:
-            characters[character] += freq
-    kept = {character for character, _ in sorted(characters.items(), key=lambda item: (-item[1], item[0]))[:_ALPHABET]}
-    words = {
-        (word[0], *(CONTINUES + character for character in word[1:])): freq
-        for word, freq in word_freq.items()
-        if kept.issuperset(word)
-    }
-    alphabet = sorted({piece for word in words for piece in word})
-    wanted = vocab_size - len(specials) - len(alphabet)
-    if wanted < 0:
-        raise TokenizerError(
-            f"wanted a vocab_size of at least {vocab_size - wanted} ({len(specials)} special tokens, {len(alphabet)} "
-            f"characters, counting those inside words apart), got {vocab_size}"
-        )
-
-    def joined(left: str, right: str) -> str:
-        return left + right.removeprefix(CONTINUES)
-
-    learned = learn(words, wanted, joined, score, lambda done: progress(done, wanted))
-    tokens = {piece: len(specials) + place for place, piece in enumerate([*alphabet, *learned])}
-    around = [(specials[text],) if text in specials else () for text in ("[CLS]", "[SEP]")]
-    return WordPieces(tokens, specials, rules=rules or Rules(), prefix=around[0], suffix=around[1])
 
 
 def longest_matches(word: str, pieces: WordPieces) -> list[Match]:

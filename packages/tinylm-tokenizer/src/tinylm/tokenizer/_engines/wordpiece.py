@@ -1,28 +1,23 @@
 """The engine of WordPiece: a `WordPieces` vocabulary, the fastest encoder at hand, and what `Tokenizer` asks for.
 
-The algorithm is in `wordpiece.py` and `kernels/wordpiece.py`. Does not know files (`_formats/json_wordpiece.py`).
+The algorithm is in `wordpiece.py` and `kernels/wordpiece.py`. Does not know files (`_formats/json_wordpiece.py`) and
+does not train (`_trainers/wordpiece.py`).
 """
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from tinylm.tokenizer import wordpiece
-from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._text.wordpiece_text import Rules, Splitter
-from tinylm.tokenizer._trainers.corpus import Corpus, batches, size_of
+from tinylm.tokenizer._text.wordpiece_text import Splitter
 from tinylm.tokenizer.kernels.wordpiece import make_encoder
-from tinylm.tokenizer.wordpiece import CONTINUES, SPECIAL_TOKENS, Match, WordPieces
+from tinylm.tokenizer.wordpiece import CONTINUES, Match, WordPieces
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from tinylm.tokenizer._engines.protocol import Progress
 
 
 class WordPieceEngine:
@@ -122,44 +117,3 @@ class WordPieceEngine:
         from tinylm.tokenizer._formats.json_wordpiece import write
 
         return {"tokenizer.json": write(self.pieces)}
-
-
-def train(corpus: Corpus, vocab_size: int, special_tokens: Sequence[str] | None, progress: Progress) -> WordPieceEngine:
-    """See `Tokenizer.train`: BERT's rules for lower-cased text; BERT's special tokens, and those that are named."""
-    if isinstance(special_tokens, str):
-        raise TokenizerError(f"wanted a list of special tokens, got the string {special_tokens!r}; put it into a list")
-    specials = [*SPECIAL_TOKENS, *(text for text in special_tokens or () if text not in SPECIAL_TOKENS)]
-    if len(set(specials)) != len(specials) or not all(specials):
-        raise TokenizerError(f"wanted special tokens that differ and are not empty, got {special_tokens}")
-    if type(vocab_size) is not int or not len(specials) < vocab_size <= 2**31:
-        raise TokenizerError(f"wanted a vocab_size from {len(specials) + 1} to 2**31, got {vocab_size!r}")
-    rules = Rules()
-    word_freq = _count(corpus, rules, progress)
-    if not word_freq:
-        raise TokenizerError("wanted a corpus with text, got an empty one")
-    pieces = wordpiece.train(
-        word_freq, vocab_size, specials, rules, progress=lambda done, wanted: progress("pieces", done, wanted)
-    )
-    got = len(pieces.tokens) + len(specials)
-    if got < vocab_size:
-        warnings.warn(
-            f"no further piece makes the corpus likelier: the vocabulary has {got} tokens instead of {vocab_size}; "
-            "give more text or a smaller vocab_size",
-            stacklevel=4,
-        )
-    return WordPieceEngine(pieces)
-
-
-def _count(corpus: Corpus, rules: Rules, progress: Progress) -> Counter[str]:
-    """The words of the corpus, of which about a megabyte is held at a time; what grows are the distinct words."""
-    splitter = Splitter(rules)
-    size = size_of(corpus)
-    word_freq = Counter[str]()
-    try:
-        for batch in batches(corpus, lambda read: progress("bytes", read, size)):
-            for chunk in batch:  # it stops at white space, or behind it, where every word ends
-                word_freq.update(splitter.words(chunk._replace(data=chunk.data[: chunk.stop]).text()))
-    except UnicodeEncodeError as error:
-        surrogate = ord(error.object[error.start])
-        raise TokenizerError(f"wanted text, got the lone surrogate U+{surrogate:04X} in the corpus") from None
-    return word_freq

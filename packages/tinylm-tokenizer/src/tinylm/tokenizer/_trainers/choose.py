@@ -28,18 +28,18 @@ def train(
         raise TokenizerError(f"unknown algorithm {algorithm!r}: choose one of {', '.join(ALGORITHMS)}")
     if pattern is not None and algorithm != "bpe":
         raise TokenizerError(f"pattern= is for the algorithm 'bpe'; {algorithm!r} cuts text in its own way")
-    if threads is not None and algorithm not in ("bpe", "unigram"):
-        raise TokenizerError(f"threads= is for the algorithms 'bpe' and 'unigram'; {algorithm!r} is trained on one")
-    if threads is not None and threads < 1:
-        raise TokenizerError(f"wanted 1 or more threads, got {threads}")
+    if threads is not None and algorithm == "sentencepiece-bpe":
+        raise TokenizerError("threads= is for the other algorithms; 'sentencepiece-bpe' is trained on one")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise TokenizerError(f"wanted 1 or more threads, got {threads!r}")
     if algorithm in ("sentencepiece-bpe", "unigram"):
         from tinylm.tokenizer._trainers import sentencepiece
 
         return sentencepiece.train(corpus, vocab_size, algorithm, special_tokens, progress, threads)
     if algorithm == "wordpiece":
-        from tinylm.tokenizer._engines import wordpiece
+        from tinylm.tokenizer._trainers import wordpiece
 
-        return wordpiece.train(corpus, vocab_size, special_tokens, progress)
+        return wordpiece.train(corpus, vocab_size, special_tokens, progress, threads)
     from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
     from tinylm.tokenizer._trainers import byte_level
 

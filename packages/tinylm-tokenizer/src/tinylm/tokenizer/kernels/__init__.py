@@ -2,9 +2,10 @@
 
     byte_bpe.py                 text → ids by byte-level BPE, as `byte_bpe_fast.py` does it
     sentencepiece.py            text → ids by SentencePiece-BPE and Unigram, as `sentencepiece_bpe.py` and `unigram.py`
-    sentencepiece_training.py   learning their pieces, as `_trainers/sentencepiece.py` does it
+    sentencepiece_training.py   learning their pieces, as `sentencepiece_bpe_training.py` and `unigram_training.py`
     training.py                 learning byte-level merges, as `byte_bpe_fast.py` does it
     wordpiece.py                text → ids by WordPiece, as `wordpiece.py` beside this folder does it
+    wordpiece_training.py       learning WordPiece pieces, as `wordpiece_training.py` beside this folder does it
 
 This file only loads the compiled module `tinylm.tokenizer._kernels`, whose source stands in `src/kernels/` of the
 package's source. Where the package was installed without a compiler that module is missing: the functions here then use

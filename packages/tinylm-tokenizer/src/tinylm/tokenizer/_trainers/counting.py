@@ -1,0 +1,96 @@
+"""Counting a corpus on several threads, in bounded memory: what training byte-level BPE and WordPiece begin with.
+
+Of the corpus only about a megabyte a thread is held at a time; what grows are the distinct pieces (or words) with their
+counts (64 bits). They do not depend on the order of the texts, on how these are cut into chunks, or on the number of
+threads. Knows neither pieces nor words: `byte_level.py` and `wordpiece.py` bring the counters.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+from tinylm.tokenizer._engines.protocol import Progress
+from tinylm.tokenizer._errors import TokenizerError
+from tinylm.tokenizer._trainers.corpus import Chunk, Corpus, batches, size_of
+
+_SHARE = 0.8  # of the memory; more would end in swapping, or in the process being killed
+
+
+class Counter(Protocol):
+    """Counts on one thread. memory: the bytes that learning from what is counted will need, about."""
+
+    def count(self, chunks: Sequence[Chunk]) -> None: ...
+    def absorb(self, other: Self) -> None: ...
+    @property
+    def distinct(self) -> int: ...
+    @property
+    def memory(self) -> int: ...
+
+
+C = TypeVar("C", bound=Counter)
+
+
+def count(corpus: Corpus, make: Callable[[], C], threads: int, progress: Progress) -> C:
+    """All that `make()` counts in the corpus. Each thread counts on its own; the sum does not depend on who counted
+    what. Errors: TokenizerError for what is no text, for an empty corpus, and for one whose
+    counts would need more than the machine has."""
+    size, limit = size_of(corpus), _memory_limit()
+    work = batches(corpus, lambda read: progress("bytes", read, size))
+    first, *others = counters = [make() for _ in range(threads)]
+    free = deque(counters)
+
+    def one(batch: list[Chunk]) -> None:
+        counter = free.popleft()
+        counter.count(batch)
+        _check_memory(counter, limit)
+        free.append(counter)
+
+    try:
+        if threads == 1:
+            for batch in work:
+                one(batch)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                running: deque[Future[None]] = deque()
+                for batch in work:
+                    running.append(pool.submit(one, batch))
+                    if len(running) > threads:  # one batch waits, so that nobody has to
+                        running.popleft().result()
+                for future in running:
+                    future.result()
+    except UnicodeEncodeError as error:
+        surrogate = ord(error.object[error.start])
+        raise TokenizerError(f"wanted text, got the lone surrogate U+{surrogate:04X} in the corpus") from None
+    for other in others:
+        first.absorb(other)
+    _check_memory(first, limit)
+    if first.distinct == 0:
+        raise TokenizerError("wanted a corpus with text, got an empty one")
+    return first
+
+
+def _check_memory(counter: Counter, limit: int) -> None:
+    if counter.memory > limit:
+        raise TokenizerError(
+            f"the corpus has more than {counter.distinct:,} different pieces, and learning from them needs about "
+            f"{counter.memory / 1e9:.2f} GB, which is more than {_SHARE:.0%} of this machine's memory; train on a part "
+            "of the corpus (tinylm-tokenizer train --head 0.5), or where there is more memory"
+        )
+
+
+def _memory_limit() -> int:
+    """The bytes that training may use: a share of the machine's memory, or of what its container has."""
+    try:
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not every system tells
+        return sys.maxsize
+    with suppress(OSError, ValueError):  # no container, or "max"
+        limit = min(limit, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return int(_SHARE * limit)
