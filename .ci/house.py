@@ -57,8 +57,9 @@ def install(session: nox.Session, *what: str, silent: bool = True, log: bool = T
 def pytest(session: nox.Session, folder: str, *options: str) -> None:
     """Run tests/<folder> from an empty directory, so that `tinylm` can only be the installed one."""
     fixed = ["-q", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "--timeout", "300"]
-    if folder == "tokenizer":  # real vocabularies; without a network the tests that read them are skipped by name
-        session.run("python", FETCH_DATA, "--tests", success_codes=[0, 1])
+    wanted = {"tokenizer": "--tests", "model": "smollm2"}.get(folder)
+    if wanted:  # real vocabularies and weights; without a network the tests that read them are skipped by name
+        session.run("python", FETCH_DATA, wanted, success_codes=[0, 1])
     with session.chdir(session.create_tmp()):
         session.run("python", "-m", "pytest", *fixed, *options, str(ROOT / "tests" / folder))
 

@@ -7,11 +7,17 @@ means (_huggingface.py). Next: checkpoint.py.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from tinylm.model._errors import ModelError
 from tinylm.model.config import TransformerConfig
+
+
+def is_gguf(path: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint is one GGUF file, by its name, and not a directory."""
+    return Path(path).suffix == ".gguf" and not Path(path).is_dir()
 
 
 def read_json(path: Path) -> dict[str, Any]:

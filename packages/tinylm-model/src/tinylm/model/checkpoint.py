@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tinylm.model._atomic import atomic_path
 from tinylm.model._errors import ModelError
-from tinylm.model._files import read_json, usual_name, weight_files
+from tinylm.model._files import is_gguf, read_json, usual_name, weight_files
 from tinylm.model._huggingface import check_format, from_json, to_json
 from tinylm.model._layout import Stored, check_shapes, shapes, tensors
 from tinylm.model.config import TransformerConfig
@@ -63,14 +63,18 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
 ) -> Transformer:
-    """Read a checkpoint of a gpt2, llama or qwen3 shape, one file or sharded with an index.
+    """Read a checkpoint of a gpt2, llama or qwen3 shape, one file or sharded with an index, or a GGUF file (*.gguf).
 
-    dtype: "float32", "bfloat16", "float16", "float64" or torch's; None keeps the file's. ModelError says what is
-    wrong with the files: missing, truncated, of another shape, with a tensor too few or too many, with a weight that
-    is no number.
+    dtype: "float32", "bfloat16", "float16", "float64" or torch's; None keeps the file's (float32 for a GGUF file).
+    ModelError says what is wrong with the files: missing, truncated, of another shape, with a tensor too few or too
+    many, with a weight that is no number.
     """
     wanted = _dtype(dtype)
     folder = Path(directory)
+    if is_gguf(folder):
+        from tinylm.model.gguf import files
+
+        return files.load(folder, wanted, device)
     config = read_config(folder)
     with torch.device("meta"):
         model = Transformer(config)
@@ -89,7 +93,11 @@ def load(
 
 
 def read_config(directory: str | os.PathLike[str]) -> TransformerConfig:
-    """The shape in `directory`/config.json."""
+    """The shape in `directory`/config.json, or in the pairs of a GGUF file."""
+    if is_gguf(directory):
+        from tinylm.model.gguf import metadata, reader
+
+        return metadata.read_config(reader.GGUF(directory))
     path = Path(directory) / "config.json"
     return from_json(read_json(path), str(path))
 

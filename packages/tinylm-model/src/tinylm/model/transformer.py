@@ -246,7 +246,7 @@ class Transformer(nn.Module):
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
     ) -> Transformer:
-        """Read a Hugging Face directory (gpt2, llama, qwen3); see checkpoint.load."""
+        """Read a Hugging Face directory (gpt2, llama, qwen3) or a GGUF file; see checkpoint.load."""
         from tinylm.model import checkpoint
 
         return checkpoint.load(directory, dtype, device)
