@@ -4,8 +4,9 @@ microgpt.py (2026; gist 8627fe009c40f57531cb18360106ce95) trains 4,192 parameter
 width 16, 4 heads, 1 layer, context 16, RMSNorm without weights (also after the embedding), ReLU, no biases, an untied
 head, one position at a time with remembered keys and values. What sets its time is kept: one node an operation with its
 parents and slopes, numbers wrapped into nodes, subtraction and division made of negation, product and power, sum() from
-0, the recursive sort, an Adam that visits each parameter. Only for rungs.py; it teaches nothing that scalar/gpt.py does
-not.
+0, the recursive sort, an Adam that visits each parameter, a graph that lives into the next step. From the same weights
+its losses are microgpt.py's to the last bit (rungs.py --microgpt FILE compares them, and times both). Only for
+rungs.py; it teaches nothing that scalar/gpt.py does not.
 """
 
 from __future__ import annotations
@@ -97,6 +98,9 @@ class Microgpt:
         self.parameters = [node for table in matrices for row in table for node in row]
         self.m, self.s = [0.0] * len(self.parameters), [0.0] * len(self.parameters)
         self.steps = 0
+        # There the loop is the module's, so a step's graph lives until the next loss takes its name, and Python's
+        # garbage collector walks through both: with it switched off the two programs cost the same either way.
+        self.last: Node | None = None
 
     def logits(self, token: int, place: int, keys: list[Any], values: list[Any]) -> list[Node]:
         x = norm([a + b for a, b in zip(self.tokens[token], self.positions[place])])  # noqa: B905
@@ -127,6 +131,7 @@ class Microgpt:
             p = softmax(self.logits(ids[place], place, keys, values))
             losses.append(-p[ids[place + 1]].log())
         loss: Any = (1 / count) * sum(losses)
+        self.last = loss
         loss.backward()
         self.steps += 1
         for i, node in enumerate(self.parameters):

@@ -1,11 +1,13 @@
 """CPU time of one training step of 4,192 parameters: microgpt's, and the rungs of the model's ladder.
 
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python packages/tinylm-model/benchmarks/rungs.py [--json FILE] [--quick]
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python packages/tinylm-model/benchmarks/rungs.py [--microgpt FILE]
+        [--json FILE] [--quick]
 
 A step is one name: forward, backward and Adam. All see the same names. Ours have GPT-2's shape (norms with weights and
 biases, GELU, a tied head), which is more work a letter than microgpt's; the matrices have the same sizes. The ways take
-turns; a turn is ten names, or some round of them, and the figure is the median of its turns. It does NOT
-measure learning: tests/model shows that the curves agree.
+turns; a turn is ten names, or some round of them, and the figure is the median of its turns. With --microgpt,
+Karpathy's file is timed too, in a process of its own, and our stand-in's losses must be its losses. It does NOT measure
+learning: tests/model shows that the curves agree.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
+import microgpt_file
 import numpy as np
 import torch
 from microgpt_step import Microgpt
@@ -33,6 +37,25 @@ from tinylm.observability.timing import interleaved
 TURNS = 7
 NAMES = 10  # everybody's turn is a multiple of these, so that all see the same lengths
 RATE = 0.01
+
+
+class Original:
+    """Karpathy's file: a turn is a run of it, which times its own steps."""
+
+    def __init__(self, file: Path, names: list[str]) -> None:
+        self.file, self.names, self.turns = file, names, list[float]()
+        run, model = microgpt_file.run(file, names, NAMES), Microgpt()
+        for node, weight in zip(model.parameters, run.weights, strict=True):
+            node.data = weight
+        losses = [model.step(ids, RATE * (1 - step / NAMES)) for step, ids in enumerate(run.ids)]
+        worst = max(abs(ours - theirs) for ours, theirs in zip(losses, run.losses, strict=True))
+        if worst > 1e-12:
+            raise SystemExit(f"--microgpt: wanted the stand-in's losses, got some {worst} apart: another version?")
+        print(f"{file.name}: {len(run.weights):,} parameters; the stand-in's losses of {NAMES} steps differ by {worst}")
+
+    def __call__(self) -> None:
+        run = microgpt_file.run(self.file, self.names, NAMES + 1)
+        self.turns.append(sum(run.seconds[1:]) / NAMES * 1000)
 
 
 def microgpt() -> Callable[[list[int]], object]:
@@ -88,11 +111,13 @@ def transformer(folder: str) -> Callable[[list[int]], object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="CPU time of a training step of 4,192 parameters.")
     parser.add_argument("--json", type=Path, help="write the table here as well")
+    parser.add_argument("--microgpt", type=Path, metavar="FILE", help="Karpathy's microgpt.py, to be timed as well")
     parser.add_argument("--quick", action="store_true", help="one short turn each: does it run?")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    names = [training.encode(name) for name in training.made_names(1000)]
-    names = [ids for ids in names if len(ids) <= 17][:NAMES]  # 17: microgpt's context
+    words = [name for name in training.made_names(1000) if len(name) <= 15][:NAMES]  # 15 and two ends: its context
+    names = [training.encode(word) for word in words]
+    original = Original(options.microgpt, words) if options.microgpt is not None else None
     with tempfile.TemporaryDirectory() as folder:
         derived.GPT(training.CONFIG, training.start(training.CONFIG)).save(folder)
         ways = {  # a step, and how many a turn
@@ -116,10 +141,13 @@ def main() -> None:
         gc.freeze()  # torch's hundred thousand objects are not microgpt's to walk through
         counts = {way: NAMES if options.quick else count for way, (_, count) in ways.items()}
         turns = {way: turn(step, counts[way]) for way, (step, _) in ways.items()}
+        if original is not None:
+            turns["microgpt.py"] = original
         figures = interleaved(turns, 1 if options.quick else TURNS)
-    costs = {way: sample.cpu_seconds / counts[way] * 1000 for way, sample in figures.items()}
+    costs = {} if original is None else {"microgpt.py, Karpathy's file": median(original.turns)}
+    costs |= {way: figures[way].cpu_seconds / count * 1000 for way, count in counts.items()}
     first = next(iter(costs.values()))
-    command = "python packages/tinylm-model/benchmarks/rungs.py"
+    command = "python packages/tinylm-model/benchmarks/rungs.py" + (" --microgpt microgpt.py" if original else "")
     rows = [[way, cost, first / cost] for way, cost in costs.items()]
     table = new_table("Training step of 4,192 parameters", command, ["rung", "CPU-ms a step", "× microgpt"], rows)
     for line in [table["columns"], *cells(table)]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tinylm.model.decoding import generate
     from tinylm.model.device import pick_device
     from tinylm.model.initialisation import initialise
+    from tinylm.model.taps import Taps, logit_lens
     from tinylm.model.transformer import Transformer
 
 _HOME = {
@@ -28,6 +29,8 @@ _HOME = {
     "generate": "decoding",
     "pick_device": "device",
     "initialise": "initialisation",
+    "Taps": "taps",
+    "logit_lens": "taps",
     "Transformer": "transformer",
 }
 
@@ -35,10 +38,12 @@ __all__ = [
     "Cache",
     "KVCache",
     "ModelError",
+    "Taps",
     "Transformer",
     "TransformerConfig",
     "generate",
     "initialise",
+    "logit_lens",
     "pick_device",
     "read_config",
     "read_provenance",

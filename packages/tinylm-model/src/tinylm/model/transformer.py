@@ -3,7 +3,8 @@
 The rung between tensors by hand (below) and Triton kernels (above). Not here: the softmax(q kᵀ) v itself
 (attention.py), the head's loss (loss.py), files (checkpoint.py), decoding (decoding.py). Next: attention.py.
 
-Shapes: B batch, T time, D width, V vocabulary. What `taps` records, with the shape of each:
+Shapes: B batch, T time, D width, V vocabulary. What `taps` records, with the shape of each (taps.py adds the line that
+computed it):
 
     embed                          (B, T, D)             token embedding, plus the position's where it is learned
     blocks.<i>.attention_norm      (B, T, D)
@@ -183,9 +184,7 @@ class Transformer(nn.Module):
             positions = self._positions(ids, mask, start)
         self._check("ids", ids, self.config.vocab_size, "the vocabulary")
         self._check("positions", positions, self.config.context, "the context")
-        x = self.embed(ids)
-        if self.positions is not None:
-            x = x + self.positions(positions)
+        x = self.embed(ids) if self.positions is None else self.embed(ids) + self.positions(positions)
         cos_sin = rotation(self.config, positions, compute_dtype(x)) if self.config.position == "rope" else None
         allowed = None if mask is None else padding_mask(mask, ids.shape[1])
         if taps is not None:
