@@ -184,21 +184,54 @@ def test_shapes_can_be_followed_without_memory(preset):
         assert model(torch.zeros(2, 9, dtype=torch.long)).shape == (2, 9, 1000)
 
 
+def kept_for_backward(model, tokens):
+    """Bytes that autograd keeps between forward and backward, weights aside; the loss; every gradient."""
+    kept, weights = {}, {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model.loss(tokens, tokens)
+    loss.backward()
+    return sum(kept.values()), loss.detach(), [parameter.grad.clone() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiles_without_a_graph_break(preset, backend, small, ids):
+def test_activation_checkpointing_keeps_less_and_changes_no_bit(preset, autocast, small, ids):
+    model, tokens = small(preset, depth=6), ids(2, 24)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        whole, loss, gradients = kept_for_backward(model, tokens)
+        model.activation_checkpointing = True
+        less, again, others = kept_for_backward(model, tokens)
+    assert torch.equal(loss, again)
+    assert all(torch.equal(one, other) for one, other in zip(gradients, others, strict=True))
+    assert less < whole / 2
+    with torch.no_grad():
+        assert torch.equal(model.loss(tokens, tokens), loss) or autocast  # where nothing is kept, nothing changes
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiles_without_a_graph_break(preset, checkpointing, small, ids):
     torch._dynamo.reset()
     model, tokens = small(preset, vocab_size=97), ids(2, 16)
+    model.activation_checkpointing = checkpointing
     plain = model.loss(tokens, tokens)
     plain.backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
-    loss = torch.compile(model.loss, fullgraph=True, backend=backend)(tokens, tokens)
+    loss = torch.compile(model.loss, fullgraph=True, backend="aot_eager")(tokens, tokens)
     loss.backward()
     close(loss, plain)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         close(parameter.grad, gradient)
-    close(torch.compile(model, fullgraph=True, backend=backend)(tokens), model(tokens))
+    close(torch.compile(model, fullgraph=True, backend="aot_eager")(tokens), model(tokens))
 
 
 @settings(max_examples=30, deadline=None)
