@@ -16,7 +16,7 @@ ALPHABETS = ["a", "ab", "etaoin", "abcdefghijklmnopqrstuvwxyz", "é日本ab", "e
 @pytest.fixture(scope="module")
 def ranked(trained: dict[str, Tokenizer]) -> Vocabulary:
     """A vocabulary as tiktoken has them: the merges follow from the tokens."""
-    tokens = trained["cl100k"].engine.tokens()
+    tokens = trained["cl100k"].engine.vocabulary.tokens
     return Vocabulary(dict(tokens), RankedMerges(tokens), {}, ("cl100k",), whole_piece_first=True)
 
 

@@ -66,6 +66,15 @@ def test_vocab_json_and_merges_of_gpt2(vocabulary: Find) -> None:
         assert tok.encode(text) == reference.encode(text).ids
 
 
+def test_an_id_by_itself_has_the_bytes_that_it_decodes_to(vocabulary: Find) -> None:
+    tok = Tokenizer.load(vocabulary("gemma3"))
+    assert tok.id_to_bytes(tok.encode("a  b")[1]) == b"  "  # an added token, written "▁▁" in the file
+    assert tok.vocab_size == 262145
+    for id in (262145, -1, "1", None):
+        with pytest.raises(TokenizerError, match="wanted an id"):
+            tok.id_to_bytes(id)
+
+
 @pytest.mark.parametrize("name", ["llama3", "qwen3", "gemma3"])
 def test_tokenizer_json(name: str, vocabulary: Find) -> None:
     path = vocabulary(name)

@@ -6,6 +6,7 @@ stdout, messages to stderr. Exit codes: 0 done, 1 bad input, 2 wrong usage, 130 
 
 from __future__ import annotations
 
+import codecs
 import os
 import platform
 import sys
@@ -283,23 +284,13 @@ def _chunks(file: Path | None, stack: ExitStack) -> Iterator[str]:
     report = _progress(stack) if not sys.stdout.isatty() else no_progress
     held, offset = b"", 0
     while data := stream.read(CHUNK):
-        data = held + data
-        whole = len(data)
-        for back in range(1, min(4, len(data) + 1)):  # a character that is not there to its end waits for the rest
-            if data[-back] >= 0xC0:
-                whole -= back if back < _utf8_length(data[-back]) else 0
-                break
-        held = data[whole:]
-        yield decode_text(data[:whole], where, offset)
-        offset += whole
+        held += data
+        _, whole = codecs.utf_8_decode(held, "replace", False)  # a character that is not there to its end waits
+        yield decode_text(held[:whole], where, offset)
+        held, offset = held[whole:], offset + whole
         report("bytes", offset, size)
     if held:
         yield decode_text(held, where, offset)
-
-
-def _utf8_length(first: int) -> int:
-    """How many bytes a character has whose first byte is this (0xC0 or more)."""
-    return 2 if first < 0xE0 else 3 if first < 0xF0 else 4
 
 
 def _text(argument: str | None, file: Path | None) -> str:

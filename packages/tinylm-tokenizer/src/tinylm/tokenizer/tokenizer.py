@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,12 +48,9 @@ class Tokenizer:
         self._files = loaded.files
         self.chat_template = loaded.chat_template
         self.special_tokens: dict[str, int] = dict(engine.special_tokens)
-        named = {**engine.special_tokens, **engine.added_tokens}
-        self._bytes = {**engine.tokens(), **{id: text.encode() for text, id in named.items()}}
-        self.vocab_size = max(self._bytes) + 1
         self.bos_id = self._id_of(loaded.bos_token, _BOS)
         self.eos_id = self._id_of(loaded.eos_token, _EOS)
-        self._ids = named
+        self._ids = {**engine.special_tokens, **engine.added_tokens}
         self._finders: dict[frozenset[str], re.Pattern[str] | None] = {}
 
     def _id_of(self, name: str | None, well_known: Iterable[str]) -> int | None:
@@ -189,11 +187,10 @@ class Tokenizer:
         texts = list(texts)
         names = allowed_special if isinstance(allowed_special, str) else tuple(allowed_special)
         if self._finder(names) is not None or add_special_tokens:
-            from concurrent.futures import ThreadPoolExecutor
+            from tinylm.tokenizer._engines.batch import on_threads
 
-            with ThreadPoolExecutor(threads) as pool:
-                options: dict[str, Any] = {"allowed_special": names, "add_special_tokens": add_special_tokens}
-                return list(pool.map(lambda text: self.encode(text, **options), texts))
+            options: dict[str, Any] = {"allowed_special": names, "add_special_tokens": add_special_tokens}
+            return on_threads(lambda text: self.encode(text, **options), texts, threads)
         try:
             return self.engine.encode_batch(texts, threads)
         except (UnicodeEncodeError, TypeError, AttributeError):
@@ -213,7 +210,11 @@ class Tokenizer:
 
     def count(self, text: str) -> int:
         """How many ids `text` has."""
-        return len(self.encode_array(text))
+        try:
+            found = parts(self._finder(()), text, self._ids)
+            return sum(self.engine.count(text[start:end], start == 0) if id is None else 1 for start, end, id in found)
+        except (UnicodeEncodeError, TypeError, AttributeError):
+            refuse_text(text)
 
     def truncate(self, text: str, n: int) -> str:
         """The longest start of `text` that ends between two of its tokens and characters and has at most `n` ids."""
@@ -293,7 +294,7 @@ class Tokenizer:
     def id_to_bytes(self, id: int) -> bytes:
         """The bytes of one id. Errors: TokenizerError for an id that the tokenizer does not have."""
         try:
-            return self._bytes[id]
+            return self.engine.bytes_of(id)
         except (KeyError, TypeError):
             raise TokenizerError(f"wanted an id from 0 to {self.vocab_size - 1}, got {id!r}") from None
 
@@ -319,6 +320,11 @@ class Tokenizer:
         from tinylm.tokenizer._streaming import StreamDecoder
 
         return StreamDecoder(self.engine.byte_stream, self.id_to_bytes)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the highest id: the number of rows that an embedding table needs."""
+        return self.engine.vocab_size
 
     @property
     def algorithm(self) -> str:

@@ -37,16 +37,16 @@ class ByteLevelEngine:
         self.special_tokens = dict(vocabulary.special_tokens)
         self.added_tokens = dict(vocabulary.added_tokens)
         self.prefix, self.suffix = vocabulary.prefix, vocabulary.suffix
-        named = {id: text.encode() for text, id in {**self.special_tokens, **self.added_tokens}.items()}
-        self._bytes = {**vocabulary.tokens, **named}
-        self._encoder = kernels.make_encoder(vocabulary, named)
+        self._named = {id: text.encode() for text, id in {**self.special_tokens, **self.added_tokens}.items()}
+        self._encoder = kernels.make_encoder(vocabulary, self._named)
 
     @property
     def backend(self) -> str:
         return self._encoder.name
 
-    def tokens(self) -> Mapping[int, bytes]:
-        return self.vocabulary.tokens
+    @property
+    def vocab_size(self) -> int:
+        return self.vocabulary.size
 
     def pieces(self, text: str) -> list[str]:
         """`text` normalised and cut into the pieces that merges never cross."""
@@ -70,12 +70,16 @@ class ByteLevelEngine:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return self._encoder.decode_bytes(ids)
 
+    def bytes_of(self, id: int) -> bytes:
+        found = self.vocabulary.tokens.get(id)
+        return self._named[id] if found is None else found
+
     def byte_stream(self) -> Callable[[int], bytes]:
-        return self._bytes.__getitem__
+        return self.bytes_of
 
     def spans(self, text: str, first: bool = True) -> list[tuple[int, int]]:
         normal = self._normalize(text)
-        ends = list(accumulate(len(self._bytes[id]) for id in self.encode(normal)))
+        ends = list(accumulate(map(len, map(self.bytes_of, self.encode(normal)))))
         spans = list(zip([0, *ends], ends, strict=False))
         if normal == text:
             return spans
@@ -142,8 +146,9 @@ class PartialEngine(ByteLevelEngine):
         self._absent = dict(absent)
         self._delete = b"".join(absent.values())
 
-    def tokens(self) -> Mapping[int, bytes]:
-        return {id: token for id, token in self.vocabulary.tokens.items() if id not in self._absent}
+    @property
+    def vocab_size(self) -> int:
+        return self.written().size
 
     def _check(self, text: str) -> None:
         data = text.encode()
@@ -171,6 +176,11 @@ class PartialEngine(ByteLevelEngine):
         self._check(text)
         return super().count(text, first)
 
+    def bytes_of(self, id: int) -> bytes:
+        if id in self._absent:
+            raise KeyError(id)
+        return super().bytes_of(id)
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         ids = list(ids)
         if not self._absent.keys().isdisjoint(ids):
@@ -178,7 +188,8 @@ class PartialEngine(ByteLevelEngine):
         return super().decode_bytes(ids)
 
     def written(self) -> Vocabulary:
-        return replace(self.vocabulary, tokens=dict(self.tokens()))
+        tokens = {id: token for id, token in self.vocabulary.tokens.items() if id not in self._absent}
+        return replace(self.vocabulary, tokens=tokens)
 
 
 def _sources(text: str) -> tuple[list[int], list[int]]:

@@ -7,7 +7,7 @@ end, unknown characters) is lost here too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,9 @@ class NaiveEngine:
         self.suffix: tuple[int, ...] = ()
         self._bytes = {id: token.replace(naive_bpe.END_OF_WORD, " ").encode() for token, id in vocab.items()}
 
-    def tokens(self) -> Mapping[int, bytes]:
-        return {id: token for id, token in self._bytes.items() if id >= len(self.special_tokens)}
+    @property
+    def vocab_size(self) -> int:
+        return max(self._bytes) + 1
 
     def encode(self, text: str, first: bool = True) -> list[int]:
         text.encode()  # a lone surrogate is refused on every rung
@@ -46,11 +47,17 @@ class NaiveEngine:
 
         return np.array(self.encode(text), dtype=np.uint32)
 
+    def count(self, text: str, first: bool = True) -> int:
+        return len(self.encode(text))
+
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
         return [self.encode(text) for text in texts]  # plain Python holds the lock: threads would bring nothing
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return b"".join(self._bytes[id] for id in ids).removesuffix(b" ")
+
+    def bytes_of(self, id: int) -> bytes:
+        return self._bytes[id]
 
     def byte_stream(self) -> Callable[[int], bytes]:
         held = b""  # a space at the very end is dropped, so it waits for what follows

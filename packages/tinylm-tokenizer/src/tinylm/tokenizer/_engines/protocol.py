@@ -8,7 +8,7 @@ protocol has no code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ class Engine(Protocol):
     def backend(self) -> str:
         """The rung in use: "kernels" or "python"."""
 
-    def tokens(self) -> Mapping[int, bytes]:
-        """Id → bytes, without the special and the added tokens."""
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id."""
 
     def encode(self, text: str, first: bool = True) -> list[int]:
         """The ids of ordinary text; first: it is the start of the whole text (where a dummy space may go).
@@ -55,11 +56,17 @@ class Engine(Protocol):
     def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
         """The same as an array of shape (ids,)."""
 
+    def count(self, text: str, first: bool = True) -> int:
+        """How many ids `encode` gives."""
+
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
         """`encode` of each text, on `threads` threads."""
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of any ids, special and added ones included. Errors: KeyError or IndexError for an unknown id."""
+
+    def bytes_of(self, id: int) -> bytes:
+        """The bytes of one id by itself, special and added ones included. Errors: KeyError for an unknown id."""
 
     def byte_stream(self) -> Callable[[int], bytes]:
         """A new function that is given ids one by one and returns the bytes that each of them adds to the text."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -19,6 +18,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tinylm.tokenizer import sentencepiece_bpe, unigram
+from tinylm.tokenizer._engines.batch import on_threads
 from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Charsmap, Form, Kind, Prepend, SentencePieceModel
 from tinylm.tokenizer._explain import Merge
 from tinylm.tokenizer._streaming import last_word_start
@@ -60,7 +60,7 @@ class SentencePieceEngine:
         self._keep = user_defined(model)
         added = {id: text.replace(SPACE, " ").encode() for text, id in self.added_tokens.items()}
         special = {id: text.encode() for text, id in self.special_tokens.items()}
-        self._bytes = {**self.tokens(), **added, **special}
+        self._bytes = {**self._tokens(), **added, **special}
         # A cut between a letter and a space changes nothing if no piece crosses it and nothing is put after it.
         self._cuts = not any(
             re.search(f"[^{SPACE}]{SPACE}| ", text) for text in (*model.pieces, *self.added_tokens)
@@ -78,7 +78,12 @@ class SentencePieceEngine:
             return unigram.Encoder(self.model)
         return sentencepiece_bpe.Encoder(self.model)
 
-    def tokens(self) -> Mapping[int, bytes]:
+    @property
+    def vocab_size(self) -> int:
+        return max(self._bytes) + 1
+
+    def _tokens(self) -> dict[int, bytes]:
+        """Id → bytes, without the special and the added tokens."""
         named = {*self.special_tokens.values(), *self.added_tokens.values()}
         tokens: dict[int, bytes] = {}
         for id, (text, kind) in enumerate(zip(self.model.pieces, self.model.kinds, strict=True)):
@@ -121,10 +126,10 @@ class SentencePieceEngine:
         return text if self._kernel and self._kernel.normalizes else self.normalize(text, first)
 
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        if not self._kernel or threads < 2:
-            return [self.encode(text) for text in texts]  # Python's lock lets one thread work at a time
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(self.encode, texts))
+        return on_threads(self.encode, texts, threads if self._kernel else 1)
+
+    def count(self, text: str, first: bool = True) -> int:
+        return len(self.encode_array(text, first))
 
     def sample(self, text: str, alpha: float, seed: int) -> list[int]:
         """Ids drawn at random, the same for the same seed: subword regularisation.
@@ -143,6 +148,9 @@ class SentencePieceEngine:
         return [id for _, ids in self._pieces(self.normalize(text), encode) for id in ids]
 
     # ---- ids → text ----
+
+    def bytes_of(self, id: int) -> bytes:
+        return self._bytes[id]
 
     def byte_stream(self) -> Callable[[int], bytes]:
         """The "▁" that stands before a text is no part of it: the first piece loses it (of "all": every piece, until
@@ -221,8 +229,7 @@ class SentencePieceEngine:
         return merges
 
     def _candidates(self, encoder: unigram.Encoder, word: str, places: list[int]) -> list[Candidate]:
-        best = [0.0]
-        best += [float("-inf")] * len(word)
+        best = [0.0, *[float("-inf")] * len(word)]
         chosen: set[tuple[int, int]] = set()
         end = 0
         for piece, _ in encoder.encode(word):

@@ -6,11 +6,13 @@ does not train (`_trainers/wordpiece.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from tinylm.tokenizer import wordpiece
+from tinylm.tokenizer._engines.batch import on_threads
 from tinylm.tokenizer._text.wordpiece_text import Splitter
 from tinylm.tokenizer.kernels.wordpiece import make_encoder
 from tinylm.tokenizer.wordpiece import CONTINUES, Match, WordPieces
@@ -32,18 +34,16 @@ class WordPieceEngine:
         self.prefix, self.suffix = pieces.prefix, pieces.suffix
         self._encoder = make_encoder(pieces)
         self._splitter = Splitter(pieces.rules)
-        names = {id: text for text, id in {**pieces.tokens, **self.special_tokens, **self.added_tokens}.items()}
-        self._first, self._later = (
-            {id: wordpiece.spoken(text, first, pieces.cleanup).encode() for id, text in names.items()}
-            for first in (True, False)
-        )
+        named = {**self.special_tokens, **self.added_tokens}
+        self._names = {id: text for text, id in {**pieces.tokens, **named}.items()}
 
     @property
     def backend(self) -> str:
         return self._encoder.name
 
-    def tokens(self) -> Mapping[int, bytes]:
-        return {id: text.removeprefix(CONTINUES).encode() for text, id in self.pieces.tokens.items()}
+    @property
+    def vocab_size(self) -> int:
+        return max(self._names) + 1
 
     # ---- text → ids ----
 
@@ -53,15 +53,31 @@ class WordPieceEngine:
     def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
         return self._encoder.encode_array(text)
 
-    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        if threads == 1 or self.backend == "python":  # Python's lock lets one thread work at a time
-            return [self.encode(text) for text in texts]
-        from concurrent.futures import ThreadPoolExecutor
+    def count(self, text: str, first: bool = True) -> int:
+        return len(self._encoder.encode_array(text))
 
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(self.encode, texts))
+    def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
+        return on_threads(self.encode, texts, threads if self.backend == "kernels" else 1)
 
     # ---- ids → text ----
+
+    @cached_property
+    def _first(self) -> dict[int, bytes]:
+        """Id → what it adds to a text that it begins."""
+        return self._spoken(True)
+
+    @cached_property
+    def _later(self) -> dict[int, bytes]:
+        """Id → what it adds behind others."""
+        return self._spoken(False)
+
+    def _spoken(self, first: bool) -> dict[int, bytes]:
+        cleanup = self.pieces.cleanup
+        return {id: wordpiece.spoken(text, first, cleanup).encode() for id, text in self._names.items()}
+
+    def bytes_of(self, id: int) -> bytes:
+        text = self._names[id]
+        return (text.removeprefix(CONTINUES) if text in self.pieces.tokens else text).encode()
 
     def byte_stream(self) -> Callable[[int], bytes]:
         """A space stands before every word but the first one of the text."""

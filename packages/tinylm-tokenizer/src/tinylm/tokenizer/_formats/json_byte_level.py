@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tinylm.tokenizer._engines.vocabulary import Merge3, Vocabulary
+from tinylm.tokenizer._engines.vocabulary import Vocabulary
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._formats.json_parts import Reader, boolean, dump, flat, short, write_added_tokens, write_template
+from tinylm.tokenizer._formats.json_parts import Reader, boolean, dump, flat, write_added_tokens, write_template
 from tinylm.tokenizer.byte_bpe import BYTE_OF_ID
 from tinylm.tokenizer.patterns import PATTERNS
 
@@ -96,7 +96,7 @@ class _Reader(Reader):
         prefix, suffix = self.template(content.get("post_processor"), specials)
         return Vocabulary(
             tokens=tokens,
-            merges=self.merges(model["merges"], tokens),
+            merges=self.merges(model["merges"], {token: id for id, token in tokens.items()}, from_printable),
             special_tokens=specials,
             stages=self.stages(content.get("pre_tokenizer")),
             whole_piece_first=boolean(model.get("ignore_merges", False)),
@@ -129,21 +129,6 @@ class _Reader(Reader):
                 "bytes missing; only byte-level BPE is supported"
             )
         return tokens
-
-    def merges(self, rows: list[Any], tokens: dict[int, bytes]) -> list[Merge3]:
-        ids = {token: id for id, token in tokens.items()}
-        merges: list[Merge3] = []
-        for number, row in enumerate(rows):
-            pair = row.split(" ") if isinstance(row, str) else row
-            try:
-                left, right = map(from_printable, pair)
-                merges.append((ids[left], ids[right], ids[left + right]))
-            except (KeyError, ValueError, TypeError):
-                raise TokenizerError(
-                    f"{self.where}: merge {number} is {short(row)}; wanted two tokens that are in the vocabulary "
-                    "together with what they make"
-                ) from None
-        return merges
 
     def stages(self, pre_tokenizer: Any) -> tuple[str, ...]:
         parts = flat(pre_tokenizer, "pretokenizers")

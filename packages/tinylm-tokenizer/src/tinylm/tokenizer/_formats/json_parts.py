@@ -6,11 +6,15 @@ Next: `json_byte_level.py`, `json_sentencepiece.py`, `json_wordpiece.py`, which 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinylm.tokenizer._errors import TokenizerError
 
+if TYPE_CHECKING:
+    from tinylm.tokenizer._engines.vocabulary import Merge3
+
+T = TypeVar("T", str, bytes)
 Around = tuple[tuple[int, ...], tuple[int, ...]]  # the ids before and after a text
 MAX_ID = 2**32 - 2  # the kernel keeps 2**32 - 1 for "none"
 
@@ -78,6 +82,20 @@ class Reader:
             ids.add(id)
             (special if boolean(token.get("special", True)) else added)[text] = id
         return special, added
+
+    def merges(self, rows: Iterable[Any], ids: Mapping[T, int], part: Callable[[str], T]) -> list[Merge3]:
+        """The merges, each written as "left right" or as two strings, of which `part` makes what `ids` holds."""
+        merges: list[Merge3] = []
+        for number, row in enumerate(rows):
+            try:
+                left, right = map(part, row.split(" ") if isinstance(row, str) else row)
+                merges.append((ids[left], ids[right], ids[left + right]))
+            except (KeyError, ValueError, TypeError):
+                raise TokenizerError(
+                    f"{self.where}: merge {number} is {short(row)}; wanted two tokens that are in the vocabulary "
+                    "together with what they make"
+                ) from None
+        return merges
 
     def template(self, processor: Any, special: Mapping[str, int]) -> Around:
         """The ids that the post-processor puts around a text."""

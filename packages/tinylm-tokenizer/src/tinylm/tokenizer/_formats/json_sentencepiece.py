@@ -56,6 +56,7 @@ def read(content: Mapping[str, Any], where: str) -> SentencePieceModel:
     size = max(texts) + 1
     if size > 2 * len(texts) + 10_000:
         raise reader.refuse("the vocabulary", f"{len(texts)} tokens with ids up to {size - 1}", "ids with fewer gaps")
+    ids = {text: id for id, text in texts.items() if kinds[id] != Kind.BYTE}
     steps, words = json_steps.read(reader, content)
     prefix, suffix = reader.template(content.get("post_processor"), special)
     return SentencePieceModel(
@@ -63,7 +64,7 @@ def read(content: Mapping[str, Any], where: str) -> SentencePieceModel:
         pieces=tuple(texts.get(id, "") for id in range(size)),
         scores=tuple(scores.get(id, 0.0) for id in range(size)),
         kinds=tuple(kinds.get(id, Kind.UNUSED) for id in range(size)),
-        merges=None if is_unigram else _merges(reader, model["merges"], texts, kinds),
+        merges=None if is_unigram else tuple(reader.merges(model["merges"], ids, str)),
         unk_id=unk_id,
         byte_fallback=byte_fallback,
         fuse_unknown=is_unigram or boolean(model.get("fuse_unk") or False),
@@ -115,23 +116,6 @@ def _unigram_vocabulary(
     if unk_id is not None and reader.id(unk_id) not in texts:
         raise reader.refuse("unk_id", unk_id, "an id of the vocabulary")
     return texts, scores, unk_id
-
-
-def _merges(
-    reader: Reader, rows: list[Any], texts: Mapping[int, str], kinds: Mapping[int, int]
-) -> tuple[tuple[int, int, int], ...]:
-    ids = {text: id for id, text in texts.items() if kinds[id] != Kind.BYTE}
-    merges: list[tuple[int, int, int]] = []
-    for number, row in enumerate(rows):
-        try:
-            left, right = row.split(" ") if isinstance(row, str) else row
-            merges.append((ids[left], ids[right], ids[left + right]))
-        except (KeyError, ValueError, TypeError):
-            raise TokenizerError(
-                f"{reader.where}: merge {number} is {short(row)}; wanted two tokens that are in the vocabulary, and "
-                "what they make too"
-            ) from None
-    return tuple(merges)
 
 
 # ---- writing ----
