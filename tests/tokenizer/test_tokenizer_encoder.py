@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm.tokenizer import Tokenizer, byte_bpe_fast, kernels
+from tinylm.tokenizer import Tokenizer, byte_bpe, byte_bpe_fast, kernels
 from tinylm.tokenizer._engines.vocabulary import RankedMerges, Vocabulary
 
 ALPHABETS = ["a", "ab", "etaoin", "abcdefghijklmnopqrstuvwxyz", "é日本ab", "e\u0301", " ", "0", "=-", "😀🎉"]
@@ -56,6 +56,33 @@ def test_where_a_stretch_of_a_long_text_ends_makes_no_difference(pattern: str, c
                 assert kernel.count(long) == len(ids)
 
     same()
+
+
+CHARACTERS = "ab éßd日本語，。한글नि😀🎉"  # of one to four bytes
+
+
+@given(st.integers(0, 2**32), st.booleans(), st.sampled_from([20, 100, 300]))
+@settings(deadline=None, max_examples=30)
+def test_tokens_that_hold_parts_of_characters(seed: int, by_rank: bool, wanted: int) -> None:
+    """Pieces are cut where no token goes across; tokens may begin and end inside of a character."""
+    chance = random.Random(seed)
+    kinds = chance.sample(CHARACTERS, 6)
+    text, other = ("".join(chance.choices(kinds, k=200)) for _ in range(2))
+    ids = list(text.encode())
+    tokens = {byte: bytes([byte]) for byte in range(256)}
+    merges: list[tuple[int, int, int]] = []
+    while len(merges) < wanted and len(ids) > 1:  # any two neighbours
+        at = chance.randrange(len(ids) - 1)
+        pair, new = (ids[at], ids[at + 1]), len(tokens)
+        if tokens[pair[0]] + tokens[pair[1]] in tokens.values():
+            break
+        merges.append((*pair, new))
+        tokens[new] = tokens[pair[0]] + tokens[pair[1]]
+        ids = byte_bpe.merge(ids, pair, new)
+    rules = RankedMerges(tokens) if by_rank else merges
+    vocabulary = Vocabulary(tokens, rules, {}, ("cl100k",), whole_piece_first=by_rank)
+    for each in (text, other):
+        assert kernels.make_encoder(vocabulary).encode(each) == byte_bpe_fast.Encoder(vocabulary).encode(each)
 
 
 def test_a_full_cache_forgets_and_stays_right(ranked: Vocabulary) -> None:

@@ -1,15 +1,17 @@
 // Byte-level BPE: UTF-8 text to ids. No Python here (byte_bpe.cpp is the border). The readable version is
 // byte_bpe_fast.py: Encoder.
 //
-// Pieces come from scan.hpp in batches. Of a batch first all keys are hashed and their slots fetched towards the cache,
-// then all are looked up (byte_bpe_table.hpp), so that one piece's memory access runs while the next one is prepared. A
-// piece that is neither token nor remembered is merged (merge.hpp) and remembered.
+// Pieces come from scan.hpp; those of characters of three bytes and more are cut into parts that cannot merge with each
+// other (byte_bpe_borders.hpp). Of a batch first all keys are hashed and their slots fetched towards the cache, then all
+// are looked up (byte_bpe_table.hpp), so that one's memory access runs while the next one is prepared. A piece that is
+// neither token nor remembered is merged (merge.hpp) and remembered.
 #pragma once
 
 #include <array>
 #include <memory>
 #include <string>
 
+#include "byte_bpe_borders.hpp"
 #include "byte_bpe_table.hpp"
 #include "scan.hpp"
 
@@ -114,6 +116,7 @@ class ByteBpe {
             prepared[i] = {key, is_short ? key.hash() : LongTokens::hash(tokens[i])};
             if (options.ranked) ranks_.add(tokens[i], prepared[i].hash, ids[i]);
         }
+        for (std::string_view token : tokens) borders_.add(token);
         constexpr size_t ahead = 16;
         for (size_t i = 0; i < tokens.size(); i++) {
             if (i + ahead < tokens.size()) short_.prefetch(prepared[i + ahead].hash);
@@ -145,28 +148,60 @@ class ByteBpe {
   private:
     static const uint8_t* bytes_of(std::string_view text) { return reinterpret_cast<const uint8_t*>(text.data()); }
 
+    // A piece, or a part of one, that is to be looked up.
+    struct Part {
+        const uint8_t* text;
+        size_t size;
+        Prepared prepared;
+    };
+
+    static constexpr size_t kParts = 128;
+
     void encode_pieces(const uint8_t* text, size_t start, const size_t* ends, size_t count, size_t readable, IdBuffer& out) {
-        Prepared prepared[FastScanner<Pattern::gpt2>::kMost];
-        for (size_t i = 0, from = start; i < count; from = ends[i++]) {
-            const size_t size = ends[i] - from;
-            if (size <= kShort) [[likely]] {
-                const Key key = key_of(text + from, size, from + 16 <= readable);
-                prepared[i] = {key, key.hash()};
-                short_.prefetch(prepared[i].hash);
-            } else if (size <= kLinear) {
-                prepared[i].hash = hash_bytes(text + from, size);
-                if (size <= long_.longest()) long_.prefetch(prepared[i].hash);
-                if (size <= LongCache::kBytes) cache_.prefetch(prepared[i].hash);
+        Part parts[kParts];
+        size_t waiting = 0;
+        auto add = [&](size_t from, size_t end) {
+            prepare(parts[waiting++], text + from, end - from, from + 16 <= readable);
+            if (waiting == kParts) {
+                resolve(parts, waiting, out);
+                waiting = 0;
             }
-        }
-        uint32_t* next = out.room_for(ends[count - 1] - start + LongCache::kIds);
+        };
         for (size_t i = 0, from = start; i < count; from = ends[i++]) {
-            const size_t size = ends[i] - from;
-            if (size <= kShort) [[likely]] {
-                const size_t known = short_.find(prepared[i].key, prepared[i].hash, next);
-                next += known ? known : encode_short(text + from, size, prepared[i], next);
+            const size_t end = ends[i];
+            // By its first two bytes, as a blank often comes first. For characters of two bytes it does not pay.
+            if ((text[from] >= 0xE0 || text[end > from + 1 ? from + 1 : from] >= 0xE0) && end + 3 <= readable)
+                borders_.cut(text, from, end, add);
+            else
+                add(from, end);
+        }
+        resolve(parts, waiting, out);
+    }
+
+    void prepare(Part& part, const uint8_t* text, size_t size, bool readable) {
+        part.text = text;
+        part.size = size;
+        if (size <= kShort) [[likely]] {
+            const Key key = key_of(text, size, readable);
+            part.prepared = {key, key.hash()};
+            short_.prefetch(part.prepared.hash);
+        } else if (size <= kLinear) {
+            part.prepared.hash = hash_bytes(text, size);
+            if (size <= long_.longest()) long_.prefetch(part.prepared.hash);
+            if (size <= LongCache::kBytes) cache_.prefetch(part.prepared.hash);
+        }
+    }
+
+    void resolve(const Part* parts, size_t count, IdBuffer& out) {
+        if (!count) return;
+        const uint8_t* end = parts[count - 1].text + parts[count - 1].size;
+        uint32_t* next = out.room_for(size_t(end - parts[0].text) + LongCache::kIds);
+        for (const Part* part = parts; part < parts + count; part++) {
+            if (part->size <= kShort) [[likely]] {
+                const size_t known = short_.find(part->prepared.key, part->prepared.hash, next);
+                next += known ? known : encode_short(part->text, part->size, part->prepared, next);
             } else {
-                next += encode_long(text + from, size, prepared[i].hash, next);
+                next += encode_long(part->text, part->size, part->prepared.hash, next);
             }
         }
         out.grown_to(next);
@@ -229,6 +264,7 @@ class ByteBpe {
     std::array<uint32_t, 256> byte_ids_;
     size_t ranks_below_ = 0;  // ranks are ids where merges follow from the tokens
     size_t linear_ = 0;       // bytes up to which merge_short can be used
+    Borders borders_;
     PieceTable short_;
     LongTokens long_;
     LongCache cache_;
