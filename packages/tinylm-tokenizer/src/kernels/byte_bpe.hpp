@@ -104,8 +104,10 @@ class ByteBpe {
         for (size_t rank = 0; rank < merge_count; rank++, merges += 3)
             pairs_.add(merges[0], merges[1], {uint32_t(rank), merges[2]});
         const uint32_t highest = *std::max_element(ids.begin(), ids.end());
-        ranks_below_ = std::max(size_t(highest), merge_count) + 1;
-        linear_ = ranks_below_ <= kLinearRanks ? kLinear : 0;
+        const size_t ranks_below = std::max(size_t(highest), merge_count) + 1;
+        linear_ = ranks_below <= kLinearRanks ? kLinear : 0;
+        sizes_.resize(linear_ ? ranks_below : 0);
+        for (size_t i = 0; linear_ && i < tokens.size(); i++) sizes_[ids[i]] = uint32_t(tokens[i].size());
         // As when encoding: first all keys and their hashes, then slot after slot, fetched ahead.
         std::vector<Prepared> prepared(tokens.size());
         std::vector<std::string_view> long_tokens;
@@ -240,18 +242,18 @@ class ByteBpe {
 
     template <class Rules>
     size_t merge_by(const Rules& rules, const uint8_t* piece, size_t size, uint32_t* ids) const {
-        if (size <= linear_) {
-            uint8_t copy[kLinear + 16];
-            std::memcpy(copy, piece, size);
-            return merge_short(rules, byte_ids_.data(), copy, size, ids);
-        }
-        std::vector<uint8_t> copy;
-        copy.reserve(size + 16);
-        copy.assign(piece, piece + size);
-        copy.resize(size + 16);
-        if (size >= kEndless && ranks_below_ <= kLinearRanks)
-            return merge_endless(rules, byte_ids_.data(), copy.data(), size, ranks_below_, ids);
-        return merge_long(rules, byte_ids_.data(), copy.data(), size, ids);
+        auto merge_one = [&](const uint8_t* bytes, size_t length, uint32_t* out) {
+            if (length <= linear_) {
+                uint8_t copy[kLinear + 16];
+                std::memcpy(copy, bytes, length);
+                return merge_short(rules, byte_ids_.data(), copy, length, out);
+            }
+            std::vector<uint8_t> copy(bytes, bytes + length);
+            copy.resize(length + 16);
+            return merge_long(rules, byte_ids_.data(), copy.data(), length, out);
+        };
+        if (size <= kLinear || linear_ == 0) return merge_one(piece, size, ids);
+        return merge_windows(merge_one, sizes_.data(), piece, size, ids);
     }
 
     // Whether merging the bytes of a token gives that token, so that looking it up is only quicker.
@@ -262,8 +264,8 @@ class ByteBpe {
 
     EncoderOptions options_;
     std::array<uint32_t, 256> byte_ids_;
-    size_t ranks_below_ = 0;  // ranks are ids where merges follow from the tokens
-    size_t linear_ = 0;       // bytes up to which merge_short can be used
+    size_t linear_ = 0;            // bytes up to which merge_short can be used
+    std::vector<uint32_t> sizes_;  // id → bytes of the token
     Borders borders_;
     PieceTable short_;
     LongTokens long_;

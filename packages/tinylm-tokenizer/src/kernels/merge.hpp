@@ -7,9 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <deque>
 #include <functional>
-#include <queue>
 #include <vector>
 
 namespace tinylm {
@@ -74,7 +72,7 @@ class PairRules {
 };
 
 constexpr size_t kLinear = 240;           // bytes up to which looking at all pairs for the lowest is quicker than a heap
-constexpr size_t kEndless = 1 << 13;      // bytes from which on merge_endless is quicker than one heap
+constexpr size_t kBack = 16;              // bytes that two windows of a long piece share
 constexpr uint32_t kLinearRanks = 1 << 22;  // ranks that fit beside a position in 31 bits
 
 // A piece of 1 to kLinear bytes whose ranks are below kLinearRanks → its ids; returns how many. A part is known by the
@@ -161,103 +159,43 @@ size_t merge_long(const Rules& rules, const uint32_t* byte_ids, const uint8_t* p
     return count;
 }
 
-// The positions of all pairs of one rank, from left to right. Those that come while it is being emptied go to a heap.
-class RankBucket {
-  public:
-    bool waiting = false;  // in the queue of ranks
-
-    void add(uint32_t position) {
-        if (begun_) {
-            late_.push_back(position);
-            std::push_heap(late_.begin(), late_.end(), std::greater<>());
+// A piece of any length, one window at a time. Two things are true of every result of merging, whatever the rules, because
+// a merge depends on nothing but its two neighbours, and the order of merges in a stretch on nothing outside of it:
+//   - a run of its ids is what merging their own bytes alone gives;
+//   - two results, the one ending and the other beginning with the same id of the same bytes, are one result if joined.
+// (github/rust-gems, crates/bpe, README: corollaries II and III.) So a result for the beginning of the piece grows by a
+// window that begins with one of its last ids: if merging the window gives that id again, the two are joined there; if
+// not, what comes has changed what was before, and the window begins further back, twice as far each time. A window
+// grows by three times as much as it goes back, so that time is linear unless merges depend on bytes far away, and
+// n log n whatever they do. A window that repeats the one before it (one letter, blanks) is not merged again.
+//
+// merge(bytes, size, ids) → how many; sizes: the bytes of each id.
+template <class MergeOne>
+size_t merge_windows(MergeOne&& merge, const uint32_t* sizes, const uint8_t* piece, size_t size, uint32_t* ids) {
+    std::vector<uint32_t> fresh;
+    size_t done = 0, count = 0;  // ids[0..count) is the result for piece[0..done)
+    size_t last_first = 0, last_start = 0, last_length = 0;  // the window before: ids from last_first on
+    for (size_t back = kBack; done < size;) {
+        size_t first = count, start = done;
+        while (first > 0 && done - start < back) start -= sizes[ids[--first]];
+        const size_t length = std::min(done + 3 * std::max(back, done - start), size) - start;
+        size_t made = count - last_first;
+        if (length == last_length && !std::memcmp(piece + start, piece + last_start, length)) {
+            fresh.assign(ids + last_first, ids + count);
         } else {
-            positions_.push_back(position);
+            fresh.resize(std::max(fresh.size(), length));
+            made = merge(piece + start, length, fresh.data());
         }
+        if (first > 0 && fresh[0] != ids[first]) {
+            back *= 2;
+            continue;
+        }
+        std::copy_n(fresh.data(), made, ids + first);
+        last_first = first, last_start = start, last_length = length;
+        count = first + made;
+        done = start + length;
+        back = std::max(kBack, back / 2);
     }
-
-    bool empty() const { return next_ == positions_.size() && late_.empty(); }
-
-    uint32_t take() {
-        if (!begun_) {
-            if (!std::is_sorted(positions_.begin(), positions_.end())) std::sort(positions_.begin(), positions_.end());
-            begun_ = true;
-        }
-        uint32_t position;
-        if (next_ < positions_.size() && (late_.empty() || positions_[next_] < late_.front())) {
-            position = positions_[next_++];
-        } else {
-            std::pop_heap(late_.begin(), late_.end(), std::greater<>());
-            position = late_.back();
-            late_.pop_back();
-        }
-        if (empty()) {  // the next ones are sorted again
-            positions_.clear();
-            next_ = 0;
-            begun_ = false;
-        }
-        return position;
-    }
-
-  private:
-    std::vector<uint32_t> positions_, late_;
-    size_t next_ = 0;
-    bool begun_ = false;
-};
-
-// The same for an endless piece: a bucket per rank instead of one heap, so that memory is walked from left to right.
-// ranks: a number above every rank.
-template <class Rules>
-size_t merge_endless(const Rules& rules, const uint32_t* byte_ids, const uint8_t* piece, size_t size, size_t ranks,
-                     uint32_t* ids) {
-    struct Part {
-        uint32_t id, rank, result, following, preceding;
-    };
-    std::vector<Part> parts(size);
-    std::vector<uint32_t> bucket_of(ranks, kNone);
-    std::deque<RankBucket> buckets;
-    std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<>> queue;  // ranks whose buckets are not empty
-    uint32_t lowest = kNone;                                                     // of the pairs found since the last pop
-    auto look = [&](size_t left, size_t right, size_t end) {
-        const Merge merge = rules.find(piece + left, end - left, parts[left].id, parts[right].id);
-        parts[left].rank = merge.rank;
-        parts[left].result = merge.result;
-        if (merge.rank == kNone) return;
-        if (bucket_of[merge.rank] == kNone) {
-            bucket_of[merge.rank] = uint32_t(buckets.size());
-            buckets.emplace_back();
-        }
-        RankBucket& bucket = buckets[bucket_of[merge.rank]];
-        bucket.add(uint32_t(left));
-        if (!bucket.waiting) queue.push(merge.rank);
-        bucket.waiting = true;
-        lowest = std::min(lowest, merge.rank);
-    };
-    for (size_t i = 0; i < size; i++) parts[i] = {byte_ids[piece[i]], kNone, kNone, uint32_t(i + 1), uint32_t(i - 1)};
-    for (size_t i = 0; i + 1 < size; i++) look(i, i + 1, i + 2);
-    while (!queue.empty()) {
-        const uint32_t rank = queue.top();
-        RankBucket& bucket = buckets[bucket_of[rank]];
-        lowest = kNone;
-        while (!bucket.empty() && lowest >= rank) {
-            const uint32_t left = bucket.take();
-            if (parts[left].rank != rank) continue;
-            const uint32_t right = parts[left].following, after = parts[right].following;
-            parts[left].id = parts[left].result;
-            parts[left].rank = parts[right].rank = kNone;
-            parts[left].following = after;
-            if (after < size) {
-                parts[after].preceding = left;
-                look(left, after, parts[after].following);
-            }
-            if (left > 0) look(parts[left].preceding, left, after);
-        }
-        if (bucket.empty() && queue.top() == rank) {
-            queue.pop();
-            bucket.waiting = false;
-        }
-    }
-    size_t count = 0;
-    for (size_t i = 0; i < size; i = parts[i].following) ids[count++] = parts[i].id;
     return count;
 }
 

@@ -5,6 +5,7 @@
 // Text must be valid UTF-8 (what comes from a Python string is; check bytes first).
 #pragma once
 
+#include <cstring>
 #include <optional>
 #include <string_view>
 
@@ -56,6 +57,13 @@ class Reader {
         return at;
     }
 
+    // Where the run of blanks that starts at `at` ends, or where its last few begin.
+    size_t blanks(size_t at) const {
+        constexpr uint64_t eight = 0x2020202020202020;
+        for (uint64_t bytes; at + 8 <= size_ && (std::memcpy(&bytes, text_ + at, 8), bytes == eight);) at += 8;
+        return at;
+    }
+
     // Where the run of characters of these kinds that starts at `at` ends (at most `limit` characters).
     size_t run(size_t at, uint8_t kinds, size_t limit = SIZE_MAX) {
         while (limit-- > 0 && (kind(at) & kinds)) at = next(at);
@@ -90,8 +98,9 @@ inline size_t contraction(Reader& text, size_t at, bool any_case) {
 inline size_t white_piece(Reader& text, size_t start, bool line_ends, bool whole_at_end) {
     size_t end = start, last = start, after_line = 0;
     for (uint8_t kind; (kind = text.kind(end)) & kWhite;) {
-        last = end;
-        end = text.next(end);
+        const size_t blanks = text.blanks(end);
+        last = blanks > end ? blanks - 1 : end;
+        end = text.next(last);
         if (kind == kNewline) after_line = end;
     }
     if (end == text.size() && whole_at_end) return end;

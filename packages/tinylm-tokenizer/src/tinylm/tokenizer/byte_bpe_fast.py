@@ -2,7 +2,8 @@
 
 What it changes: after a merge only the words that held the merged pair are looked at again. Each pair knows its count
 and the words it occurs in; a heap with lazy deletion gives the next pair. When encoding, each piece is encoded once
-and remembered, and a long piece is merged through a heap, so that one letter repeated a million times stays n log n.
+and remembered; a merge looks only at the two pairs that it changes; and a long piece is merged through a heap, so that
+one letter repeated a million times stays n log n.
 
 What it does not do: use more than one core or leave Python; see `kernels/`.
 """
@@ -15,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tinylm.tokenizer._engines.vocabulary import Merge3, Vocabulary
+from tinylm.tokenizer._engines.vocabulary import Vocabulary
 from tinylm.tokenizer._text.pretokenize import split
 from tinylm.tokenizer.byte_bpe import ID_OF_BYTE, Pair
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_LONG = 64  # bytes; up to here looking at all pairs again is quicker than keeping a heap
+_LONG = 256  # bytes; up to here looking for the lowest rank among all is quicker than keeping a heap
+_NEVER = 1 << 62  # the rank of a pair that does not merge
 _CACHED_PIECES = 1 << 17  # bounds the memory of the cache
 _CACHED_LENGTH = 64  # characters
 
@@ -90,6 +92,34 @@ def _merge(ids: list[int], pair: Pair, new_id: int) -> list[int]:
         return merged + ids[start:]
 
 
+class _Merges:
+    """The merges of a vocabulary, by pair: `rank[pair]`, the lowest first, and `result[rank]`, the id it makes."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.rank: dict[Pair, int] = {}
+        self.result: dict[int, int] = {}
+        for rank, (left, right, result) in enumerate(vocabulary.merges):
+            if vocabulary.ranked:  # all pairs that make one token are equal
+                rank = result
+            if self.rank.setdefault((left, right), rank) == rank:
+                self.result[rank] = result
+
+
+class _Pieces(dict[str, list[int]]):
+    """Piece → ids; a piece that is not there is encoded and remembered, so that a text is a look-up for each piece."""
+
+    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+        self._encode = encode
+
+    def __missing__(self, piece: str) -> list[int]:
+        ids = self._encode(piece)
+        if len(piece) <= _CACHED_LENGTH:
+            if len(self) >= _CACHED_PIECES:
+                self.clear()
+            self[piece] = ids
+        return ids
+
+
 class Encoder:
     """Text → ids and back. One object may be shared by threads."""
 
@@ -98,23 +128,17 @@ class Encoder:
     def __init__(self, vocabulary: Vocabulary, named: Mapping[int, bytes] | None = None) -> None:
         self._stages = vocabulary.stages
         self._byte_ids = vocabulary.byte_ids()
-        self._merges: dict[Pair, tuple[int, int]] = {}  # pair → (rank, result)
-        for rank, (left, right, result) in enumerate(vocabulary.merges):
-            self._merges.setdefault((left, right), (rank, result))
+        self._merges = _Merges(vocabulary)
         whole = vocabulary.tokens.items() if vocabulary.whole_piece_first else ()
         self._whole = {token: id for id, token in whole}
         self._bytes = {**vocabulary.tokens, **(named or {})}
-        self._cache: dict[str, list[int]] = {}
+        self._pieces = _Pieces(self._encode_piece)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`. Errors: UnicodeEncodeError for a lone surrogate."""
         str.encode(text)  # so that the error names the place in the text and not in a piece
-        ids: list[int] = []
-        cache = self._cache
-        for piece in split(text, self._stages):
-            known = cache.get(piece)
-            ids += self._encode_new(piece) if known is None else known
-        return ids
+        known = self._pieces
+        return [id for piece in split(text, self._stages) for id in known[piece]]
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
         """The same as an array of shape (ids,)."""
@@ -135,54 +159,53 @@ class Encoder:
         known = self._bytes
         return b"".join([known[id] for id in ids])
 
-    def _encode_new(self, piece: str) -> list[int]:
+    def _encode_piece(self, piece: str) -> list[int]:
         data = piece.encode()
         if (whole := self._whole.get(data)) is not None:
-            ids = [whole]
-        else:
-            ids = [self._byte_ids[byte] for byte in data]
-            ids = _merge_short(ids, self._merges) if len(ids) <= _LONG else _merge_long(ids, self._merges)
-        if len(piece) <= _CACHED_LENGTH:
-            if len(self._cache) >= _CACHED_PIECES:
-                self._cache = {}
-            self._cache[piece] = ids
-        return ids
+            return [whole]
+        ids = [self._byte_ids[byte] for byte in data]
+        return _merge_short(ids, self._merges) if len(ids) <= _LONG else _merge_long(ids, self._merges)
 
 
-def _merge_short(ids: list[int], merges: dict[Pair, tuple[int, int]]) -> list[int]:
+def _merge_short(ids: list[int], merges: _Merges) -> list[int]:
     """Again and again, merge the pair of the lowest rank (the leftmost of several)."""
-    none = (len(merges), -1)
-    while len(ids) > 1:
-        ranked = [merges.get(pair, none) for pair in itertools.pairwise(ids)]
-        best = min(ranked)
-        if best is none or best[1] < 0:
-            break
-        position = ranked.index(best)
-        ids[position : position + 2] = [best[1]]
+    rank_of = merges.rank.get
+    ranks = [rank_of(pair, _NEVER) for pair in itertools.pairwise(ids)]  # ranks[i]: of ids[i] and ids[i + 1]
+    ranks.append(_NEVER)  # the last id has no right neighbour
+    while (lowest := min(ranks)) != _NEVER:
+        left = ranks.index(lowest)
+        ids[left] = result = merges.result[lowest]
+        del ids[left + 1], ranks[left]
+        if left + 1 < len(ids):
+            ranks[left] = rank_of((result, ids[left + 1]), _NEVER)
+        if left:
+            ranks[left - 1] = rank_of((ids[left - 1], result), _NEVER)
     return ids
 
 
-def _merge_long(ids: list[int], merges: dict[Pair, tuple[int, int]]) -> list[int]:
+def _merge_long(ids: list[int], merges: _Merges) -> list[int]:
     """The same through a heap of (rank, position) over a doubly linked list: n log n instead of n²."""
+    rank_of, result_of = merges.rank.get, merges.result
     following = [*range(1, len(ids)), -1]
     preceding = [*range(-1, len(ids) - 1)]
-    heap: list[Merge3] = []  # rank, position of the left half, result
-
-    def push(left: int, right: int) -> None:
-        if left >= 0 and right >= 0 and (found := merges.get((ids[left], ids[right]))):
-            heapq.heappush(heap, (found[0], left, found[1]))
-
-    for position in range(len(ids) - 1):
-        push(position, position + 1)
+    ranks = [rank_of(pair, _NEVER) for pair in itertools.pairwise(ids)] + [_NEVER]
+    heap = [(rank, left) for left, rank in enumerate(ranks) if rank != _NEVER]
+    heapq.heapify(heap)
     while heap:
-        rank, left, result = heapq.heappop(heap)
-        right = following[left]
-        if ids[left] < 0 or right < 0 or merges.get((ids[left], ids[right]), (-1,))[0] != rank:
+        rank, left = heapq.heappop(heap)
+        if ranks[left] != rank:
             continue  # one half has been merged since
-        ids[left], ids[right] = result, -1
+        right = following[left]
         following[left] = after = following[right]
+        ids[left], ids[right] = result_of[rank], -1
+        ranks[left] = ranks[right] = _NEVER
         if after >= 0:
             preceding[after] = left
-        push(preceding[left], left)
-        push(left, after)
+            ranks[left] = rank = rank_of((ids[left], ids[after]), _NEVER)
+            if rank != _NEVER:
+                heapq.heappush(heap, (rank, left))
+        if (before := preceding[left]) >= 0:
+            ranks[before] = rank = rank_of((ids[before], ids[left]), _NEVER)
+            if rank != _NEVER:
+                heapq.heappush(heap, (rank, before))
     return [id for id in ids if id >= 0]
