@@ -39,8 +39,8 @@ def test_chunked_equals_plain_autograd(rows, vocab, chunk, ignored, reduction):
         got = torch.autograd.grad(loss, (hidden, weight), upstream.to(loss.dtype))
     finally:
         module.CHUNK_NUMBERS = before
-    torch.testing.assert_close(loss.double(), plain, atol=1e-5, rtol=1e-6)
-    torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(loss, plain, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(got, wanted, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "qwen3"])

@@ -28,7 +28,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduc
     valid = targets != IGNORED
     if reduction == "none":
         return _rowwise(hidden, weight, targets)
-    per_row = valid.to(torch.float32)
+    per_row = valid.to(_wide(hidden))
     if reduction == "mean":
         per_row = per_row / valid.sum().clamp(min=1)
     apply: Callable[..., Tensor] = _FusedHead.apply  # torch leaves it untyped
@@ -39,24 +39,30 @@ def _rows_per_chunk(vocab_size: int) -> int:
     return max(1, CHUNK_NUMBERS // vocab_size)
 
 
+def _wide(hidden: Tensor) -> torch.dtype:
+    """The loss is summed in float32 at least."""
+    return torch.promote_types(hidden.dtype, torch.float32)
+
+
 class _FusedHead(torch.autograd.Function):
     """loss = Σₙ sₙ · (logsumexp(zₙ) − zₙ[tₙ]) with z = h Wᵀ;  ∂loss/∂zₙ = sₙ · (softmax(zₙ) − onehot(tₙ))."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, per_row: Tensor) -> Tensor:
         wants_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        wide = _wide(hidden)
+        loss = torch.zeros((), dtype=wide, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_grad else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=wide) if wants_grad else None
         step = _rows_per_chunk(weight.shape[0])
         for start in range(0, hidden.shape[0], step):
             rows = slice(start, start + step)
             h, s, t = hidden[rows], per_row[rows], targets[rows, None]
-            log_p = torch.log_softmax((h @ weight.T).float(), dim=-1)
+            log_p = torch.log_softmax((h @ weight.T).to(wide), dim=-1)
             loss -= (log_p.gather(1, t)[:, 0] * s).sum()
             if grad_hidden is None or grad_weight is None:
                 continue
-            delta = log_p.exp_().scatter_add_(1, t, torch.full_like(t, -1, dtype=torch.float32)).to(h.dtype)
+            delta = log_p.exp_().scatter_add_(1, t, torch.full_like(t, -1, dtype=wide)).to(h.dtype)
             # s is applied to the narrow side of each product, D numbers a row instead of V
             grad_hidden[rows] = (delta @ weight.to(h.dtype)) * s[:, None]
             grad_weight += delta.T @ (h * s[:, None].to(h.dtype))
@@ -77,10 +83,10 @@ def _rowwise(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     step = _rows_per_chunk(weight.shape[0])
 
     def chunk(h: Tensor, w: Tensor, t: Tensor) -> Tensor:
-        return F.cross_entropy((h @ w.T).float(), t, ignore_index=IGNORED, reduction="none")
+        return F.cross_entropy((h @ w.T).to(_wide(h)), t, ignore_index=IGNORED, reduction="none")
 
     pieces = [
         checkpoint(chunk, hidden[i : i + step], weight, targets[i : i + step], use_reentrant=False)
         for i in range(0, hidden.shape[0], step)
     ]
-    return torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=torch.float32)
+    return torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=_wide(hidden))
