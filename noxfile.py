@@ -53,7 +53,7 @@ TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the 
 # The main job, in one place.
 VOCABULARY = "2048"
 MINUTES = "3"
-PROMPT = "ROMEO."
+PROMPTS = ["ROMEO.", "FIRST CITIZEN."]  # the second so that several speak: a thing of chance after one prompt
 FIVE_GRAM = "2.42, or 2.31 with Witten-Bell smoothing"  # packages/tinylm-train/benchmarks/ngram.py
 
 
@@ -74,13 +74,16 @@ def quickstart(session: nox.Session) -> None:
 
     name = str(text.relative_to(ROOT) if text.is_relative_to(ROOT) else text)
     out = f"data/processed/{text.stem}"
-    prompt = text.read_text(encoding="utf-8", errors="replace").strip().split("\n")[0][:80] if mine else PROMPT
+    prompts = [text.read_text(encoding="utf-8", errors="replace").strip().split("\n")[0][:80]] if mine else PROMPTS
     say("To repeat a command yourself: source .nox/quickstart/bin/activate")
     for command in (
         f"tinylm-tokenizer train {quote(name)} --vocab-size {VOCABULARY} --head 0.9 --out {out}/tokenizer",
         f"tinylm-train prepare {quote(name)} --tokenizer {out}/tokenizer --validation tail:0.1 --out {out}/tokens",
         f"tinylm-train pretrain --data {out}/tokens --out {out}/model --minutes {MINUTES}",
-        f"tinylm-infer generate {out}/model {quote(prompt)} --max-tokens 240 --temperature 0.5 --top-p 0.9",
+        *(
+            f"tinylm-infer generate {out}/model {quote(prompt)} --max-tokens 240 --temperature 0.5 --top-p 0.9"
+            for prompt in prompts
+        ),
     ):
         say(f"$ {command}")
         try:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -80,19 +81,24 @@ def needs(name: str) -> list[str]:
 def wheels(session: nox.Session, *names: str) -> list[str]:
     """Wheels of the named packages (default: all) and of those of ours that they need, built anew when changed."""
     wanted = {*names, *(need.split(">=")[0] for name in names for need in needs(name))}
-    paths: list[str] = []
-    for name in (name for name in PHASES.values() if name in wanted or not names):
-        source = copy_source(session, name)
-        digest = hashlib.sha256(f"{sys.version} {os.environ.get('CXX')} {shutil.which('c++')}".encode())
-        for path in sorted(path for path in source.rglob("*") if path.is_file()):
-            digest.update(bytes(path.relative_to(source)) + path.read_bytes())
-        folder = ROOT / ".nox" / "wheels" / f"{name}-{digest.hexdigest()[:12]}"
-        if not any(folder.glob("*.whl")):
-            wheel = build_wheel(session, source)
-            folder.mkdir(parents=True, exist_ok=True)
-            wheel.replace(folder / wheel.name)
-        paths += map(str, folder.glob("*.whl"))
-    return paths
+    chosen = [name for name in PHASES.values() if name in wanted or not names]
+    with ThreadPoolExecutor() as pool:  # the compiler of one package works while the others wait for downloads
+        return list(pool.map(lambda name: wheel_of(session, name), chosen))
+
+
+def wheel_of(session: nox.Session, name: str) -> str:
+    """The wheel of one package: an earlier one if its source and the compiler have not changed since."""
+    source = copy_source(session, name)
+    digest = hashlib.sha256(f"{sys.version} {os.environ.get('CXX')} {shutil.which('c++')}".encode())
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        digest.update(bytes(path.relative_to(source)) + path.read_bytes())
+    folder = ROOT / ".nox" / "wheels" / f"{name}-{digest.hexdigest()[:12]}"
+    if not any(folder.glob("*.whl")):
+        wheel = build_wheel(session, source)
+        folder.mkdir(parents=True, exist_ok=True)
+        wheel.replace(folder / wheel.name)
+    (built,) = folder.glob("*.whl")
+    return str(built)
 
 
 def copy_source(session: nox.Session, name: str) -> Path:
