@@ -1,4 +1,4 @@
-"""Checkpoints: transformers opens ours and we open theirs with the same logits; broken files are named."""
+"""Checkpoints: what is saved is loaded, and broken files are named. Beside transformers: test_model_families.py."""
 
 from __future__ import annotations
 
@@ -6,66 +6,21 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tinylm.model import ModelError, Transformer, TransformerConfig, read_config, read_provenance
 
-PRESETS = ("gpt2", "llama", "qwen3")
 SHAPES = {
     "gpt2": [{}, {"tie_embeddings": False}, {"mlp_width": 37}],
     "llama": [{}, {"kv_heads": 1}, {"tie_embeddings": True, "attention_bias": True, "bias": True}],
     "qwen3": [{}, {"kv_heads": 2, "head_dim": 32}, {"tie_embeddings": False, "rope_theta": 1e6}],
+    "mistral": [{"rope_scaling": {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 32}}],
+    "qwen3-moe": [{}, {"normalise_experts": False, "balance_weight": 0.0, "window": 9}],
+    "smollm2": [{"attention_bias": "qkv", "window": 9, "window_from": 1}],
 }
-CASES = [(preset, overrides) for preset in PRESETS for overrides in SHAPES[preset]]
-
-
-def theirs(directory):
-    transformers = pytest.importorskip("transformers")
-    return transformers.AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
-
-
-@pytest.mark.parametrize(("preset", "overrides"), CASES)
-def test_transformers_opens_ours_with_the_same_logits(preset, overrides, small, ids, tmp_path):
-    model, tokens = small(preset, **overrides), ids(2, 30)
-    model.save(tmp_path, {"tokenizer_sha256": "abc"})
-    other = theirs(tmp_path)
-    assert type(other).__name__ == {"gpt2": "GPT2", "llama": "Llama", "qwen3": "Qwen3"}[preset] + (
-        "LMHeadModel" if preset == "gpt2" else "ForCausalLM"
-    )
-    with torch.no_grad():
-        torch.testing.assert_close(other(tokens).logits, model(tokens), atol=1e-5, rtol=0)
-        mask = torch.ones_like(tokens, dtype=torch.bool)
-        mask[0, :7] = False
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        padded = other(tokens, attention_mask=mask.long(), position_ids=positions).logits
-        torch.testing.assert_close(padded[mask], model(tokens, mask=mask)[mask], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(("preset", "overrides"), CASES)
-def test_we_open_theirs_with_the_same_logits(preset, overrides, small, ids, tmp_path):
-    small(preset, **overrides).save(tmp_path / "ours")
-    other = theirs(tmp_path / "ours")
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    other.save_pretrained(tmp_path / "whole")
-    other.save_pretrained(tmp_path / "shards", max_shard_size="30KB")
-    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
-    tokens = ids(2, 30)
-    for folder in ("whole", "shards"):
-        model = Transformer.load(tmp_path / folder)
-        with torch.no_grad():
-            torch.testing.assert_close(model(tokens), other(tokens).logits, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_the_same_greedy_tokens_as_transformers(preset, small, ids, tmp_path):
-    from tinylm.model import generate
-
-    model, prompt = small(preset), ids(1, 5)
-    model.save(tmp_path)
-    wanted = theirs(tmp_path).generate(prompt, max_new_tokens=40, do_sample=False, pad_token_id=0)
-    assert torch.equal(generate(model, prompt, 40), wanted[:, 5:])
+CASES = [(preset, overrides) for preset, several in SHAPES.items() for overrides in several]
 
 
 @pytest.mark.parametrize(("preset", "overrides"), CASES)
@@ -158,12 +113,34 @@ BROKEN = {
     "a string for a number": (lambda d: edit_config(d, num_attention_heads="4"), "whole number"),
     "a number for a bool": (lambda d: edit_config(d, tie_word_embeddings=1), "true or false"),
     "another activation": (lambda d: edit_config(d, hidden_act="relu"), "hidden_act"),
-    "a sliding window": (lambda d: edit_config(d, use_sliding_window=True), "use_sliding_window"),
-    "scaled RoPE": (lambda d: edit_config(d, rope_parameters={"rope_type": "yarn"}), "yarn"),
+    "an unknown field": (lambda d: edit_config(d, logit_scale=2.0), "got logit_scale: not supported"),
+    "packed weights": (lambda d: edit_config(d, quantization_config={"bits": 4}), "got quantization_config"),
+    "a window of 0": (
+        lambda d: edit_config(d, use_sliding_window=True, sliding_window=0, max_window_layers=0, layer_types=None),
+        "window",
+    ),
+    "a window by text": (lambda d: edit_config(d, use_sliding_window="yes"), "use_sliding_window"),
+    "unknown RoPE": (lambda d: edit_config(d, rope_parameters={"rope_type": "spiral"}), "got 'spiral'"),
+    "dynamic RoPE": (lambda d: edit_config(d, rope_scaling={"type": "dynamic", "factor": 2}), "got 'dynamic'"),
+    "RoPE of a list": (lambda d: edit_config(d, rope_scaling=[1]), "rope_scaling to be an object"),
+    "RoPE without its factor": (lambda d: edit_config(d, rope_parameters={"rope_type": "yarn"}), "wanted factor"),
+    "RoPE's unknown field": (
+        lambda d: edit_config(d, rope_parameters={"rope_type": "linear", "factor": 2.0, "alpha": 1}),
+        "got alpha",
+    ),
+    "a factor below 1": (lambda d: edit_config(d, rope_parameters={"rope_type": "linear", "factor": 0.5}), "0.5"),
+    "two RoPEs": (lambda d: edit_config(d, rope_scaling={"type": "linear", "factor": 2}), "two that differ"),
     "partial RoPE": (lambda d: edit_config(d, partial_rotary_factor=0.5), "partial_rotary_factor"),
+    "partial RoPE within": (
+        lambda d: edit_config(d, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
+        "partial_rotary_factor",
+    ),
     "mixed layers": (lambda d: edit_config(d, layer_types=["sliding_attention"] * 2), "layer_types"),
-    "deeper": (lambda d: edit_config(d, num_hidden_layers=3), r"11 missing \(model.layers.2"),
-    "shallower": (lambda d: edit_config(d, num_hidden_layers=1), "11 unknown"),
+    "heads that do not divide": (lambda d: edit_config(d, num_key_value_heads=3), "multiple of kv_heads"),
+    "an endless model": (lambda d: edit_config(d, num_hidden_layers=10**9, layer_types=None), "tensors of 1000000000"),
+    "a huge number": (lambda d: edit_config(d, hidden_size=10**30), "at most"),
+    "deeper": (lambda d: edit_config(d, num_hidden_layers=3, layer_types=None), r"11 missing \(model.layers.2"),
+    "shallower": (lambda d: edit_config(d, num_hidden_layers=1, layer_types=None), "11 unknown"),
     "wider": (lambda d: edit_config(d, intermediate_size=96), r"\(96, 48\), got \(80, 48\)"),
     "NaN": (lambda d: edit_tensors(d, nan), "got 1 that are NaN"),
     "missing tensor": (lambda d: edit_tensors(d, lambda t: t.pop("model.norm.weight")), "1 missing .model.norm.weight"),
@@ -185,6 +162,96 @@ def test_broken_checkpoints_are_named(case, small, tmp_path):
     damage(tmp_path)
     with pytest.raises(ModelError, match=words):
         Transformer.load(tmp_path)
+
+
+BROKEN_EXPERTS = {
+    "more than there are": ({"num_experts_per_tok": 9}, "experts_per_token from 1 to experts"),
+    "none at all": ({"num_experts": 0}, "experts_per_token from 1"),
+    "a plain layer between": ({"decoder_sparse_step": 2}, "decoder_sparse_step"),
+    "plain layers by number": ({"mlp_only_layers": [1]}, "mlp_only_layers"),
+    "too few in the file": ({"num_experts": 9}, "20 missing|experts"),
+    "a billion": ({"num_experts": 10**9}, "1000000000 experts"),
+    "a negative loss": ({"router_aux_loss_coef": -1}, "balance_weight"),
+    "text for a bool": ({"norm_topk_prob": "yes"}, "normalise_experts"),
+    "one of another width": ({"moe_intermediate_size": 81}, r"\(48, 81\)|\(81, 48\)"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_EXPERTS)
+def test_broken_experts_are_named(case, small, tmp_path):
+    small("qwen3-moe").save(tmp_path)
+    changes, words = BROKEN_EXPERTS[case]
+    edit_config(tmp_path, **changes)
+    with pytest.raises(ModelError, match=words):
+        Transformer.load(tmp_path)
+
+
+def test_a_tensor_in_two_shards_is_named(small, tmp_path):
+    small("qwen3").save(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
+    save_file({"model.norm.weight": torch.ones(48)}, tmp_path / "b.safetensors")
+    index = {"weight_map": {"x": "a.safetensors", "model.norm.weight": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"got model.norm.weight again"):
+        Transformer.load(tmp_path)
+
+
+FIELDS = ["hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "n_inner"]
+FIELDS += ["vocab_size", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_parameters", "rope_scaling"]
+FIELDS += ["tie_word_embeddings", "attention_bias", "hidden_act", "model_type", "sliding_window", "use_sliding_window"]
+FIELDS += ["max_window_layers", "layer_types", "num_experts", "num_local_experts", "num_experts_per_tok", "mlp_bias"]
+FIELDS += ["moe_intermediate_size", "router_aux_loss_coef", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob"]
+FIELDS += [
+    "partial_rotary_factor",
+    "architectures",
+    "dtype",
+    "n_head",
+    "n_positions",
+    "num_hidden_layers",
+    "tinylm",
+    "x",
+]
+ROPE = ["rope_type", "type", "factor", "rope_theta", "attention_factor", "beta_fast", "beta_slow", "mscale", "truncate"]
+ROPE += ["mscale_all_dim", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
+WORDS = ["default", "linear", "llama3", "yarn", "silu", "gpt2", "qwen3_moe", "mistral", "full_attention"]
+PLAIN = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 70),
+    st.sampled_from([10**9, -(10**30), 10**400]),
+    st.floats(),
+    st.sampled_from(WORDS),
+    st.text(max_size=3),
+)
+VALUES = st.one_of(
+    PLAIN,
+    st.lists(st.one_of(PLAIN, st.lists(PLAIN, max_size=1)), max_size=3),
+    st.dictionaries(st.sampled_from([*ROPE, "format", "x"]), st.one_of(PLAIN, st.lists(PLAIN, max_size=2)), max_size=5),
+)
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama", "mistral", "qwen3", "qwen3-moe"])
+def test_a_changed_config_is_read_or_refused_in_words(preset, small, ids, tmp_path):
+    model = small(preset)
+    model.save(tmp_path)
+    path = tmp_path / "config.json"
+    fields, refusals = json.loads(path.read_text()), []
+    names = st.sampled_from(FIELDS)
+
+    @settings(max_examples=60, deadline=None)
+    @given(changes=st.dictionaries(names, VALUES, min_size=1, max_size=3), gone=st.sets(names, max_size=2))
+    def check(changes, gone):
+        path.write_text(json.dumps({name: value for name, value in (fields | changes).items() if name not in gone}))
+        try:
+            read = Transformer.load(tmp_path)
+        except ModelError as error:
+            refusals.append(str(error))
+        else:
+            assert read(ids(1, 5)[:, : read.config.context]).shape[-1] == read.config.vocab_size
+
+    check()
+    assert refusals
+    assert all("\n" not in words and len(words) < 1000 for words in refusals)
 
 
 @pytest.mark.parametrize("part", [0.001, 0.5, 0.999])

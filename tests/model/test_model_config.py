@@ -11,7 +11,7 @@ from tinylm.model import ModelError, Transformer, TransformerConfig
 from tinylm.model._layout import shapes
 from tinylm.model.plan import activation_numbers, inference_memory, training_memory, training_seconds
 
-PRESETS = ("gpt2", "llama", "qwen3")
+PRESETS = ("gpt2", "llama", "mistral", "qwen3", "qwen3-moe")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -90,6 +90,8 @@ def test_a_wrong_preset_or_depth_is_refused(preset, depth):
 def test_counts_and_shapes_are_those_of_the_built_model(preset, depth, kv_heads, tie, attention_bias, width):
     if preset == "gpt2":
         kv_heads, attention_bias = 4, True
+    if preset == "mistral":
+        attention_bias = False
     overrides = {"width": width, "heads": 4, "kv_heads": kv_heads, "head_dim": width // 4, "tie_embeddings": tie}
     config = TransformerConfig.preset(preset, 50, depth, attention_bias=attention_bias, **overrides)
     with torch.device("meta"):
@@ -98,14 +100,21 @@ def test_counts_and_shapes_are_those_of_the_built_model(preset, depth, kv_heads,
     assert shapes(config) == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["gpt2", "llama", "qwen3", "qwen3-moe"])
 def test_flops_are_those_that_torch_counts(preset, small, ids):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    def grouped(x, weight, ends, *args, out_shape=None, **kwargs):
+        return 2 * x[0] * weight[1] * weight[2]
+
+    def grouped_backward(dy, x, weight, ends, *args, out_shape=None, **kwargs):
+        return 4 * x[0] * weight[1] * weight[2]
+
     model = small(preset, depth=3)
     tokens = ids(2, 64)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    experts = {torch.ops.tinylm.grouped_linear: grouped, torch.ops.tinylm.grouped_linear_backward: grouped_backward}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=experts) as counter:
         model.loss(tokens, tokens).backward()
     counted = counter.get_total_flops() / tokens.numel()
     # torch's counter sees products only; ours counts norm weights and biases in N as the PaLM formula does

@@ -52,11 +52,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 def usual_name(name: str, config: TransformerConfig) -> str | None:
     """A stored tensor's name as transformers writes it today; None for what is not a weight of the model."""
-    if name.endswith((".attn.bias", ".masked_bias")):  # causal masks that old GPT-2 files carry along
+    # causal masks that old GPT-2 files carry along, RoPE's frequencies that old Llama files do
+    if name.endswith((".attn.bias", ".masked_bias", ".rotary_emb.inv_freq")):
         return None
-    if (
-        config.tie_embeddings and name == "lm_head.weight"
-    ):  # some files carry the tied head; transformers ignores it too
+    if config.tie_embeddings and name == "lm_head.weight":  # some files carry it as well; transformers ignores it too
         return None
     if config.position == "learned" and not name.startswith(("transformer.", "lm_head.")):
         return f"transformer.{name}"  # GPT-2 as OpenAI published it lacks the prefix

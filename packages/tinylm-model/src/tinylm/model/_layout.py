@@ -17,10 +17,12 @@ from tinylm.model.config import TransformerConfig
 @dataclass(frozen=True)
 class Stored:
     """A tensor in the file: ours, one below the other in order (GPT-2 keeps q, k, v as one), and turned if `transposed`
-    (GPT-2's Conv1D keeps (in, out) where torch.nn.Linear keeps (out, in))."""
+    (GPT-2's Conv1D keeps (in, out) where torch.nn.Linear keeps (out, in)); or of ours, which has one matrix per expert,
+    that of `expert`."""
 
     parts: tuple[str, ...]
     transposed: bool = False
+    expert: int | None = None
 
 
 def tensors(config: TransformerConfig) -> dict[str, Stored]:
@@ -37,6 +39,9 @@ def shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     here |= {"attention.q": (heads, width), "attention.k": (kv, width), "attention.v": (kv, width)}
     here |= {"attention.output": (width, heads), "mlp.down": (width, config.mlp_width)}
     here |= {"mlp.gate": (config.mlp_width, width), "mlp.up": (config.mlp_width, width)}
+    if config.experts:
+        here |= {f"mlp.{name}": (config.experts, *here[f"mlp.{name}"]) for name in ("gate", "up", "down")}
+        here["mlp.router"] = (config.experts, width)
     out = {}
     for stored in tensors(config).values():
         for part in stored.parts:
@@ -49,12 +54,20 @@ def shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
 def file_shape(stored: Stored, ours: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     """The shape in the file, given the shapes of our parameters."""
     first = ours[stored.parts[0]]
+    if stored.expert is not None:
+        return first[1:]
     shape = (sum(ours[part][0] for part in stored.parts), *first[1:])
     return shape[::-1] if stored.transposed else shape
 
 
 def check_shapes(config: TransformerConfig, found: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Compare names and shapes in a checkpoint with what its config describes; ModelError says what differs."""
+    if max(config.depth, config.experts) > len(found):  # before a table of a billion layers is made
+        raise ModelError(
+            f"{where}: wanted the tensors of {config.depth} layers"
+            + (f" with {config.experts} experts each" if config.experts else "")
+            + f", as config.json describes, got {len(found)} tensors; they do not belong together"
+        )
     ours = shapes(config)
     wanted = {name: file_shape(stored, ours) for name, stored in tensors(config).items()}
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
@@ -114,9 +127,22 @@ def _llama_tensors(config: TransformerConfig) -> dict[str, Stored]:
         for theirs, ours in norms.items():
             table[f"{there}.{theirs}.weight"] = Stored((f"{here}.{ours}.weight",))
         for theirs, ours in attention.items():
-            for kind in ("weight", "bias") if config.attention_bias else ("weight",):
+            biased = config.attention_bias is True or (config.attention_bias == "qkv" and ours != "output")
+            for kind in ("weight", "bias") if biased else ("weight",):
                 table[f"{there}.self_attn.{theirs}.{kind}"] = Stored((f"{here}.attention.{ours}.{kind}",))
-        for name in ("gate", "up", "down"):
-            for kind in ("weight", "bias") if config.bias else ("weight",):
-                table[f"{there}.mlp.{name}_proj.{kind}"] = Stored((f"{here}.mlp.{name}.{kind}",))
+        table |= _llama_mlp(config, f"{there}.mlp", f"{here}.mlp")
     return table if config.tie_embeddings else table | {"lm_head.weight": Stored(("head.weight",))}
+
+
+def _llama_mlp(config: TransformerConfig, there: str, here: str) -> dict[str, Stored]:
+    names = ("gate", "up", "down")
+    if config.experts:
+        table = {f"{there}.gate.weight": Stored((f"{here}.router.weight",))}
+        for expert in range(config.experts):
+            for name in names:
+                table[f"{there}.experts.{expert}.{name}_proj.weight"] = Stored(
+                    (f"{here}.{name}.weight",), expert=expert
+                )
+        return table
+    kinds = ("weight", "bias") if config.bias else ("weight",)
+    return {f"{there}.{name}_proj.{kind}": Stored((f"{here}.{name}.{kind}",)) for name in names for kind in kinds}

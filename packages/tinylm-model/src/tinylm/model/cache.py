@@ -19,12 +19,16 @@ class Cache(Protocol):
     """What `Transformer.hidden(cache=...)` calls, once per layer and forward pass.
 
     q (B, heads, T, head_dim), k and v (B, kv_heads, T, head_dim), after RoPE. `mask`, if the caller gave one, is
-    (B, 1, T, keys), True = may attend, over the cached and the new keys. Returns (B, heads, T, head_dim).
+    (B, 1, T, keys), True = may attend, over the cached and the new keys; `window`, if this layer has one, is how many
+    keys each query attends to at most, its own among them. Neither is passed where there is none. Returns (B, heads, T,
+    head_dim).
     A cache whose sequences have one common length offers it as `length`; with any other cache the caller gives
     positions.
     """
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor: ...
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None
+    ) -> Tensor: ...
 
 
 class KVCache:
@@ -49,8 +53,11 @@ class KVCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Append k and v, then attend over all that is there. Raises ModelError when full or of another batch size."""
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None
+    ) -> Tensor:
+        """Append k and v, then attend over all that is there, or the window's part of it. Raises ModelError when full
+        or of another batch size."""
         layers, batch, _, room, _ = self.keys.shape
         end = self.length + k.shape[2]
         if end > room:
@@ -64,4 +71,4 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         if layer == layers - 1:
             self.length = end
-        return attend(q, self.keys[layer, :, :, :end], self.values[layer, :, :, :end], mask)
+        return attend(q, self.keys[layer, :, :, :end], self.values[layer, :, :, :end], mask, window)

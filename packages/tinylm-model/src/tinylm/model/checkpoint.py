@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
 ) -> Transformer:
-    """Read a checkpoint of a gpt2, llama or qwen3 shape, one file or sharded with an index, or a GGUF file (*.gguf).
+    """Read a checkpoint of one of the families in _families.py, one file or sharded with an index, or a GGUF file
+    (*.gguf).
 
     dtype: "float32", "bfloat16", "float16", "float64" or torch's; None keeps the file's (float32 for a GGUF file).
     ModelError says what is wrong with the files: missing, truncated, of another shape, with a tensor too few or too
@@ -76,16 +77,18 @@ def load(
 
         return files.load(folder, wanted, device)
     config = read_config(folder)
+    loaded: dict[str, Tensor] = {}
+    with _checked_tensors(folder, config) as found:
+        ours, table = shapes(config), tensors(config)
+        for name, (file, stored) in found.items():
+            tensor: Tensor = file.get_tensor(stored)
+            if tensor.dtype not in _DTYPES.values():
+                raise ModelError(f"{folder}: wanted {name} in one of {sorted(_DTYPES)}, got {tensor.dtype}")
+            target = tensor.to(device=device, dtype=wanted, copy=True)  # the file's own memory is mapped read-only
+            _check_numbers(folder, name, target)
+            _unpack(table[name], target, ours, loaded)
     with torch.device("meta"):
         model = Transformer(config)
-    ours, table = shapes(config), tensors(config)
-    loaded: dict[str, Tensor] = {}
-    for name, tensor in _read_tensors(folder, config):
-        if tensor.dtype not in _DTYPES.values():
-            raise ModelError(f"{folder}: wanted {name} in one of {sorted(_DTYPES)}, got {tensor.dtype}")
-        target = tensor.to(device=device, dtype=wanted, copy=True)  # a copy: the file's own memory is mapped read-only
-        _check_numbers(folder, name, target)
-        loaded |= _unpack(table[name], target, ours)
     for name in ours:
         module, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(module), leaf, nn.Parameter(loaded[name]))
@@ -109,23 +112,28 @@ def read_provenance(directory: str | os.PathLike[str]) -> dict[str, str]:
     return {key: str(value) for key, value in block.items() if key != "format"}
 
 
-def _read_tensors(folder: Path, config: TransformerConfig) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that `config` describes, once names and shapes in the files agree with it."""
+@contextmanager
+def _checked_tensors(folder: Path, config: TransformerConfig) -> Iterator[dict[str, tuple[Any, str]]]:
+    """By usual name the open file and the stored name of every tensor that `config` describes, once names and shapes
+    in the files agree with it."""
     with ExitStack() as stack:
         where: dict[str, Any] = {}
         for path in weight_files(folder):
             try:
                 file = stack.enter_context(safe_open(path, framework="pt"))
-                names = ((usual_name(name, config), name) for name in file.keys())  # noqa: SIM118  # not a dict
-                where |= {usual: (file, name) for usual, name in names if usual is not None}
+                names = [(usual_name(name, config), name) for name in file.keys()]  # noqa: SIM118  # not a dict
             except (SafetensorError, OSError) as error:
                 raise ModelError(
                     f"{path}: wanted a whole safetensors file, got {error}; copy or download it again"
                 ) from None
+            for usual, name in names:
+                if usual in where:
+                    raise ModelError(f"{path}: wanted each tensor once, got {name} again; remove the files of one copy")
+                if usual is not None:
+                    where[usual] = (file, name)
         found = {name: tuple(file.get_slice(stored).get_shape()) for name, (file, stored) in where.items()}
         check_shapes(config, found, str(folder))
-        for name, (file, stored) in where.items():
-            yield name, file.get_tensor(stored)
+        yield where
 
 
 def _check_numbers(folder: Path, name: str, tensor: Tensor) -> None:
@@ -138,14 +146,21 @@ def _check_numbers(folder: Path, name: str, tensor: Tensor) -> None:
 
 
 def _pack(stored: Stored, weights: Mapping[str, Tensor]) -> Tensor:
+    if stored.expert is not None:
+        return weights[stored.parts[0]].detach()[stored.expert].cpu().contiguous()
     tensor = torch.cat([weights[part].detach() for part in stored.parts])
     return (tensor.T if stored.transposed else tensor).cpu().contiguous()
 
 
-def _unpack(stored: Stored, tensor: Tensor, ours: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def _unpack(stored: Stored, tensor: Tensor, ours: Mapping[str, tuple[int, ...]], loaded: dict[str, Tensor]) -> None:
+    """Put a stored tensor where it belongs among ours."""
+    if stored.expert is not None:
+        part = stored.parts[0]
+        loaded.setdefault(part, tensor.new_empty(ours[part]))[stored.expert] = tensor
+        return
     tensor = tensor.T if stored.transposed else tensor
     pieces = torch.split(tensor, [ours[part][0] for part in stored.parts])
-    return {part: piece.contiguous() for part, piece in zip(stored.parts, pieces, strict=True)}
+    loaded.update((part, piece.contiguous()) for part, piece in zip(stored.parts, pieces, strict=True))
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -22,8 +22,8 @@ def initialise(
 ) -> None:
     """Fill every parameter of `model` in place.
 
-    - matrices: normal with std 0.02 · sqrt(768 / fan_in), which is GPT-2's 0.02 at GPT-2's width and keeps the size of
-      activations the same at any other (the fan-in rule of muP, Yang et al. 2022);
+    - matrices, a router's and each expert's too: normal with std 0.02 · sqrt(768 / fan_in), which is GPT-2's 0.02 at
+      GPT-2's width and keeps the size of activations the same at any other (the fan-in rule of muP, Yang et al. 2022);
     - embeddings and an untied head: normal, std 0.02 (Radford et al. 2019);
     - the two projections that write into the residual stream (attention.output, mlp.down): "scaled" divides their std
       by sqrt(2 · depth), so that the sum over the layers keeps its variance (GPT-2); "zero" starts every block as the
@@ -41,7 +41,7 @@ def initialise(
         elif name in ("embed.weight", "positions.weight", "head.weight"):
             parameter.normal_(0.0, 0.02, generator=generator)
         else:
-            std = 0.02 * math.sqrt(768 / parameter.shape[1])
+            std = 0.02 * math.sqrt(768 / parameter.shape[-1])
             if name.endswith(("attention.output.weight", "mlp.down.weight")):
                 std *= shrink
             parameter.normal_(0.0, std, generator=generator)

@@ -1,7 +1,8 @@
 """The transformer in torch.nn: embeddings, blocks of attention and MLP, a final norm, and the head.
 
 The rung between tensors by hand (below) and Triton kernels (above). Not here: the softmax(q kᵀ) v itself
-(attention.py), the head's loss (loss.py), files (checkpoint.py), decoding (decoding.py). Next: attention.py.
+(attention.py), RoPE (rope.py), a mixture of experts (experts.py), the head's loss (loss.py), files (checkpoint.py),
+decoding (decoding.py). Next: attention.py.
 
 Shapes: B batch, T time, D width, V vocabulary. What `taps` records, with the shape of each (taps.py adds the line that
 computed it):
@@ -11,7 +12,8 @@ computed it):
     blocks.<i>.attention.pattern   (B, heads, T, T)      not with a cache, which attends by itself
     blocks.<i>.attention.output    (B, T, D)             what attention adds to the residual stream
     blocks.<i>.mlp_norm            (B, T, D)
-    blocks.<i>.mlp                 (B, T, D)             what the MLP adds to it
+    blocks.<i>.mlp.router          (B, T, experts)       probabilities; only with experts
+    blocks.<i>.mlp                 (B, T, D)             what the MLP, or its experts, add to it
     blocks.<i>.output              (B, T, D)             the residual stream after the block
     final_norm                     (B, T, D)
     logits                         (B, T, V)             only from forward()
@@ -29,15 +31,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tinylm.model._errors import ModelError
-from tinylm.model.attention import attend, attend_with_pattern, padding_mask, wide
+from tinylm.model._inputs import check_mask, check_range, count_positions
+from tinylm.model.attention import attend, attend_with_pattern, padding_mask
 from tinylm.model.cache import Cache
 from tinylm.model.config import TransformerConfig
+from tinylm.model.experts import Experts, Routing, balance_loss
 from tinylm.model.initialisation import initialise
 from tinylm.model.loss import chunked_cross_entropy
 from tinylm.model.norm import RMSNorm, compute_dtype
+from tinylm.model.rope import Rotation, rotate, rotation
 
 Taps = dict[str, Tensor]
-Rotation = tuple[Tensor, Tensor]
 
 
 def _norm(config: TransformerConfig, size: int) -> nn.Module:
@@ -45,38 +49,17 @@ def _norm(config: TransformerConfig, size: int) -> nn.Module:
     return kind(size, eps=config.norm_eps)
 
 
-def rotation(config: TransformerConfig, positions: Tensor, dtype: torch.dtype) -> Rotation:
-    """RoPE's cosines and sines (Su et al. 2021, eq. 34) for positions (T,) or (B, T): (T or B, 1, T; head_dim / 2).
-
-    Computed from the config in float32 (float64 for a float64 model), once per forward pass for all layers; a buffer
-    would lose its precision when the model is cast to bfloat16.
-    """
-    steps = torch.arange(0, config.head_dim, 2, dtype=wide(dtype), device=positions.device)
-    frequencies = 1.0 / config.rope_theta ** (steps / config.head_dim)
-    angles = positions[..., None].to(wide(dtype)) * frequencies
-    if positions.ndim == 2:
-        angles = angles[:, None]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos_sin: Rotation) -> Tensor:
-    """Turn the pairs (x[i], x[i + head_dim / 2]), Hugging Face's half-split layout. x (B, heads, T, head_dim)."""
-    cos, sin = cos_sin
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-
-
 class Attention(nn.Module):
     """Grouped-query attention (Ainslie et al. 2023); kv_heads == heads is the ordinary multi-head form."""
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
-        bias = config.attention_bias
+        self.layer, self.head_dim, self.window = layer, config.head_dim, config.layer_window(layer)
+        bias = bool(config.attention_bias)
         self.q = nn.Linear(config.width, config.heads * config.head_dim, bias=bias)
         self.k = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=bias)
         self.v = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=bias)
-        self.output = nn.Linear(config.heads * config.head_dim, config.width, bias=bias)
+        self.output = nn.Linear(config.heads * config.head_dim, config.width, bias=config.attention_bias is True)
         self.q_norm = _norm(config, config.head_dim) if config.qk_norm else None
         self.k_norm = _norm(config, config.head_dim) if config.qk_norm else None
 
@@ -91,11 +74,14 @@ class Attention(nn.Module):
         if cos_sin is not None:
             q, k = rotate(q, cos_sin), rotate(k, cos_sin)
         if cache is not None:
-            y = cache.attend(self.layer, q, k, v) if mask is None else cache.attend(self.layer, q, k, v, mask)
+            limits: dict[str, Any] = {} if mask is None else {"mask": mask}
+            y = cache.attend(
+                self.layer, q, k, v, **limits if self.window is None else {**limits, "window": self.window}
+            )
         elif taps is not None:
-            y, taps[f"blocks.{self.layer}.attention.pattern"] = attend_with_pattern(q, k, v, mask)
+            y, taps[f"blocks.{self.layer}.attention.pattern"] = attend_with_pattern(q, k, v, mask, self.window)
         else:
-            y = attend(q, k, v, mask)
+            y = attend(q, k, v, mask, self.window)
         out: Tensor = self.output(y.transpose(1, 2).reshape(batch, time, -1))
         return out
 
@@ -128,24 +114,29 @@ class Block(nn.Module):
         self.attention_norm = _norm(config, config.width)
         self.attention = Attention(config, layer)
         self.mlp_norm = _norm(config, config.width)
-        self.mlp = MLP(config)
+        self.mlp = Experts(config) if config.experts else MLP(config)
 
     def forward(
         self, x: Tensor, cos_sin: Rotation | None, mask: Tensor | None, cache: Cache | None, taps: Taps | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Routing | None]:
+        """The residual stream after the block, and where its tokens were sent if it has experts."""
         normed = self.attention_norm(x)
         attended = self.attention(normed, cos_sin, mask, cache, taps)
         middle = x + attended
         mlp_normed = self.mlp_norm(middle)
-        mlp = self.mlp(mlp_normed)
-        out: Tensor = middle + mlp
+        routing = self.mlp.route(mlp_normed) if isinstance(self.mlp, Experts) else None
+        mlp: Tensor = self.mlp(mlp_normed) if routing is None else self.mlp(mlp_normed, routing)
+        out = middle + mlp
         if taps is not None:
             taps[f"{self.name}.attention_norm"] = normed
             taps[f"{self.name}.attention.output"] = attended
             taps[f"{self.name}.mlp_norm"] = mlp_normed
             taps[f"{self.name}.mlp"] = mlp
             taps[f"{self.name}.output"] = out
-        return out
+            if routing is not None:
+                probabilities = routing[0].view(*x.shape[:2], -1)
+                taps[f"{self.name}.mlp.router"] = probabilities
+        return out, routing
 
 
 class Transformer(nn.Module):
@@ -182,26 +173,35 @@ class Transformer(nn.Module):
         Raises ModelError for ids outside the vocabulary (checked on the CPU only: elsewhere it would wait for the
         device) and for a sequence longer than the context.
         """
+        return self._hidden(ids, positions, mask, cache, taps)[0]
+
+    def _hidden(
+        self, ids: Tensor, positions: Tensor | None, mask: Tensor | None, cache: Cache | None, taps: Taps | None
+    ) -> tuple[Tensor, list[Routing]]:
+        """As `hidden`, and the routing of each layer that has experts."""
         if ids.ndim != 2 or ids.is_floating_point():
             raise ModelError(f"ids: wanted whole numbers of shape (batch, time), got {ids.dtype} {tuple(ids.shape)}")
         start = 0 if cache is None else getattr(cache, "length", None)
         if mask is not None:
-            self._check_mask(ids, mask, start)
+            check_mask(ids, mask, start)
         if positions is None:
-            positions = self._positions(ids, mask, start)
-        self._check("ids", ids, self.config.vocab_size, "the vocabulary")
-        self._check("positions", positions, self.config.context, "the context")
+            positions = count_positions(ids, mask, start, self.config.context)
+        check_range("ids", ids, self.config.vocab_size, "the vocabulary")
+        check_range("positions", positions, self.config.context, "the context")
         x = self.embed(ids) if self.positions is None else self.embed(ids) + self.positions(positions)
         cos_sin = rotation(self.config, positions, compute_dtype(x)) if self.config.position == "rope" else None
         allowed = None if mask is None else padding_mask(mask, ids.shape[1])
         if taps is not None:
             taps["embed"] = x
+        routings: list[Routing] = []
         for block in self.blocks:
-            x = self._through(block, x, cos_sin, allowed, cache, taps)
+            x, routing = self._through(block, x, cos_sin, allowed, cache, taps)
+            if routing is not None:
+                routings.append(routing)
         out: Tensor = self.final_norm(x)
         if taps is not None:
             taps["final_norm"] = out
-        return out
+        return out, routings
 
     def forward(
         self,
@@ -222,17 +222,31 @@ class Transformer(nn.Module):
             taps["logits"] = logits
         return logits
 
-    def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    def loss(
+        self, ids: Tensor, targets: Tensor, reduction: str = "mean", items: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """Cross-entropy in nats of targets (B, T) after ids (B, T); targets of -100 are ignored.
 
         reduction: "mean" over the targets that count (0 with zero gradients if none does), "sum", or "none" -> (B, T).
+        With experts the "mean", which is what training minimises, has balance_weight · the load-balancing loss
+        (experts.py) added; "sum" and "none" are the text's alone. items: a dict to fill with the parts as they are
+        before weighting, detached: "cross_entropy", and with experts "balance".
         """
         if reduction not in ("mean", "sum", "none"):
             raise ModelError(f"loss: wanted reduction 'mean', 'sum' or 'none', got {reduction!r}")
         if targets.shape != ids.shape:
             raise ModelError(f"loss: wanted targets of the shape of ids {tuple(ids.shape)}, got {tuple(targets.shape)}")
-        loss = chunked_cross_entropy(self.hidden(ids).flatten(0, 1), self.head_weight, targets.flatten(), reduction)
-        return loss.view(targets.shape) if reduction == "none" else loss
+        hidden, routings = self._hidden(ids, None, None, None, None)
+        loss = chunked_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten(), reduction)
+        loss = loss.view(targets.shape) if reduction == "none" else loss
+        if items is not None:
+            items["cross_entropy"] = loss.detach()
+        if routings and (items is not None or reduction == "mean"):
+            balance = balance_loss(routings)
+            if items is not None:
+                items["balance"] = balance.detach()
+            loss = loss + self.config.balance_weight * balance if reduction == "mean" else loss
+        return loss
 
     @property
     def head_weight(self) -> Tensor:
@@ -252,7 +266,7 @@ class Transformer(nn.Module):
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
     ) -> Transformer:
-        """Read a Hugging Face directory (gpt2, llama, qwen3) or a GGUF file; see checkpoint.load."""
+        """Read a Hugging Face directory (families: _families.py) or a GGUF file; see checkpoint.load."""
         from tinylm.model import checkpoint
 
         return checkpoint.load(directory, dtype, device)
@@ -262,35 +276,3 @@ class Transformer(nn.Module):
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing here is random
         return block(*inputs)
-
-    def _positions(self, ids: Tensor, mask: Tensor | None, start: int | None) -> Tensor:
-        """Counted on from the `start` tokens that are cached, or the real tokens of the mask counted."""
-        if start is None:
-            raise ModelError("positions: this cache has no single length, so wanted positions=(B, T), got None")
-        if mask is not None:
-            return (mask.cumsum(dim=1) - 1).clamp(min=0)[:, start:]
-        end = start + ids.shape[1]
-        if end > self.config.context:
-            raise ModelError(
-                f"sequence: wanted at most {self.config.context} tokens (the context), got {end}; shorten it, or "
-                "make a model with a longer context"
-            )
-        return torch.arange(start, end, device=ids.device)
-
-    @staticmethod
-    def _check_mask(ids: Tensor, mask: Tensor, start: int | None) -> None:
-        batch, time = ids.shape
-        keys = mask.shape[-1] if start is None else start + time
-        if mask.shape != (batch, keys) or keys < time or mask.dtype != torch.bool:
-            raise ModelError(
-                f"mask: wanted bool of shape {(batch, keys)} (batch, cached + new tokens), "
-                f"got {mask.dtype} of shape {tuple(mask.shape)}"
-            )
-
-    @staticmethod
-    def _check(name: str, values: Tensor, limit: int, what: str) -> None:
-        if torch.compiler.is_compiling() or values.device.type != "cpu" or values.numel() == 0:
-            return
-        low, high = (int(v) for v in values.aminmax())
-        if low < 0 or high >= limit:
-            raise ModelError(f"{name}: wanted 0 to {limit - 1} ({what}), got {low if low < 0 else high}")

@@ -41,6 +41,7 @@ class Transformer:
         kind = np.result_type(weights["embed.weight"].dtype, np.float32) if dtype is None else np.dtype(dtype)
         if kind not in (np.float32, np.float64):
             raise ModelError(f"dtype: wanted float32 or float64, got {kind}")
+        config.plain_or_refuse("arrays")
         self.config = config
         self.weights, self.gradients = Parameters(shapes(config), kind), Parameters(shapes(config), kind)
         for name, array in self.weights.items():

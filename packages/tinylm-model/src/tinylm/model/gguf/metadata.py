@@ -41,6 +41,7 @@ _IDLE: dict[str, tuple[Any, ...]] = {
 
 def architecture(config: TransformerConfig) -> str:
     """llama.cpp's name of the family that computes this shape; ModelError if there is none."""
+    config.plain_or_refuse("a GGUF file of ours")
     kind = model_type(config)
     if kind not in _FAMILIES:
         raise ModelError(f"GGUF: wanted a shape of the families {', '.join(_FAMILIES)}, got {kind}")

@@ -44,6 +44,7 @@ class Transformer:
         kind = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
         if kind is None or kind not in _DTYPES.values():
             raise ModelError(f"dtype: wanted one of {sorted(_DTYPES)}, got {dtype}")
+        config.plain_or_refuse("tensors")
         self.config = config
         self.weights, self.gradients = (Parameters(shapes(config), kind, device) for _ in range(2))
         for name, tensor in self.weights.items():
