@@ -98,6 +98,41 @@ def test_byte_level(trained: dict[str, Tokenizer], mixed: str, write: Callable[[
     assert same.encode(mixed) == trained["gpt2"].encode(mixed)
 
 
+@pytest.mark.parametrize(
+    ("pre", "stages", "nfc", "whole", "bos"),
+    [
+        ("gpt-2", ("gpt2",), False, False, False),
+        ("olmo", ("gpt2",), False, False, False),
+        ("smollm", ("digits", "gpt2"), False, False, False),
+        ("command-r", ("digits", "gpt2"), False, False, False),
+        ("llama-bpe", ("llama3",), False, True, True),
+        ("falcon3", ("llama3",), False, True, True),
+        ("glm4", ("llama3",), False, False, False),
+        ("qwen2", ("qwen2",), True, False, False),
+        ("deepseek-r1-qwen", ("qwen2",), False, False, False),
+        ("llama4", ("o200k",), False, False, False),
+    ],
+)
+def test_how_text_is_cut_has_llama_cpp_s_names(
+    pre: str,
+    stages: tuple[str, ...],
+    nfc: bool,
+    whole: bool,
+    bos: bool,
+    trained: dict[str, Tokenizer],
+    write: Callable[[bytes], Path],
+) -> None:
+    """BOS goes before a text as the file says, or as llama.cpp does for that name."""
+    pairs = byte_level_pairs(trained["gpt2"], **{"tokenizer.ggml.pre": pre})
+    pairs = {key: value for key, value in pairs.items() if "add_" not in key}
+    tok = Tokenizer.load(write(gguf(pairs)))
+    vocabulary = tok.engine.vocabulary
+    assert (vocabulary.stages, vocabulary.nfc, vocabulary.whole_piece_first) == (stages, nfc, whole)
+    assert tok.engine.prefix == ((tok.bos_id,) if bos else ())
+    denied = Tokenizer.load(write(gguf({**pairs, "tokenizer.ggml.add_bos_token": False})))
+    assert denied.engine.prefix == ()
+
+
 def test_wordpiece(mixed: str, write: Callable[[bytes], Path]) -> None:
     tok = Tokenizer.train([made_text(20_000), mixed], vocab_size=500, algorithm="wordpiece")
     named = {id: text for text, id in {**tok.engine.pieces.tokens, **tok.special_tokens}.items()}
@@ -109,6 +144,8 @@ def test_wordpiece(mixed: str, write: Callable[[bytes], Path]) -> None:
     again = Tokenizer.load(write(gguf({**pairs, "tokenizer.ggml.token_type": [1] * len(marked)})))
     assert again.encode(mixed, add_special_tokens=True) == tok.encode(mixed, add_special_tokens=True)
     assert again.special_tokens == tok.special_tokens
+    cased = Tokenizer.load(write(gguf({**pairs, "tokenizer.ggml.normalizer.lowercase": False})))
+    assert (cased.engine.pieces.rules.lower, cased.engine.pieces.rules.accents) == (False, False)
 
 
 def sentencepiece_pairs(tok: Tokenizer, model: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ CHANGES: list[tuple[list[Any], Any, str]] = [
     (["model", "vocab"], [], "tokenizer.json"),
     (["model", "vocab", "\ud800"], 5000, "tokenizer.json"),
     (["added_tokens", 0, "normalized"], True, "normalized"),
-    (["added_tokens", 0, "lstrip"], True, "lstrip"),
+    (["added_tokens", 0, "lstrip"], "no", "wanted true or false"),
     (["truncation"], {"max_length": 5}, "truncation"),
     (["post_processor", "type"], "RobertaProcessing", "post-processor"),
     (["post_processor"], {"type": "BertProcessing", "sep": ["[SEP]", 9], "cls": ["[CLS]", 2]}, "post-processor"),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import regex
 
+from tinylm.tokenizer._added import Finder, whole
 from tinylm.tokenizer._errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def render(
         )
     except (*_template_errors(), ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise TokenizerError(f"the chat template failed on these messages: {error}") from None
-    return _parts(rendered, specials, sentinel)
+    find = Finder(specials, tokenizer.engine.flags) if specials else None
+    return _parts(rendered, find, sentinel)
 
 
 def _break(value: Any, specials: list[str], sentinel: str) -> Any:
@@ -92,16 +94,13 @@ def _unused_character(text: str) -> str:
     return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text and json.dumps(c)[1:-1] not in text)
 
 
-def _parts(rendered: str, specials: Mapping[str, int], sentinel: str) -> list[int | str]:
-    """Cut at the special tokens (the longest first) and take the sentinels out of the text between them."""
+def _parts(rendered: str, find: Finder | None, sentinel: str) -> list[int | str]:
+    """Cut at the special tokens and take the sentinels out of the text between them."""
     parts: list[int | str] = []
-    longest_first = sorted(specials, key=len, reverse=True)
-    pieces = regex.split(f"({'|'.join(map(regex.escape, longest_first))})", rendered) if specials else [rendered]
-    for number, piece in enumerate(pieces):
-        if number % 2:
-            parts.append(specials[piece])
-        elif piece:
-            parts.append(piece.replace(sentinel, "").replace(json.dumps(sentinel)[1:-1], ""))
+    for start, end, id in whole(find, rendered):
+        text = rendered[start:end].replace(sentinel, "").replace(json.dumps(sentinel)[1:-1], "")
+        if id is not None or text:
+            parts.append(text if id is None else id)
     return parts
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from tinylm.tokenizer._added import parts
+from tinylm.tokenizer._added import whole
 from tinylm.tokenizer._errors import TokenizerError, refuse_text
 
 if TYPE_CHECKING:
+    from tinylm.tokenizer._added import Finder
     from tinylm.tokenizer._engines.protocol import Engine
 
 _ENOUGH = 1 << 16  # characters that are worth a look for a place to cut
@@ -47,14 +48,11 @@ class StreamDecoder:
         return rest
 
 
-def encode_stream(
-    chunks: Iterable[str], engine: Engine, find: re.Pattern[str] | None, ids: Mapping[str, int], longest: int
-) -> Iterator[int]:
+def encode_stream(chunks: Iterable[str], engine: Engine, find: Finder | None) -> Iterator[int]:
     """The ids of all chunks joined, holding back only what later text could still change.
 
-    find: the tokens that stand for themselves, `ids` theirs; longest: characters of the longest of them (1: there are
-    none). Memory is bounded by the largest chunk and the longest stretch without a place where it may be cut, whatever
-    the length of the stream.
+    find: the tokens that stand for themselves. Memory is bounded by the largest chunk and the longest stretch without a
+    place where it may be cut, whatever the length of the stream.
     """
     held = ""
     first = True
@@ -65,30 +63,30 @@ def encode_stream(
         held += chunk
         if len(held) >= look_at:
             try:
-                cut = _safe_cut(held, first, engine, find, longest)
+                cut = _safe_cut(held, first, engine, find)
             except UnicodeEncodeError:
                 refuse_text(held)
             if cut:
-                yield from _encode(held[:cut], first, engine, find, ids)
+                yield from _encode(held[:cut], first, engine, find)
                 held, first = held[cut:], False
             look_at = max(_ENOUGH, 2 * len(held))  # one endless piece: look again only when twice as much has come
-    yield from _encode(held, first, engine, find, ids)
+    yield from _encode(held, first, engine, find)
 
 
-def _safe_cut(text: str, first: bool, engine: Engine, find: re.Pattern[str] | None, longest: int) -> int:
-    """The last place where `text` may be cut. Up to `certain` no token that stands for itself can begin that is not
-    complete; behind the last one that does begin there it is ordinary text, which the engine knows where to cut."""
-    certain = len(text) - longest + 1
-    ends = [found.end() for found in (find.finditer(text) if find else ()) if found.start() < certain]
-    start = ends[-1] if ends else 0
-    return start + engine.cut(text[start:certain], first and not start)
+def _safe_cut(text: str, first: bool, engine: Engine, find: Finder | None) -> int:
+    """The last place where `text` may be cut: the tokens that are found say where it is ordinary text, and the engine
+    where that may be cut."""
+    fence, start, end, closed = find.certain(text) if find else (0, 0, len(text), [])
+    cut = engine.cut(text[start:end], first and not start)
+    for left, right in reversed(closed):
+        if left <= start + cut <= right:
+            cut = engine.cut(text[start : left - 1], first and not start) if left > start else 0
+    return start + cut if cut else fence
 
 
-def _encode(
-    text: str, first: bool, engine: Engine, find: re.Pattern[str] | None, ids: Mapping[str, int]
-) -> Iterator[int]:
+def _encode(text: str, first: bool, engine: Engine, find: Finder | None) -> Iterator[int]:
     try:
-        for start, end, id in parts(find, text, ids):
+        for start, end, id in whole(find, text):
             if id is None:
                 yield from engine.encode(text[start:end], first and start == 0)
             else:

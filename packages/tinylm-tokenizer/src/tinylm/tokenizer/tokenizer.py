@@ -13,15 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tinylm.tokenizer._added import finder, parts
+from tinylm.tokenizer._added import Finder, whole
 from tinylm.tokenizer._atomic import write_atomic
 from tinylm.tokenizer._engines.protocol import Engine, Progress, no_progress
 from tinylm.tokenizer._errors import TokenizerError, refuse_text
 from tinylm.tokenizer._formats import load as _load
 
 if TYPE_CHECKING:
-    import re
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -50,8 +48,7 @@ class Tokenizer:
         self.special_tokens: dict[str, int] = dict(engine.special_tokens)
         self.bos_id = self._id_of(loaded.bos_token, _BOS)
         self.eos_id = self._id_of(loaded.eos_token, _EOS)
-        self._ids = {**engine.special_tokens, **engine.added_tokens}
-        self._finders: dict[frozenset[str], re.Pattern[str] | None] = {}
+        self._finders: dict[frozenset[str], Finder | None] = {}
 
     def _id_of(self, name: str | None, well_known: Iterable[str]) -> int | None:
         return next((self.special_tokens[text] for text in (name, *well_known) if text in self.special_tokens), None)
@@ -132,7 +129,7 @@ class Tokenizer:
                 ids = self.engine.encode(text)
             else:
                 ids = []
-                for start, end, id in parts(find, text, self._ids):
+                for start, end, id in whole(find, text):
                     ids += self.engine.encode(text[start:end], start == 0) if id is None else [id]
         except (UnicodeEncodeError, TypeError, AttributeError):
             refuse_text(text)
@@ -150,15 +147,15 @@ class Tokenizer:
                 return self.engine.encode_array(text)
             arrays = [
                 self.engine.encode_array(text[start:end], start == 0) if id is None else np.array([id], np.uint32)
-                for start, end, id in parts(find, text, self._ids)
+                for start, end, id in whole(find, text)
             ]
         except (UnicodeEncodeError, TypeError, AttributeError):
             refuse_text(text)
         around = (self.engine.prefix, self.engine.suffix) if add_special_tokens else ((), ())
         return np.concatenate([np.array(around[0], np.uint32), *arrays, np.array(around[1], np.uint32)])
 
-    def _finder(self, allowed: Allowed) -> re.Pattern[str] | None:
-        """A pattern that finds the tokens that stand for themselves: the added ones and the allowed special ones."""
+    def _finder(self, allowed: Allowed) -> Finder | None:
+        """What finds the tokens that stand for themselves: the added ones and the allowed special ones."""
         if not allowed and not self.engine.added_tokens:
             return None
         names = frozenset(
@@ -169,7 +166,8 @@ class Tokenizer:
                 if name not in self.special_tokens:
                     known = ", ".join(self.special_tokens) or "none"
                     raise TokenizerError(f"{name!r} is no special token of this tokenizer; it has: {known}")
-            self._finders[names] = finder([*names, *self.engine.added_tokens])
+            ids = {**{name: self.special_tokens[name] for name in names}, **self.engine.added_tokens}
+            self._finders[names] = Finder(ids, self.engine.flags) if ids else None
         return self._finders[names]
 
     def encode_batch(
@@ -204,14 +202,12 @@ class Tokenizer:
         from tinylm.tokenizer._streaming import encode_stream
 
         names = allowed_special if isinstance(allowed_special, str) else tuple(allowed_special)
-        find = self._finder(names)
-        longest = max(map(len, self._ids), default=1) if find else 1
-        return encode_stream(chunks, self.engine, find, self._ids, longest)
+        return encode_stream(chunks, self.engine, self._finder(names))
 
     def count(self, text: str) -> int:
         """How many ids `text` has."""
         try:
-            found = parts(self._finder(()), text, self._ids)
+            found = whole(self._finder(()), text)
             return sum(self.engine.count(text[start:end], start == 0) if id is None else 1 for start, end, id in found)
         except (UnicodeEncodeError, TypeError, AttributeError):
             refuse_text(text)
@@ -240,7 +236,7 @@ class Tokenizer:
         spans: list[tuple[int, int]] = []
         before = 0  # bytes
         try:
-            for start, end, id in parts(self._finder(()), text, self._ids):
+            for start, end, id in whole(self._finder(()), text):
                 size = len(text[start:end].encode())
                 inner = self.engine.spans(text[start:end], start == 0) if id is None else [(0, size)]
                 spans += [(before + left, before + right) for left, right in inner] if before else inner
@@ -263,7 +259,7 @@ class Tokenizer:
         steps: list[Any] = []
         before = 0
         try:
-            for start, end, id in parts(self._finder(()), text, self._ids):
+            for start, end, id in whole(self._finder(()), text):
                 if id is None:
                     inner = self.engine.explain(text[start:end], start == 0)
                     steps += [replace(step, position=step.position + before) for step in inner] if before else inner

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tinylm.tokenizer._added import Flags
 from tinylm.tokenizer._atomic import write_atomic
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._text.wordpiece_text import Rules, Splitter
@@ -36,14 +37,16 @@ class WordPieces:
     """A WordPiece vocabulary, as plain data.
 
     tokens: piece → id, a piece inside a word with "##" before it; without the special and the added tokens.
-    special_tokens, added_tokens: text → id. unknown: the special token of a word that cannot be taken apart.
-    longest: words of more characters than this are unknown. rules: how a text is cut into words.
-    cleanup: decoding puts no space before . ? ! and ,. prefix, suffix: ids put around a text on demand.
+    special_tokens, added_tokens: text → id. flags: how one of these is found, where not just as it is written.
+    unknown: the special token of a word that cannot be taken apart. longest: words of more characters than this are
+    unknown. rules: how a text is cut into words. cleanup: decoding puts no space before . ? ! and ,. prefix, suffix:
+    ids put around a text on demand.
     """
 
     tokens: dict[str, int]
     special_tokens: dict[str, int]
     added_tokens: dict[str, int] = field(default_factory=dict)
+    flags: dict[str, Flags] = field(default_factory=dict)
     unknown: str = "[UNK]"
     longest: int = 100
     rules: Rules = field(default_factory=Rules)

@@ -36,6 +36,7 @@ class ByteLevelEngine:
         self.vocabulary = vocabulary
         self.special_tokens = dict(vocabulary.special_tokens)
         self.added_tokens = dict(vocabulary.added_tokens)
+        self.flags = dict(vocabulary.flags)
         self.prefix, self.suffix = vocabulary.prefix, vocabulary.suffix
         self._named = {id: text.encode() for text, id in {**self.special_tokens, **self.added_tokens}.items()}
         self._encoder = kernels.make_encoder(vocabulary, self._named)

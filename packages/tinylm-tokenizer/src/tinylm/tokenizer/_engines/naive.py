@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tinylm.tokenizer._added import Flags
+
 
 class NaiveEngine:
     """See `protocol.Engine`."""
@@ -30,6 +32,7 @@ class NaiveEngine:
         self.merges, self.vocab = merges, vocab
         self.special_tokens = {text: vocab[text] for text in naive_bpe.SPECIAL_TOKENS}
         self.added_tokens: dict[str, int] = {}
+        self.flags: dict[str, Flags] = {}
         self.prefix: tuple[int, ...] = ()
         self.suffix: tuple[int, ...] = ()
         self._bytes = {id: token.replace(naive_bpe.END_OF_WORD, " ").encode() for token, id in vocab.items()}

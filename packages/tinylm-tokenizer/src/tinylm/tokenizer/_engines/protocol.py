@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tinylm.tokenizer._added import Flags
+
 Progress = Callable[[str, int, int], None]  # (what is being done, how much of it is done, how much there is)
 
 
@@ -27,11 +29,13 @@ class Engine(Protocol):
 
     special_tokens: text → id; they stand for themselves in a text only when the caller allows them.
     added_tokens: text → id; found in any text (user-defined symbols; `"special": false` in a tokenizer.json).
+    flags: text → how that token is found, for those that are not found just as they are written.
     prefix, suffix: ids put around a text when `add_special_tokens` is asked for.
     """
 
     special_tokens: dict[str, int]
     added_tokens: dict[str, int]
+    flags: dict[str, Flags]
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
 

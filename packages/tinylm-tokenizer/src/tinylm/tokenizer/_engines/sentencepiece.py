@@ -54,6 +54,7 @@ class SentencePieceEngine:
         self.algorithm: str = model.algorithm
         self.special_tokens = dict(model.special_tokens)
         self.added_tokens = dict(model.added_tokens)
+        self.flags = dict(model.flags)
         self.prefix, self.suffix = model.prefix, model.suffix
         self._kernel = make_encoder(model)
         self._byte_ids = byte_ids(model)

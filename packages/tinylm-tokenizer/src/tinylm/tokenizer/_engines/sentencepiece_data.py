@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
+from tinylm.tokenizer._added import Flags
+
 SPACE = "\u2581"  # "▁", LOWER ONE EIGHTH BLOCK: how a space is written inside a piece
 
 
@@ -122,6 +124,7 @@ class SentencePieceModel:
     drop_space: decoding drops the "▁" that starts the text: "never", "once" or "all" (all that stand there).
     special_tokens: text → id, found in a text only when allowed. added_tokens: text → id, cut out of every text before
     it is normalised (only tokenizer.json has them; pieces of kind USER_DEFINED are found by the engine itself).
+    flags: text → how that special or added token is found, where not just as it is written.
     prefix, suffix: ids put around a text when special tokens are asked for.
     """
 
@@ -140,5 +143,6 @@ class SentencePieceModel:
     drop_space: Literal["never", "once", "all"] = "once"
     special_tokens: dict[str, int] = field(default_factory=dict)
     added_tokens: dict[str, int] = field(default_factory=dict)
+    flags: dict[str, Flags] = field(default_factory=dict)
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()

@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import islice
 from typing import overload
 
+from tinylm.tokenizer._added import Flags
 from tinylm.tokenizer.byte_bpe import Pair, token_bytes
 
 Merge3 = tuple[int, int, int]  # left id, right id, the id of the two joined
@@ -52,6 +53,7 @@ class Vocabulary:
     merges: (left, right, result) in order of rank: the earlier merge is done first.
     special_tokens: text → id; found in a text only when they are allowed.
     added_tokens: text → id; found in any text (`"special": false` in a tokenizer.json).
+    flags: text → how that special or added token is found, where not just as it is written.
     stages: names of the pre-tokenisation patterns (`patterns.py`), applied one after the other.
     whole_piece_first: a piece that is a token is that token, whatever the merges say (tiktoken; `ignore_merges`).
     nfc: text is normalised to Unicode NFC first (Qwen).
@@ -67,6 +69,7 @@ class Vocabulary:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     added_tokens: dict[str, int] = field(default_factory=dict)
+    flags: dict[str, Flags] = field(default_factory=dict)
 
     @property
     def ranked(self) -> bool:

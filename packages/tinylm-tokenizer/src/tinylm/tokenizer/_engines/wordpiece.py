@@ -31,6 +31,7 @@ class WordPieceEngine:
         self.pieces = pieces
         self.special_tokens = dict(pieces.special_tokens)
         self.added_tokens = dict(pieces.added_tokens)
+        self.flags = dict(pieces.flags)
         self.prefix, self.suffix = pieces.prefix, pieces.suffix
         self._encoder = make_encoder(pieces)
         self._splitter = Splitter(pieces.rules)

@@ -78,7 +78,7 @@ def _vocab_txt(tokenizer: Tokenizer, target: Path) -> Written:
         raise TokenizerError(f"vocab.txt holds WordPiece only; this tokenizer is {tokenizer.algorithm}")
     data = wordpiece.write_vocab(engine.pieces)
     again = wordpiece.read_vocab(data, target.name)
-    for what in ("tokens", "special_tokens", "added_tokens", "unknown", "longest", "rules", "cleanup"):
+    for what in ("tokens", "special_tokens", "added_tokens", "flags", "unknown", "longest", "rules", "cleanup"):
         was, got = getattr(engine.pieces, what), getattr(again, what)
         if was != got:
             shown = f"{was} would be read as {got}" if len(str(was)) < 200 else "other ones would be read"
@@ -107,6 +107,8 @@ def _lost(tokenizer: Tokenizer, engine: ByteLevelEngine) -> list[str]:
     lines = _around(tokenizer, ((), ()))
     if engine.vocabulary.nfc:
         lines.append("it does not say that text is normalised to NFC first: do that yourself")
+    if engine.flags:
+        lines.append(f"it does not say how these are found (lstrip and the like): {', '.join(engine.flags)}")
     if engine.added_tokens:
         lines.append(f"it does not say which tokens stand for themselves in any text: {', '.join(engine.added_tokens)}")
     return lines

@@ -12,7 +12,7 @@ import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tinylm.tokenizer._engines.byte_level import byte_level_engine
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
@@ -25,21 +25,41 @@ from tinylm.tokenizer._formats.gguf_pairs import Damaged, read_pairs
 from tinylm.tokenizer._formats.json_byte_level import from_printable
 from tinylm.tokenizer._formats.json_parts import Around
 from tinylm.tokenizer._text import charsmap
+from tinylm.tokenizer._text.wordpiece_text import Rules
 from tinylm.tokenizer.wordpiece import CONTINUES, WordPieces
 
 if TYPE_CHECKING:
     from tinylm.tokenizer._engines.protocol import Engine
 
-# tokenizer.ggml.pre → (stages of patterns.py, NFC first, a piece that is a token is that token)
-_PRE: dict[str, tuple[tuple[str, ...], bool, bool]] = {
-    "gpt-2": (("gpt2",), False, False),
-    "llama-bpe": (("llama3",), False, True),
-    "llama3": (("llama3",), False, True),
-    "qwen2": (("qwen2",), True, False),
-    "smollm": (("digits", "gpt2"), False, False),
-    "starcoder": (("digits", "gpt2"), False, False),
-    "gpt-4o": (("o200k",), False, False),
+
+class _Pre(NamedTuple):
+    """What a name in tokenizer.ggml.pre stands for: stages of patterns.py, NFC first, a piece that is a token is that
+    token, and whether BOS is put before a text where the file does not say."""
+
+    stages: tuple[str, ...]
+    nfc: bool = False
+    whole: bool = False
+    bos: bool = False
+
+
+# The names with which llama.cpp (src/llama-vocab.cpp) cuts text by one of our patterns. llama.cpp never normalises;
+# Qwen2 and its successors do in their own tokenizer.json, and so it is done here. For o200k it has a simpler expression
+# than the models' own, which is used here.
+_NAMES: dict[_Pre, str] = {
+    _Pre(
+        ("gpt2",)
+    ): "gpt-2 phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat a.x-4.0 mellum modern-bert exaone4 mpt olmo "
+    "jais trillion granite-docling",
+    _Pre(("digits", "gpt2")): "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2",
+    _Pre(
+        ("llama3",), whole=True, bos=True
+    ): "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
+    _Pre(("llama3",)): "dbrx smaug-bpe glm4 chatglm-bpe",
+    _Pre(("qwen2",), nfc=True): "qwen2",
+    _Pre(("qwen2",)): "deepseek-r1-qwen stablelm2 hunyuan solar-open megrez kormo f2llmv2 grok-2",
+    _Pre(("o200k",)): "gpt-4o llama4 kanana2 talkie minimax-m2",
 }
+_PRE = {name: pre for pre, names in _NAMES.items() for name in names.split()}
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # token types
 
 
@@ -125,7 +145,7 @@ class _Reader:
                 f"{self.where}: its text is cut by {pre or 'an unnamed pattern'!r}, which is not known here; known are "
                 f"{', '.join(_PRE)}; use the tokenizer.json that the model came with"
             )
-        stages, nfc, whole = _PRE[pre]
+        stages, nfc, whole, bos = _PRE[pre]
         special, added = self.named(_CONTROL), self.named(_USER_DEFINED)
         apart = {*special.values(), *added.values(), *(id for id, kind in enumerate(self.types) if kind == _UNUSED)}
         try:
@@ -139,7 +159,7 @@ class _Reader:
             ) from None
         if len(ids) != len(tokens) or b"" in ids:
             raise TokenizerError(f"{self.where}: a token is empty, or there twice")
-        prefix, suffix = self.around(special)
+        prefix, suffix = self.around(special, ("bos",) if bos else ())
         return byte_level_engine(
             Vocabulary(tokens, merges, special, stages, whole, nfc, prefix, suffix, added_tokens=added)
         )
@@ -208,8 +228,11 @@ class _Reader:
         unknown = self.token(self.get("unknown_token_id", None)) or "[UNK]"
         around = [self.token(self.get(f"{name}_token_id", None)) for name in ("cls", "seperator")]
         before, after = (text or default for text, default in zip(around, ("[CLS]", "[SEP]"), strict=True))
+        lower = bool(self.get("normalizer.lowercase", True))
+        rules = Rules(accents=bool(self.get("normalizer.strip_accents", lower)), lower=lower)
         if missing := [text for text in (unknown, before, after) if text not in special]:
             raise TokenizerError(f"{self.where}: wanted the special token {missing[0]}, which is not there")
+        prefix, suffix = (special[before],), (special[after],)
         return WordPieceEngine(
-            WordPieces(tokens, special, added, unknown=unknown, prefix=(special[before],), suffix=(special[after],))
+            WordPieces(tokens, special, added, unknown=unknown, rules=rules, prefix=prefix, suffix=suffix)
         )

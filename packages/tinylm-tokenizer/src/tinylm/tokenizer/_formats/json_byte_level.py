@@ -42,7 +42,7 @@ def write(vocabulary: Vocabulary) -> bytes:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": write_added_tokens(vocabulary.special_tokens, vocabulary.added_tokens),
+        "added_tokens": write_added_tokens(vocabulary.special_tokens, vocabulary.added_tokens, vocabulary.flags),
         "normalizer": {"type": "NFC"} if vocabulary.nfc else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*map(_stage, vocabulary.stages)]},
         "post_processor": template or {**byte_level, "use_regex": True},
@@ -91,7 +91,7 @@ class _Reader(Reader):
         decoder = content.get("decoder")
         if decoder is not None and decoder.get("type") != "ByteLevel":
             raise self.refuse("the decoder", decoder.get("type"), "ByteLevel")
-        specials, added = self.added_tokens(content)
+        specials, added, flags = self.added_tokens(content)
         tokens = self.tokens(model["vocab"], {**specials, **added})
         prefix, suffix = self.template(content.get("post_processor"), specials)
         return Vocabulary(
@@ -104,11 +104,17 @@ class _Reader(Reader):
             prefix=prefix,
             suffix=suffix,
             added_tokens=added,
+            flags=flags,
         )
 
     def tokens(self, vocab: Mapping[str, Any], specials: Mapping[str, int]) -> dict[int, bytes]:
         tokens: dict[int, bytes] = {}
         special_ids = {id: text for text, id in specials.items()}
+        for text, id in specials.items():
+            if vocab.get(text, id) != id:  # tokenizers would take the vocabulary's
+                raise TokenizerError(
+                    f"{self.where}: the added token {text!r} (id {id}) is {vocab[text]} in the vocabulary"
+                )
         for name, number in vocab.items():
             id = self.id(number)
             if special_ids.get(id) == name:

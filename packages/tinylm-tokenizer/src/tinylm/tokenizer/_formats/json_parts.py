@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tinylm.tokenizer._added import PLAIN, Flags
 from tinylm.tokenizer._errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -24,13 +26,15 @@ def dump(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def write_added_tokens(special: Mapping[str, int], added: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+def write_added_tokens(
+    special: Mapping[str, int], added: Mapping[str, int], flags: Mapping[str, Flags]
+) -> list[dict[str, Any]]:
     """The entries of special tokens and of those that are found in any text, in order of their ids."""
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    entries = [(id, text, True) for text, id in special.items()] + [
-        (id, text, False) for text, id in (added or {}).items()
+    entries = [(id, text, True) for text, id in special.items()] + [(id, text, False) for text, id in added.items()]
+    return [
+        {"id": id, "content": text, **asdict(flags.get(text, PLAIN)), "special": is_special}
+        for id, text, is_special in sorted(entries)
     ]
-    return [{"id": id, "content": text, **flags, "special": is_special} for id, text, is_special in sorted(entries)]
 
 
 def write_template(prefix: Iterable[int], suffix: Iterable[int], special: Mapping[str, int]) -> dict[str, Any] | None:
@@ -67,21 +71,24 @@ class Reader:
             if content.get(part) is not None:
                 raise self.refuse(part, content[part], "none: it would change the ids of long or short texts")
 
-    def added_tokens(self, content: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
-        """The special tokens, and those that are found in any text: text → id."""
+    def added_tokens(self, content: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int], dict[str, Flags]]:
+        """The special tokens, those that are found in any text (text → id), and the flags of both that have any."""
         special: dict[str, int] = {}
         added: dict[str, int] = {}
+        flags: dict[str, Flags] = {}
         ids: set[int] = set()
         for token in content.get("added_tokens") or []:
             text, id = token["content"], self.id(token["id"])
-            for flag in ("single_word", "lstrip", "rstrip"):
-                if boolean(token.get(flag, False)):
-                    raise self.refuse(f"{flag} of the added token {text!r}", True, "false")
+            found = Flags(**{flag: boolean(token.get(flag, False)) for flag in asdict(PLAIN)})
+            if found.normalized and content.get("normalizer") is not None:
+                raise self.refuse(f"normalized of the added token {text!r}", True, "false in a file with a normalizer")
             if not isinstance(text, str) or not text or text in special or text in added or id in ids:
                 raise TokenizerError(f"{self.where}: the added token {text!r} (id {id}) is empty or there twice")
             ids.add(id)
             (special if boolean(token.get("special", True)) else added)[text] = id
-        return special, added
+            if found != PLAIN:
+                flags[text] = found
+        return special, added, flags
 
     def merges(self, rows: Iterable[Any], ids: Mapping[T, int], part: Callable[[str], T]) -> list[Merge3]:
         """The merges, each written as "left right" or as two strings, of which `part` makes what `ids` holds."""

@@ -30,7 +30,7 @@ def read(content: Mapping[str, Any], where: str) -> SentencePieceModel:
     reader = Reader(where)
     reader.no_limits(content)
     model = content["model"]
-    special, added = reader.added_tokens(content)
+    special, added, flags = reader.added_tokens(content)
     is_unigram = model.get("type", "BPE") == "Unigram"
     if is_unigram:
         texts, scores, unk_id = _unigram_vocabulary(reader, model)
@@ -74,6 +74,7 @@ def read(content: Mapping[str, Any], where: str) -> SentencePieceModel:
         drop_space=json_steps.read_decoder(reader, content.get("decoder")),
         special_tokens=special,
         added_tokens=added,
+        flags=flags,
         prefix=prefix,
         suffix=suffix,
     )
@@ -141,7 +142,7 @@ def write(model: SentencePieceModel) -> bytes:
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": write_added_tokens(special, added),
+            "added_tokens": write_added_tokens(special, added, model.flags),
             "normalizer": normalizer,
             "pre_tokenizer": pre_tokenizer,
             "post_processor": write_template(model.prefix, model.suffix, special),

@@ -26,7 +26,7 @@ def write(pieces: WordPieces) -> bytes:
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": write_added_tokens(pieces.special_tokens, pieces.added_tokens),
+            "added_tokens": write_added_tokens(pieces.special_tokens, pieces.added_tokens, pieces.flags),
             "normalizer": {
                 "type": "BertNormalizer",
                 "clean_text": rules.clean,
@@ -80,10 +80,7 @@ class _Reader(Reader):
         pre_tokenizer = content.get("pre_tokenizer") or {"type": "none"}
         if pre_tokenizer["type"] != "BertPreTokenizer":
             raise self.refuse("the pre-tokenizer", pre_tokenizer["type"], "BertPreTokenizer")
-        specials, added = self.added_tokens(content)
-        for token in content.get("added_tokens") or []:
-            if boolean(token.get("normalized", False)):
-                raise self.refuse(f"normalized of the added token {token['content']!r}", True, "false")
+        specials, added, flags = self.added_tokens(content)
         tokens = self.tokens(model["vocab"], {**specials, **added})
         unknown = model["unk_token"]
         if unknown not in {**tokens, **specials, **added}:
@@ -93,6 +90,7 @@ class _Reader(Reader):
             tokens=tokens,
             special_tokens=specials,
             added_tokens=added,
+            flags=flags,
             unknown=unknown,
             longest=self.longest(model.get("max_input_chars_per_word", 100)),
             rules=self.rules(content.get("normalizer")),

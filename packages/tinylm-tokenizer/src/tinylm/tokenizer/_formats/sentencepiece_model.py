@@ -221,6 +221,8 @@ def write(model: SentencePieceModel, name: str = "") -> bytes:
     model = _scored(model)
     if model.merges not in (None, ranked_merges(model)) or model.added_tokens or not model.fuse_unknown:
         raise TokenizerError("a .model file has no place for such merges or added tokens; save a tokenizer.json")
+    if model.flags:
+        raise TokenizerError(f"a .model file does not say how {[*model.flags]} are found; save a tokenizer.json")
     pieces = b"".join(
         _field(1, _field(1, text.encode() or b"\0") + _key(2, _FOUR) + struct.pack("<f", score) + _number(3, kind))
         for text, score, kind in zip(model.pieces, model.scores, model.kinds, strict=True)
