@@ -13,8 +13,11 @@ from tinylm.model.plan import activation_numbers, inference_memory, training_mem
 
 PRESETS = ("gpt2", "llama", "mistral", "qwen3", "qwen3-moe")
 
+YARN = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64}
+LLAMA3 = {"rope_type": "llama3", "factor": 4, "low_freq_factor": 1, "high_freq_factor": 4}
 
-@pytest.mark.parametrize("preset", PRESETS)
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama", "qwen3", "qwen3-moe"])
 @pytest.mark.parametrize("depth", [1, 3, 4, 12])
 def test_the_dial(preset, depth):
     config = TransformerConfig.preset(preset, vocab_size=1000, depth=depth)
@@ -65,6 +68,31 @@ def test_every_field_can_be_given():
         ({"bias": 1}, "bias"),
         ({"norm": "batchnorm"}, "norm"),
         ({"wdith": 128}, "no such field: wdith"),
+        ({"attention_bias": "kv"}, "attention_bias"),
+        ({"window": 0}, "window"),
+        ({"window": 2.5}, "window"),
+        ({"window_from": 1}, "window_from"),
+        ({"window": 8, "window_from": 2}, "below depth"),
+        ({"experts": 4}, "experts_per_token from 1 to experts"),
+        ({"experts": 4, "experts_per_token": 5}, "got 5"),
+        ({"experts_per_token": 2}, "or both 0"),
+        ({"experts": -1}, "experts"),
+        ({"experts": 2, "experts_per_token": 1, "bias": True}, "no bias"),
+        ({"experts": 2, "experts_per_token": 1, "activation": "gelu"}, "swiglu"),
+        ({"balance_weight": -0.1}, "balance_weight"),
+        ({"normalise_experts": "no"}, "normalise_experts"),
+        ({"rope_scaling": "yarn"}, "rope_scaling"),
+        ({"rope_scaling": {"rope_type": "spiral"}}, "spiral"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "wanted factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "at least 1"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2}, "position": "learned"}, "position 'rope'"),
+        ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1}}, "above low_freq_factor"),
+        ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 0}}, "original_max_position_embeddings"),
+        ({"rope_scaling": YARN | {"beta_fast": 0.5}}, "beta_fast"),
+        ({"rope_scaling": YARN | {"attention_factor": 0}}, "attention_factor"),
+        ({"rope_scaling": YARN | {"truncate": 1}}, "truncate"),
+        ({"rope_scaling": YARN | {"mscale": "a"}}, "mscale"),
+        ({"rope_scaling": YARN, "rope_theta": 1}, "rope_theta above 1"),
     ],
 )
 def test_a_shape_that_contradicts_itself_is_refused(changes, words):
@@ -150,3 +178,20 @@ def test_memory_and_time_add_up():
     assert training_seconds(config, 10, 2.0) == 10 * config.flops_per_token() / 2
     with pytest.raises(ModelError, match="dtype"):
         training_memory(config, 1, "int3")
+
+
+def test_experts_and_windows_are_counted():
+    dense = TransformerConfig.preset("qwen3", 1000, 4, tie_embeddings=False)
+    sparse = TransformerConfig.preset("qwen3-moe", 1000, 4, tie_embeddings=False)
+    router = 4 * sparse.experts * sparse.width
+    per_expert = 4 * 3 * sparse.width * sparse.mlp_width
+    assert sparse.experts_per_token * sparse.mlp_width == pytest.approx(dense.mlp_width, rel=0.2)
+    others = dense.parameter_count() - 4 * 3 * dense.width * dense.mlp_width
+    assert sparse.parameter_count() == others + router + 8 * per_expert
+    assert sparse.parameter_count(active=True) == others + router + 2 * per_expert
+    assert dense.parameter_count(active=True) == dense.parameter_count()
+    wide = TransformerConfig.preset("mistral", 1000, 4, context=512, window=None)
+    narrow = TransformerConfig.preset("mistral", 1000, 4, context=512, window=128)
+    attention = 12 * 4 * wide.heads * wide.head_dim
+    assert wide.flops_per_token() - narrow.flops_per_token() == attention * (512 - 128)
+    assert wide.flops_per_token(100) == narrow.flops_per_token(100)

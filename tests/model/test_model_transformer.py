@@ -221,11 +221,11 @@ def test_activation_checkpointing_keeps_less_and_changes_no_bit(preset, autocast
 
 @pytest.mark.parametrize(
     ("preset", "checkpointing"),
-    [("gpt2", False), ("mistral", False), ("qwen3", True), ("qwen3-moe", False), ("qwen3-moe", True)],
+    [("gpt2", False), ("mistral", False), ("qwen3", True), ("qwen3-moe", True)],
 )
 def test_compiles_without_a_graph_break(preset, checkpointing, small, ids):
     torch._dynamo.reset()
-    model, tokens = small(preset, vocab_size=97), ids(2, 16)
+    model, tokens = small(preset, depth=1), ids(2, 40)  # longer than Mistral's window of 32
     model.activation_checkpointing = checkpointing
     plain = model.loss(tokens, tokens)
     plain.backward()

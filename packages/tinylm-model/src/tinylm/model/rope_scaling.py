@@ -65,7 +65,9 @@ class YarnScaling:
     def __post_init__(self) -> None:
         _check_factor(self.factor)
         _check_context(self.original_max_position_embeddings)
-        _check_positive(self, "magnitude", "beta_fast", "beta_slow")
+        _check_positive(self, "beta_fast", "beta_slow")
+        if self.attention_factor is not None:
+            _check_positive(self, "attention_factor")
         if self.beta_fast < self.beta_slow:
             raise ModelError(
                 f"rope_scaling: wanted beta_fast of at least beta_slow ({self.beta_slow}), got {self.beta_fast}"
