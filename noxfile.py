@@ -44,7 +44,7 @@ COMPILED = ["tinylm-tokenizer"]  # wheels that must hold kernels
 PYTEST = ["pytest", "pytest-timeout", "hypothesis"]
 TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the package itself needs
     "tokenizer": ["jinja2", "protobuf", "sentencepiece", "tiktoken", "tokenizers", "transformers"],
-    "model": ["gguf", "tokenizers", "transformers"],
+    "model": ["gguf", "tokenizers", "transformers", "triton; sys_platform == 'linux'"],
     "observability": ["numpy", "psutil"],
     "training": ["tokenizers", "transformers"],
     "inference": ["tokenizers", "transformers"],

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # before Triton is imported: its kernels are then run by its interpreter
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from tinylm.model import Transformer, TransformerConfig
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tinylm.model import kernels
+
 
 def wide(dtype: torch.dtype) -> torch.dtype:
     """What sums of many numbers of this type are computed in: float32 at least."""
@@ -43,6 +45,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: 
     q (B, heads, T, head_dim); k, v (B, kv_heads, keys, head_dim) with keys >= T, the queries being the last T of them.
     Returns (B, heads, T, head_dim). Without mask and window nothing of size T × keys is stored when T == keys.
     """
+    if mask is None and q.shape[2] > 1 and kernels.chosen("attention", q):
+        from tinylm.model.kernels.attention import flash_attention
+
+        return flash_attention(q, k, v, window)
     if window is not None:
         k, v, mask = _within(window, q.shape[2], k, v, mask)
     queries, keys = q.shape[2], k.shape[2]

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm.model.attention import wide
 from tinylm.model.config import TransformerConfig
 from tinylm.model.norm import compute_dtype
+from tinylm.model.swiglu import gated
 
 Routing = tuple[
     Tensor, Tensor
@@ -49,7 +49,7 @@ class Experts(nn.Module):
         order = chosen.flatten().argsort(stable=True)  # places in the flat (N · k), expert by expert
         ends = _per_expert(chosen, probabilities.shape[1]).cumsum(0)
         mine = rows[order // self.per_token].to(compute_dtype(x))
-        inner = F.silu(self.gate(mine, ends)) * self.up(mine, ends)
+        inner = gated(self.gate(mine, ends), self.up(mine, ends))
         out = self.down(inner, ends)[order.argsort()].unflatten(0, chosen.shape)
         mixed: Tensor = (out * weights[..., None].to(out.dtype)).sum(dim=1)
         return mixed.to(x.dtype).view(x.shape)

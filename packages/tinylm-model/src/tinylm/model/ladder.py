@@ -1,6 +1,7 @@
 """The model's ladders as plain data, for `tinylm-obs ladder model`, `ladder attention` and `ladder decoding`.
 
-No import of tinylm.observability, and torch and NumPy only once work is made. Not here: timing and tables. Next:
+No import of tinylm.observability, and torch and NumPy only once work is made. Not here: attention's rungs
+(_attention_ladder.py), timing and tables. Next:
 decoding.py.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import tempfile
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tinylm.model import _attention_ladder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from tinylm.model.transformer import Transformer
 
 PROMPT = 16
-HEADS, HEAD_DIM = 4, 16
 
 
 class Gradients(NamedTuple):
@@ -38,7 +40,7 @@ class Decoding(NamedTuple):
 
 def rungs() -> list[dict[str, Any]]:
     """Lowest rung first within each ladder; see tinylm.observability for the meaning of the keys."""
-    return [*_training(), *_gradients(), *_attention(), *_decoding()]
+    return [*_training(), *_gradients(), *_attention_ladder.rungs(), *_decoding()]
 
 
 def _training() -> list[dict[str, Any]]:
@@ -82,7 +84,7 @@ def _training() -> list[dict[str, Any]]:
 def _gradients() -> list[dict[str, Any]]:
     common: dict[str, Any] = {"component": "model"}
     common |= {"ladder": "loss and gradients, Qwen3 shape, 2.6 million parameters"}
-    common |= {"make": _make_gradients, "amount": lambda work: work.ids.size, "compare": _relative}
+    common |= {"make": _make_gradients, "amount": lambda work: work.ids.size, "compare": _attention_ladder.relative}
     common |= {"unit": "tokens", "size": 1024}
     common |= {"tolerance": 1e-4}  # both are float32, and sum a thousand terms in another order
     return [
@@ -109,41 +111,6 @@ def _gradients() -> list[dict[str, Any]]:
             "change": "products aside, passes over patterns and logits took the time: torch's fused kernels",
             "equals": "tensors",
             "run": _run_gradients,
-        },
-    ]
-
-
-def _attention() -> list[dict[str, Any]]:
-    common: dict[str, Any] = {"component": "attention"}
-    common |= {"ladder": "causal attention, forward and backward, 4 heads of 16"}
-    common |= {"make": _make_attention, "amount": lambda work: work[0].shape[2], "compare": _relative, "unit": "tokens"}
-    return [
-        {
-            **common,
-            "rung": "loops",
-            "module": "tinylm.model.scalar.derived",
-            "change": "lists of floats, a sum for each score",
-            "equals": None,
-            "run": _attend_in_loops,
-            "size": 64,
-        },
-        {
-            **common,
-            "rung": "matrices",
-            "module": "tinylm.model.arrays.attention",
-            "change": "a sum for each score took the time: q kᵀ, softmax and p v of all heads are one call each",
-            "equals": "loops",
-            "run": _attend_in_matrices,
-            "size": 1024,
-        },
-        {
-            **common,
-            "rung": "blocks",
-            "module": "tinylm.model.arrays.blocked_attention",
-            "change": "passes over the (T, T) pattern took time and memory: a block at a time, later keys not at all",
-            "equals": "matrices",
-            "run": _attend_in_blocks,
-            "size": 1024,
         },
     ]
 
@@ -227,49 +194,6 @@ def _run_gradients(work: Gradients) -> dict[str, Any]:
     parameters = dict(work.transformer.named_parameters())
     gradients = torch.autograd.grad(loss, list(parameters.values()))
     return {name: gradient.numpy() for name, gradient in zip(parameters, gradients, strict=True)}
-
-
-def _make_attention(size: int) -> tuple[Any, ...]:
-    """q, k, v and ∂y (1, heads, size, head_dim) in float64."""
-    import numpy as np
-
-    return tuple(np.random.default_rng(0).standard_normal((4, 1, HEADS, size, HEAD_DIM)))
-
-
-def _attend_in_loops(work: tuple[Any, ...]) -> dict[str, Any]:
-    from tinylm.model.scalar.derived import attention, attention_backward
-
-    found: dict[str, Any] = {"y": [], "dq": [], "dk": [], "dv": []}
-    for q, k, v, dy in zip(*(part[0].tolist() for part in work), strict=True):
-        y, pattern = attention(q, k, v)
-        for name, result in zip(found, (y, *attention_backward(dy, q, k, v, pattern)), strict=True):
-            found[name].append(result)
-    return {name: [heads] for name, heads in found.items()}
-
-
-def _attend_in_matrices(work: tuple[Any, ...]) -> dict[str, Any]:
-    from tinylm.model.arrays.attention import attention, attention_backward
-
-    q, k, v, dy = work
-    y, saved = attention(q, k, v)
-    return dict(zip(("y", "dq", "dk", "dv"), (y, *attention_backward(dy, q, k, v, saved)), strict=True))
-
-
-def _attend_in_blocks(work: tuple[Any, ...]) -> dict[str, Any]:
-    from tinylm.model.arrays.blocked_attention import blocked_attention, blocked_attention_backward
-
-    q, k, v, dy = work
-    y, log_sum = blocked_attention(q, k, v)
-    gradients = blocked_attention_backward(dy, q, k, v, y, log_sum)
-    return dict(zip(("y", "dq", "dk", "dv"), (y, *gradients), strict=True))
-
-
-def _relative(result: dict[str, Any], reference: dict[str, Any]) -> float:
-    """Largest difference of any array over that array's largest number."""
-    import numpy as np
-
-    pairs = ((np.asarray(result[name]), np.asarray(reference[name])) for name in reference)
-    return float(max(np.abs(a - b).max() / np.abs(b).max() for a, b in pairs))
 
 
 def _make_decoding(size: int) -> Decoding:

@@ -2,7 +2,8 @@
 whole.
 
 Each chunk's gradient is computed while its logits are at hand (as in Liger kernel, Hsu et al. 2024); the backward
-pass only scales. Not here: the layers (transformer.py). Next: transformer.py.
+pass only scales. On CUDA kernels/cross_entropy.py does the same with a Triton kernel. Not here: the layers
+(transformer.py). Next: transformer.py.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from tinylm.model import kernels
+
 IGNORED = -100
 CHUNK_NUMBERS = 1 << 20  # logits per chunk; measured, see README: they stay in the processor's cache
 
@@ -25,6 +28,10 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduc
 
     Targets of -100 count for nothing. When all are ignored the mean is 0 (not 0/0) and every gradient is 0.
     """
+    if kernels.chosen("cross_entropy", hidden):
+        from tinylm.model.kernels.cross_entropy import linear_cross_entropy
+
+        return linear_cross_entropy(hidden, weight, targets, reduction)
     valid = targets != IGNORED
     if reduction == "none":
         return _rowwise(hidden, weight, targets)

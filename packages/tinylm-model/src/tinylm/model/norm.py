@@ -1,7 +1,7 @@
 """RMSNorm with its backward by hand for the CPU, where torch composes it of a dozen passes over memory.
 
-On CUDA and without gradients torch's own rms_norm is used. Not here: LayerNorm (torch.nn has a good one). Next:
-attention.py.
+On CUDA a Triton kernel does both (kernels/rmsnorm.py); torch's own rms_norm where that is switched off, and on the CPU
+without gradients. Not here: LayerNorm (torch.nn has a good one). Next: attention.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tinylm.model import kernels
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -35,6 +37,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = compute_dtype(x)
+        if kernels.chosen("rmsnorm", x):
+            from tinylm.model.kernels.rmsnorm import rmsnorm
+
+            return rmsnorm(x, self.weight, self.eps, dtype)
         if x.device.type == "cpu" and torch.is_grad_enabled():
             apply: Callable[..., Tensor] = _RMSNormOnCPU.apply  # torch leaves it untyped
             return apply(x, self.weight, self.eps, dtype)

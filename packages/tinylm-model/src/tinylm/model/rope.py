@@ -1,6 +1,7 @@
 """RoPE: positions as angles by which pairs of a head's numbers are turned (Su et al. 2021).
 
-Not here: the numbers of a scaling (rope_scaling.py), who calls it (transformer.py). Next: attention.py.
+Not here: the numbers of a scaling (rope_scaling.py), who calls it (transformer.py), the
+kernel that turns on CUDA (kernels/rope.py). Next: attention.py.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from tinylm.model import kernels
 from tinylm.model.attention import wide
 from tinylm.model.config import TransformerConfig
 from tinylm.model.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
@@ -35,6 +37,10 @@ def rotation(config: TransformerConfig, positions: Tensor, dtype: torch.dtype) -
 def rotate(x: Tensor, cos_sin: Rotation) -> Tensor:
     """Turn the pairs (x[i], x[i + head_dim / 2]), Hugging Face's half-split layout. x (B, heads, T, head_dim)."""
     cos, sin = cos_sin
+    if kernels.chosen("rope", x):
+        from tinylm.model.kernels.rope import rope
+
+        return rope(x, cos, sin)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 

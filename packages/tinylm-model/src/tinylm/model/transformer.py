@@ -1,8 +1,8 @@
 """The transformer in torch.nn: embeddings, blocks of attention and MLP, a final norm, and the head.
 
-The rung between tensors by hand (below) and Triton kernels (above). Not here: the softmax(q kᵀ) v itself
-(attention.py), RoPE (rope.py), a mixture of experts (experts.py), the head's loss (loss.py), files (checkpoint.py),
-decoding (decoding.py). Next: attention.py.
+The rung between tensors by hand (below) and Triton kernels (above: kernels/ says when they are chosen). Not here: the
+softmax(q kᵀ) v itself (attention.py), RoPE (rope.py), SwiGLU (swiglu.py), a mixture of experts (experts.py), the head's
+loss (loss.py), files (checkpoint.py), decoding (decoding.py). Next: attention.py.
 
 Shapes: B batch, T time, D width, V vocabulary. What `taps` records, with the shape of each (taps.py adds the line that
 computed it):
@@ -40,6 +40,7 @@ from tinylm.model.initialisation import initialise
 from tinylm.model.loss import chunked_cross_entropy
 from tinylm.model.norm import RMSNorm, compute_dtype
 from tinylm.model.rope import Rotation, rotate, rotation
+from tinylm.model.swiglu import gated
 
 Taps = dict[str, Tensor]
 
@@ -100,7 +101,7 @@ class MLP(nn.Module):
         if self.gate is None:
             inner = F.gelu(self.up(x), approximate="tanh")
         else:
-            inner = F.silu(self.gate(x)) * self.up(x)
+            inner = gated(self.gate(x), self.up(x))
         out: Tensor = self.down(inner)
         return out
 
