@@ -204,9 +204,11 @@ def anywhere(monkeypatch):
     monkeypatch.setattr(kernels, "_DEVICES", {"cpu", "cuda"})
 
 
-@pytest.mark.parametrize("preset", ["gpt2", "llama", "qwen3"])
-def test_the_model_with_kernels_is_the_model_without(preset, small, ids, anywhere):
-    model = small(preset, kv_heads=4 if preset == "gpt2" else 2).to(DEVICE)
+@pytest.mark.parametrize(
+    ("preset", "options"), [("gpt2", {}), ("qwen3", {"kv_heads": 2}), ("llama", {"kv_heads": 2, "window": 6})]
+)
+def test_the_model_with_kernels_is_the_model_without(preset, options, small, ids, anywhere):
+    model = small(preset, **options).to(DEVICE)
     tokens = ids(2, 21).to(DEVICE)
     targets = tokens.roll(-1, 1)
     targets[:, -3:] = -100
