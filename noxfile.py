@@ -15,6 +15,7 @@ import nox
 sys.path.insert(0, str(Path(__file__).parent / ".ci"))
 from house import (
     FETCH_DATA,
+    PEERS,
     PHASES,
     ROOT,
     SHAKESPEARE,
@@ -184,7 +185,7 @@ def minimums(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """Run the packages' benchmarks, or those with a word in their path: `-- [--quick] ngram`. Not in plain `nox`."""
     options = [word for word in session.posargs if word.startswith("-")]
-    install(session, *wheels(session), *TEST_NEEDS["tokenizer"], *TEST_NEEDS["model"])
-    session.run("python", FETCH_DATA, "shakespeare")
+    install(session, *wheels(session), *TEST_NEEDS["tokenizer"], *TEST_NEEDS["model"], "-r", PEERS)
+    session.run("python", FETCH_DATA, "--all")
     for script in benchmark_scripts({*session.posargs} - {*options}):
         session.run("python", script, *options)

@@ -37,6 +37,7 @@ PHASES = {  # the phase, as the import and tests/ name it: its distribution
 }
 SOURCES = os.pathsep.join(f"packages/{name}/src" for name in PHASES.values())
 SHAKESPEARE = ROOT / "data" / "raw" / "shakespeare" / "shakespeare.txt"
+PEERS = str(ROOT / "packages" / "tinylm-tokenizer" / "benchmarks" / "peers.txt")  # what its benchmarks compare with
 FETCH_DATA = str(ROOT / "packages" / "tinylm-tokenizer" / "benchmarks" / "fetch_data.py")
 
 os.environ.pop("PYTHONPATH", None)  # nothing but installed packages is importable in a session
@@ -165,10 +166,14 @@ def check_wheel(session: nox.Session, wheel: Path, holds_kernels: bool) -> None:
 
 
 def benchmark_scripts(words: Collection[str]) -> list[str]:
-    """The packages' benchmarks with one of the words in their path, or all of them."""
+    """The packages' benchmarks with one of the words in their path; without words all of them, each once: of a folder
+    with a run.py, which runs the others, that one. A benchmark is a script with an option --quick."""
     scripts = [
         path
         for path in sorted(ROOT.glob("packages/*/benchmarks/*.py"))
-        if '"__main__"' in path.read_text(encoding="utf-8") and str(path) != FETCH_DATA and path.name != "fuzz.py"
+        if 'add_argument("--quick"' in path.read_text(encoding="utf-8")
+        and (words or not path.with_name("run.py").is_file())
     ]
-    return [str(path) for path in scripts if not words or any(word in str(path.relative_to(ROOT)) for word in words)]
+    whole = [] if words else sorted(ROOT.glob("packages/*/benchmarks/run.py"))
+    found = [path for path in scripts if not words or any(word in str(path.relative_to(ROOT)) for word in words)]
+    return [str(path) for path in (*found, *whole)]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,13 @@ RESULTS = HERE / "results"
 ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
 
-def need(*names: str) -> None:
-    """End with the command that fetches them if one of these files (below data/raw) is not there."""
+def need(*names: str, packages: Sequence[str] = ()) -> None:
+    """End with one line, the command that helps, if one of these files (below data/raw) or packages is not there."""
+    absent = [package for package in packages if find_spec(package) is None]
+    if absent:
+        raise SystemExit(
+            f"not installed: {', '.join(absent)}; run: pip install -r packages/tinylm-tokenizer/benchmarks/peers.txt"
+        )
     missing = [name for name in names if not (DATA / name).is_file()]
     if missing:
         raise SystemExit(
@@ -92,7 +98,8 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
 def table(
     name: str, title: str, command: str, columns: list[str], rows: list[Any], packages: Sequence[str], **more: Any
 ) -> None:
-    """Print a table, and write it to results/NAME.json, from which the README's tables are made."""
+    """Print a table, and write it to results/NAME.json, from which the README's tables are made; a --quick run leaves
+    that file as it is."""
     print(f"\n{title}")
     for row in [columns, *rows]:
         print("  ".join(f"{_cell(cell):>13}" for cell in row))
@@ -107,6 +114,8 @@ def table(
         "rows": rows,
         **more,
     }
+    if "--quick" in sys.argv:
+        return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 

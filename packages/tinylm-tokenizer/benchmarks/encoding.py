@@ -261,7 +261,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Encoding beside the libraries in use.")
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
     count = 1 if parser.parse_args().quick else 5
-    need(*(f"text/{text}.txt" for text in TEXTS if "," not in text), "vocabularies/cl100k/cl100k_base.tiktoken")
+    need(
+        *(f"text/{text}.txt" for text in TEXTS if "," not in text),
+        "vocabularies/cl100k/cl100k_base.tiktoken",
+        packages=["tiktoken"],
+    )
     for encoding in ("cl100k", "o200k"):
         write_json_vocabulary(encoding)
         encode_table(encoding, "list", count)

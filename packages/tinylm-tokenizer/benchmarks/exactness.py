@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import peers
-from _bench import DATA
+from _bench import DATA, need
 
 from tinylm.tokenizer import Tokenizer
 
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("files", nargs="*", type=Path, default=sorted((DATA / "text").glob("*.txt")))
     options = parser.parse_args()
+    need(*(f"vocabularies/{name}/{name}_base.tiktoken" for name in ENCODINGS), packages=["tiktoken"])
     for encoding, pattern in ENCODINGS.items():
         tokenizer = Tokenizer.load(peers.ranks(encoding, DATA), pattern=pattern)
         reference = peers.load("tiktoken", encoding, DATA)

@@ -62,8 +62,8 @@ def main() -> None:
         raise SystemExit(f"unknown part {', '.join(unknown)}: choose from {', '.join(PARTS)}")
     options = [word for word in sys.argv[1:] if word.startswith("-")]
     for part in [] if wanted == ["summary"] else wanted or PARTS:
-        rounds = ["--rounds", "1"] if part == "training" and options else [] if part == "training" else options
-        subprocess.run([sys.executable, str(HERE / f"{part}.py"), *rounds], check=True)
+        if subprocess.run([sys.executable, str(HERE / f"{part}.py"), *options]).returncode:
+            raise SystemExit(f"{part}.py ended with the error above")
     found: list[dict[str, Any]] = []
     for part in PARTS:
         if part == "training" and (RESULTS / "training.json").is_file():

@@ -111,7 +111,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="WordPiece beside nanotoken and tokenizers.")
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
     count = 1 if parser.parse_args().quick else 5
-    need("vocabularies/bert/vocab.json", *(f"text/{text}.txt" for text in (*TEXTS, *TRAINED)))
+    texts = dict.fromkeys([*TEXTS, *TRAINED])
+    need("vocabularies/bert/vocab.json", *(f"text/{text}.txt" for text in texts), packages=["tokenizers"])
     training(count)
     from tinylm.tokenizer import Tokenizer
 
@@ -124,6 +125,8 @@ def main() -> None:
         rates: dict[str, dict[str, Any]] = {who: {} for who in LIBRARIES}
         for (_, who, text, _), result in found.items():
             reference = found["measure", "tokenizers", text, document]["digest"]
+            if "error" in result:
+                print(f"{who}, {text}: {result['error']}")
             if "error" in result or result["digest"] != reference:
                 if who.startswith("tinylm"):
                     raise SystemExit(f"{who}, {text}: other ids than tokenizers': {result}")
