@@ -80,6 +80,16 @@ def test_plan_names_devices():
     shown = ok("plan", "--depth", 8, "--device", "h100", "--mfu", "0.5")
     assert "50% of h100's 989 TFLOP/s" in shown
     assert "20 per parameter" in shown
+    assert "2 x h100's" in ok("plan", "--device", "h100", "--fsdp", "2")
+
+
+def test_plan_as_json():
+    asked = ["plan", "--preset", "gpt2", "--depth", "12", "--device", "h100", "--fsdp", "2", "--price", "2.5", "--json"]
+    plan = json.loads(ok(*asked))
+    assert (plan["format"], plan["parameters"]) == (1, 124_439_808)
+    assert plan["memory"]["weights"] == 2 * 124_439_808
+    assert plan["training_seconds"] == pytest.approx(plan["training_flops"] / (0.4 * 2 * 989.4e12))
+    assert plan["price"] == pytest.approx(plan["training_seconds"] / 3600 * 2 * 2.5)
 
 
 def test_help_and_version():
@@ -109,19 +119,25 @@ def test_wrong_use_ends_with_2(tmp_path):
     [
         (["inspect", "absent"], "no config.json"),
         (["convert", "absent", "--out", "x"], "no config.json"),
-        (["convert", "model.gguf", "--out", "x"], "not supported"),
-        (["convert", "absent", "--out", "x", "--to", "gguf"], "not supported"),
+        (["convert", "model.gguf", "--out", "x"], "check the path"),
+        (["inspect", "model.gguf"], "check the path"),
+        (["convert", "absent", "--out", "x", "--to", "gguf"], "ends in .gguf"),
+        (["convert", "absent", "--out", "x.gguf", "--to", "huggingface"], "wanted a directory"),
+        (["convert", "absent", "--out", "x", "--dtype", "q8_0"], "q8_0 is a type of GGUF's"),
         (["init", "x", "--set", "heads=5", "--set", "kv_heads=2"], "multiple of kv_heads"),
         (["init", "x", "--set", "wdith=5"], "no such field"),
         (["init", "x", "--set", "context"], "FIELD=VALUE"),
         (["init", "x", "--set", "depth=3"], "--depth"),
         (["init", "x", "--set", "context=many"], "whole number"),
-        (["plan", "--device", "abacus"], "one of h100"),
+        (["plan", "--device", "abacus"], "h100"),
         (["plan", "--device", "h100", "--flops-per-second", "1e9"], "got both"),
         (["plan", "--device", "h100", "--mfu", "40"], "--mfu"),
         (["plan", "--device", "h100", "--dtype", "float32"], "bfloat16"),
         (["plan", "--tokens", "5", "--flops-per-second", "0"], "above 0"),
         (["plan", "--tokens", "nan"], "--tokens"),
+        (["plan", "--price", "2"], "got neither"),
+        (["plan", "--price", "nan", "--device", "h100"], "--price"),
+        (["plan", "--tensor", "3"], "tensor to divide"),
     ],
 )
 def test_bad_input_is_one_line_and_1(arguments, words, tmp_path, monkeypatch):
@@ -137,7 +153,7 @@ def test_nothing_is_overwritten(tmp_path):
     ok("init", tmp_path / "a", *SMALL)
     before = (tmp_path / "a/model.safetensors").read_bytes()
     assert "without a model" in refused("init", tmp_path / "a", *SMALL)
-    assert "another directory" in refused("convert", tmp_path / "a", "--out", tmp_path / "a", "--dtype", "bfloat16")
+    assert "another place" in refused("convert", tmp_path / "a", "--out", tmp_path / "a", "--dtype", "bfloat16")
     assert (tmp_path / "a/model.safetensors").read_bytes() == before
 
 

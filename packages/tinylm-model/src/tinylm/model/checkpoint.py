@@ -78,14 +78,14 @@ def load(
         return files.load(folder, wanted, device)
     config = read_config(folder)
     loaded: dict[str, Tensor] = {}
-    with _checked_tensors(folder, config) as found:
+    with checked_tensors(folder, config) as found:
         ours, table = shapes(config), tensors(config)
         for name, (file, stored) in found.items():
             tensor: Tensor = file.get_tensor(stored)
             if tensor.dtype not in _DTYPES.values():
                 raise ModelError(f"{folder}: wanted {name} in one of {sorted(_DTYPES)}, got {tensor.dtype}")
             target = tensor.to(device=device, dtype=wanted, copy=True)  # the file's own memory is mapped read-only
-            _check_numbers(folder, name, target)
+            check_numbers(folder, name, target)
             _unpack(table[name], target, ours, loaded)
     with torch.device("meta"):
         model = Transformer(config)
@@ -113,7 +113,7 @@ def read_provenance(directory: str | os.PathLike[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _checked_tensors(folder: Path, config: TransformerConfig) -> Iterator[dict[str, tuple[Any, str]]]:
+def checked_tensors(folder: Path, config: TransformerConfig) -> Iterator[dict[str, tuple[Any, str]]]:
     """By usual name the open file and the stored name of every tensor that `config` describes, once names and shapes
     in the files agree with it."""
     with ExitStack() as stack:
@@ -136,7 +136,8 @@ def _checked_tensors(folder: Path, config: TransformerConfig) -> Iterator[dict[s
         yield where
 
 
-def _check_numbers(folder: Path, name: str, tensor: Tensor) -> None:
+def check_numbers(folder: Path, name: str, tensor: Tensor) -> None:
+    """ModelError where the tensor holds what is no number."""
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())
     if bad:
         raise ModelError(

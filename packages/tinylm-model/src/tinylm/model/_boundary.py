@@ -1,0 +1,56 @@
+"""Where the commands meet the system: expected errors as one line, a closed pipe, Ctrl-C, and --version.
+
+Repeated in every package on purpose. Not here: the commands (cli.py). Next: cli.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+import typer
+
+from tinylm.model._errors import ModelError
+
+
+def print_version() -> None:
+    """The package's, torch's and Python's version, and the devices that torch sees."""
+    import torch
+
+    try:
+        own = version("tinylm-model")
+    except PackageNotFoundError:
+        own = "(run from source)"
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device"
+    print(f"tinylm-model {own}, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"devices: {cuda}; CPU with {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
+
+
+@contextlib.contextmanager
+def boundary() -> Iterator[None]:
+    """Expected errors become one line on stderr and exit code 1; Ctrl-C becomes 130."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+        raise typer.Exit(1) from None
+    except (ModelError, OSError, MemoryError) as error:
+        print(f"error: {error or 'out of memory'}", file=sys.stderr)
+        _drop_stdout()
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _drop_stdout() -> None:
+    """What stdout could not take must not be tried again when Python ends."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
