@@ -4,7 +4,7 @@
 
 A step is forward, backward and fused AdamW, the second of two, so that the optimiser's state is there. torch.profiler
 records every allocation and release; their running sum, over what lives before the step (weights and AdamW's state),
-has a peak. "checkpointing" wraps each block in torch.utils.checkpoint. It does NOT see what oneDNN takes past torch's
+has a peak. It does NOT see what oneDNN takes past torch's
 allocator, nor a GPU. tests/model/test_model_plan.py runs a few of these shapes.
 """
 
@@ -17,22 +17,25 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.checkpoint import checkpoint
 
 from tinylm.model import Transformer, TransformerConfig
 from tinylm.model.plan import training_memory
 from tinylm.observability.tables import cells, new_table, write_table
 
-SHAPES = [("gpt2", {}), ("qwen3", {}), ("qwen3", {"width": 256, "kv_heads": 1}), ("llama", {"width": 256})]
+SHAPES = [
+    ("gpt2", {}),
+    ("qwen3", {}),
+    ("qwen3", {"width": 256, "kv_heads": 1}),
+    ("llama", {"width": 256}),
+    ("qwen3-moe", {"width": 128}),
+]
 
 
 def measured(config: TransformerConfig, batch: int, dtype: str, checkpointing: bool) -> int:
     """Bytes at the peak of a training step of `batch` sequences of the whole context."""
     torch.manual_seed(0)
     model = Transformer(config)
-    if checkpointing:
-        for block in model.blocks:
-            block.forward = lambda *inputs, own=block.forward: checkpoint(own, *inputs, use_reentrant=False)
+    model.activation_checkpointing = checkpointing
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     ids = torch.randint(0, config.vocab_size, (batch, config.context))
 

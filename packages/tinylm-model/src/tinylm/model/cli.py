@@ -36,7 +36,7 @@ def _examples(*commands: str) -> str:
     return "Examples:\n\n" + "\n\n".join(f"  {command}" for command in commands)
 
 
-PresetName = Literal["gpt2", "llama", "qwen3"]
+PresetName = Literal["gpt2", "llama", "mistral", "qwen3", "qwen3-moe", "smollm2"]
 Preset = Annotated[PresetName, typer.Option(help="Family of the shape.")]
 Depth = Annotated[int, typer.Option(help="The dial: layers, and from them the width.", min=1)]
 Vocab = Annotated[int, typer.Option("--vocab-size", help="Tokens in the vocabulary.", min=1)]

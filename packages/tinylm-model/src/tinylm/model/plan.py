@@ -58,7 +58,9 @@ def block_activations(config: TransformerConfig, dtype: str = "float32", tensor:
                     MLP's first layer)·D
         attention   s·(H + 2K + H): q, k, v and what attention returns; with QK-norm s·(H + K) before it as well; with
                     RoPE and several heads s·H again, since its result then lies head by head and the product copies it
-        MLP         s·2M (GELU: what goes in and what comes out), s·4M (SwiGLU: gate, up, SiLU(gate), their product)
+        MLP         s·2M (GELU: what goes in and what comes out), s·4M (SwiGLU: gate, up, SiLU(gate), their product);
+                    with E experts of which each token meets k, k (s·(4M + 2D) + 16): its row for each expert and what
+                    comes back, 64-bit places; 8E for the router
         rows        4 bytes a head for the softmax's logarithm of the sum, 4 (LayerNorm 8) a norm
 
     With tensor parallelism H, K and M are divided, the norms are not (Korthikanti et al. 2022, eq. 1).
@@ -68,11 +70,14 @@ def block_activations(config: TransformerConfig, dtype: str = "float32", tensor:
     copied = config.position == "rope" and config.heads > 1
     gated = config.activation == "swiglu"
     copies = (3 + (2 if gated else 1)) if wide else 2
+    mlp = s * (4 if gated else 2) * config.mlp_width / tensor
+    if config.experts:
+        mlp = config.experts_per_token * (mlp + s * 2 * config.width + 16) + 8 * config.experts
     rows = (2 if config.norm == "layernorm" else 1) * (2 + (config.heads + config.kv_heads) * config.qk_norm / tensor)
     return {
         "norms": (2 * 4 + copies * s) * config.width,
         "attention": s * (2 * heads + 2 * kv + (heads + kv) * config.qk_norm + heads * copied),
-        "MLP": s * (4 if gated else 2) * config.mlp_width / tensor,
+        "MLP": mlp,
         "rows": 4 * (rows + config.heads / tensor),
     }
 
@@ -126,11 +131,14 @@ def training_memory(
     before = 4 if config.norm == "layernorm" or s == 4 else 4 + s
     logits = config.vocab_size / layout.tensor * max(8 * first, before * first + 8 * second)
     head = table + 2 * hidden + logits
-    inside = batch_tokens * (8 * config.width + s * (2 if config.activation == "swiglu" else 1) * config.mlp_width)
+    inner_rows = (config.experts_per_token or 1) * (2 if config.activation == "swiglu" else 1) * config.mlp_width
+    inside = batch_tokens * (8 * config.width + s * inner_rows)
     again, once = 0.0, copies
     if checkpointing:
         again = batch_tokens * sum(block_activations(config, dtype, layout.tensor).values())
         once = copies / config.depth
+        experts = s * config.depth * 3 * config.width * config.mlp_width * config.experts / layout.tensor
+        copies -= experts if copies else 0.0  # autocast does not keep these
     moments = {
         "loss": copies + gathered + kept + head,
         "start of backward": once + gathered + kept + 2 * table + 2 * hidden,
