@@ -152,11 +152,9 @@ def test_ends_and_begins(folder):
     assert tokenizer_pairs(folder, 8)[0]["tokenizer.ggml.add_bos_token"].value is True
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "{}", '{"model": 3}', '{"model": {"vocab": ["Ġ"], "merges": 1}}', "not json"]
-)
+@pytest.mark.parametrize("content", [[], {}, {"model": 3}, tokenizer_json(model={"merges": 1}), "no object"])
 def test_a_broken_tokenizer_json(content, folder, tmp_path):
-    (folder / "tokenizer.json").write_text(content)
+    put(folder, content)
     with pytest.raises(ModelError, match="wanted"):
         convert(folder, tmp_path / "x.gguf", "gguf", None)
     assert not (tmp_path / "x.gguf").exists()

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-import typer
-
 from tinylm.model._errors import ModelError
 
 
@@ -38,14 +36,14 @@ def boundary() -> Iterator[None]:
         sys.stdout.flush()
     except BrokenPipeError:
         _drop_stdout()
-        raise typer.Exit(1) from None
+        raise SystemExit(1) from None
     except (ModelError, OSError, MemoryError) as error:
         print(f"error: {error or 'out of memory'}", file=sys.stderr)
         _drop_stdout()
-        raise typer.Exit(1) from None
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise SystemExit(130) from None
 
 
 def _drop_stdout() -> None:
