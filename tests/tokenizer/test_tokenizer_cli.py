@@ -128,6 +128,18 @@ def test_inspect_lists_tokens_and_paints_them_only_on_a_terminal(directory: Path
     assert unpainted[2].split() == [str(id) for id in tok.encode("Hello there\nyou")]
 
 
+def test_a_narrow_terminal_gets_a_line_for_each_tokenizer(directory: Path) -> None:
+    tok = Tokenizer.load(directory)
+    wide = _show.comparison([tok, tok], ["one", "another"], ["Hello there", "you"], ["a", "b"], False, 200)
+    narrow = _show.comparison([tok, tok], ["one", "another"], ["Hello there", "you"], ["a", "b"], False, 30)
+    assert _show.comparison([tok, tok], ["one", "another"], ["Hello there", "you"], ["a", "b"], False) == wide
+    assert max(map(len, narrow)) <= 30 < max(map(len, wide))
+    assert len(narrow) == 1 + 3 * 3
+    cell = f"{tok.count('Hello there')} · "
+    assert cell in wide[2]
+    assert [cell in line for line in narrow[1:4]] == [False, True, True]
+
+
 def test_inspect_compares_tokenizers_on_files(directory: Path, book: Path, tmp_path: Path) -> None:
     other, small = tmp_path / "bytes", tmp_path / "small.txt"
     Tokenizer.train(["ab"], vocab_size=256, special_tokens=[]).save(other)

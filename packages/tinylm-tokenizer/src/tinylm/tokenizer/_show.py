@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tinylm.tokenizer.tokenizer import Tokenizer
 
-_BACKGROUNDS = (46, 43, 42, 45)  # cyan, yellow, green, magenta; black letters on them
+_BACKGROUNDS = (106, 103, 102, 105)  # bright cyan, yellow, green, magenta: black letters on them can be read
 _LETTERS = (36, 33, 32, 35)
 
 
@@ -54,7 +54,8 @@ def each(tokenizer: Tokenizer, text: str, colour: bool) -> list[str]:
     lines = [f"{'id':>{width}}  bytes  token"]
     for id, background in zip(ids, cycle(_BACKGROUNDS), strict=False):
         token = tokenizer.id_to_bytes(id)
-        lines.append(f"{id:>{width}}  {len(token):>5}  {_painted(visible(token), f'30;{background}', colour)}")
+        shown = _painted(visible(token), f"30;{background}", True) if colour else f'"{visible(token)}"'
+        lines.append(f"{id:>{width}}  {len(token):>5}  {shown}")
     return [*lines, average(text, len(ids))]
 
 
@@ -67,9 +68,17 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def comparison(
-    tokenizers: Sequence[Tokenizer], names: Sequence[str], texts: Sequence[str], titles: Sequence[str], colour: bool
+    tokenizers: Sequence[Tokenizer],
+    names: Sequence[str],
+    texts: Sequence[str],
+    titles: Sequence[str],
+    colour: bool,
+    columns: int | None = None,
 ) -> list[str]:
-    """A table: for each text and tokenizer the tokens and the bytes per token; the fewest tokens in bold green."""
+    """A table: for each text and tokenizer the tokens and the bytes per token; the fewest tokens in bold green.
+
+    columns: of the terminal; a table that would be wider becomes one line for each text and tokenizer.
+    """
     counts = [[tokenizer.count(text) for tokenizer in tokenizers] for text in texts]
     sizes = [len(text.encode()) for text in texts]
     if len(texts) > 1:
@@ -83,6 +92,9 @@ def comparison(
     first = max(map(len, ["text", *titles]))
     second = max(len("bytes"), *(len(f"{size:,}") for size in sizes))
     widths = [max(map(len, [name, *column])) for name, *column in zip(names, *cells, strict=True)]
+    if columns is not None and first + second + 4 + sum(widths) + 2 * len(widths) - 2 > columns:
+        headings = [f"{title}, {size:,} bytes" for title, size in zip(titles, sizes, strict=True)]
+        return _stacked(names, cells, counts, headings, colour)
     heading = "  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
     lines = ["tokens · bytes per token", f"{'text':{first}}  {'bytes':>{second}}  {heading}"]
     for title, size, row, row_counts in zip(titles, sizes, cells, counts, strict=True):
@@ -91,4 +103,18 @@ def comparison(
             for cell, width, count in zip(row, widths, row_counts, strict=True)
         ]
         lines.append(f"{title:{first}}  {size:>{second},}  {'  '.join(painted)}")
+    return lines
+
+
+def _stacked(
+    names: Sequence[str], cells: list[list[str]], counts: list[list[int]], titles: Sequence[str], colour: bool
+) -> list[str]:
+    """The same table for a narrow terminal: under each text a line for each tokenizer."""
+    name_width, width = max(map(len, names)), max(len(cell) for row in cells for cell in row)
+    lines = ["tokens · bytes per token"]
+    for title, row, row_counts in zip(titles, cells, counts, strict=True):
+        lines.append(title)
+        for name, cell, count in zip(names, row, row_counts, strict=True):
+            painted = _painted(f"{cell:>{width}}", "1;32", colour and count == min(row_counts))
+            lines.append(f"  {name:{name_width}}  {painted}")
     return lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import platform
+import shutil
 import sys
 import time
 import warnings
@@ -231,10 +232,15 @@ def inspect(
     texts = [_text(text, None)] if not file else [_text(text, path) for path in file]
     titles = [path.name for path in file] if file else ["text"]
     if len(loaded) > 1 or len(texts) > 1:
-        lines = _show.comparison(loaded, _show.names_of(paths), texts, titles, _colour())
+        lines = _show.comparison(loaded, _show.names_of(paths), texts, titles, _colour(), _columns())
     else:
         lines = (_show.each if each else _show.tokens)(loaded[0], texts[0], _colour())
     typer.echo("\n".join(lines), color=True)
+
+
+def _columns() -> int | None:
+    """How wide the terminal behind stdout is; None: there is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _colour() -> bool:
