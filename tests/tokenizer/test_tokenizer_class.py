@@ -1,6 +1,7 @@
 """`Tokenizer`: round trips, special tokens, streams, offsets, and what it refuses."""
 
 import itertools
+import re
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tinylm.tokenizer import Tokenizer, TokenizerError, _streaming, kernels, naive_bpe
 from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
 from tinylm.tokenizer._engines.vocabulary import from_training
+from tinylm.tokenizer.ladder import made_text
 from tinylm.tokenizer.patterns import TRAINABLE
 
 # What streams must not be cut wrongly at, half special tokens included.
@@ -36,6 +38,22 @@ def any_tok(request: pytest.FixtureRequest, tok: Tokenizer, python_tok: Tokenize
     chosen = tok if request.param == "kernels" else python_tok
     assert chosen.backend == request.param
     return chosen
+
+
+def test_what_the_readme_types_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tinylm.tokenizer._chat import CHATML
+
+    readme = Path(__file__).parents[2] / "packages" / "tinylm-tokenizer" / "README.md"
+    use, chat = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(made_text(20_000), encoding="utf-8")
+    namespace: dict[str, Tokenizer] = {}
+    with pytest.warns(UserWarning, match="no pair left"):
+        exec(use, namespace)
+    assert namespace["tok"].vocab_size > 500
+    marks = ["<|im_start|>", "<|im_end|>"]
+    Tokenizer.train(["book.txt"], vocab_size=300, special_tokens=marks, chat_template=CHATML).save("my-tokenizer")
+    exec(chat, namespace)
 
 
 def test_round_trip_on_both_backends(any_tok: Tokenizer, tok: Tokenizer, mixed: str) -> None:
