@@ -48,8 +48,8 @@ def rotate(x: Tensor, cos_sin: Rotation) -> Tensor:
 def frequencies(config: TransformerConfig, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
     """(head_dim / 2,): radians per position, theta^(-2i / head_dim), stretched as config.rope_scaling says.
 
-    The operations are those of transformers, in its order: at position 100,000 the last bit of a frequency is a
-    hundredth of a radian.
+    The operations are those of transformers, in its order: at position 100,000 the last bit of a frequency is half
+    a hundredth of a radian.
     """
     steps = torch.arange(0, config.head_dim, 2, dtype=dtype, device=device)
     powers = config.rope_theta ** (steps / config.head_dim)
