@@ -1,89 +1,52 @@
 // Text → ids for a vocabulary of the SentencePiece family. No Python here. The readable versions are
 // sentencepiece_bpe.py and unigram.py.
 //
-// The normalised text is cut where no piece can cross, most often before each "▁", and a cache keeps the ids of the short
-// parts. Cutting is exact: a merge or a token that crossed the cut would be a piece that holds the two characters beside
-// it, and there is none. Unigram's sums run through the whole text; unigram.hpp says when a cached part is still right.
+// The normalised text is cut where no piece can cross, most often before each "▁" (sentencepiece_cuts.hpp), and its parts
+// are encoded one by one (sentencepiece_parts.hpp). Cutting is exact: a merge or a token that crossed the cut would be a
+// piece that holds the two characters beside it, and there is none. A long text is normalised and cut a block at a time.
 #pragma once
 
 #include <mutex>
-#include <optional>
 
+#include "sentencepiece_cuts.hpp"
+#include "sentencepiece_normalizer.hpp"
 #include "sentencepiece_parts.hpp"
 
 namespace tinylm::sentencepiece {
 
-struct Options {
-    bool bpe;
-    bool words;         // each "▁" starts a part of its own, whatever the pieces hold
-    bool fuse_unknown;  // neighbouring unknown characters become one id
-    bool in_double;
-    std::optional<uint32_t> unknown_id;
-    std::optional<std::array<uint32_t, 256>> byte_ids;  // given: unknown characters become bytes
-};
-
-// The sum of Unigram's scores so far: quickly, with what it may be off, and exactly up to some id.
-struct Sum {
-    double about = 0;
-    size_t added = 0;  // scores since `about` was exact; each may be rounded by less than 2^-8, as sums end at 10^5
-    double exact = 0;
-    size_t exact_at = 0;  // ids
-
-    void add(double score, size_t count) { about += score, added += count; }
-    bool within(double limit) const { return std::abs(about) + double(added) * 0x1p-8 < limit; }
-};
-
 class Encoder {
   public:
-    // What one call needs for itself; kept for the next call, so that its cache is warm.
-    struct Worker {
-        Buffer normalized;
-        Cache cache;
-        std::vector<Token> tokens;
-        Bpe::Scratch bpe;
-        Unigram::Scratch unigram;
-        Sum sum;
-        bool after_unknown;
-    };
-
-    Encoder(const std::vector<std::string>& texts, Options options, std::optional<Normalizer> normalizer,
-            std::optional<Bpe> bpe, std::optional<Unigram> unigram, Trie::Keys symbols)
-        : options_(options),
-          normalizer_(std::move(normalizer)),
+    Encoder(const std::vector<std::string>& texts, Options options, Normalizer normalizer, std::optional<Bpe> bpe,
+            std::optional<Unigram> unigram, Trie::Keys symbols)
+        : normalizer_(std::move(normalizer)),
           cuts_(texts, options.words),
-          bpe_(std::move(bpe)),
-          unigram_(std::move(unigram)) {
-        has_symbols_ = !symbols.empty();
+          parts_(texts, options, std::move(bpe), std::move(unigram)),
+          has_symbols_(!symbols.empty()) {
         symbols_.build(std::move(symbols));
-        singles_.fill(kNone);
-        for (uint32_t id = 0; id < texts.size(); id++)
-            if (texts[id].size() == 1) singles_[static_cast<unsigned char>(texts[id][0])] = id;
     }
 
-    // first: the text starts the whole text (dummy prefix). Safe from many threads.
+    // Adds the ids to `ids`, which is empty. first: the text starts the whole text (dummy prefix). Safe from many threads.
     void encode(std::string_view text, bool first, Ids& ids) const {
         std::unique_ptr<Worker> worker = take();
-        if (normalizer_)
-            normalizer_->normalize(text, first, worker->normalized);
-        else
-            internalize(text, worker->normalized);
-        worker->sum = {};
-        worker->after_unknown = false;
-        ids.room(text.size() / 4 + 16);
-        const std::string_view view = worker->normalized.view();
-        if (has_symbols_)
-            cut_out_symbols(view, *worker, ids);
-        else
-            encode_stretch(view.data(), view.data() + view.size(), *worker, ids);
+        encode(text, first, *worker, ids);
         give_back(std::move(worker));
     }
 
-  private:
-    static void internalize(std::string_view text, Buffer& out) {
-        out.clear();
-        const std::string converted = to_internal(text);
-        out.add(converted.data(), converted.size());
-        out.seal();
+    void encode(std::string_view text, bool first, Worker& worker, Ids& ids) const {
+        worker.normalized.clear();
+        worker.sum = {};
+        worker.after_unknown = false;
+        ids.room(text.size() / 4 + 16);
+        Normalizer::Reading reading{text, first};
+        for (bool more = true; more;) {
+            const size_t enough = has_symbols_ ? text.npos : std::max(kBlock, 2 * worker.normalized.size());
+            more = normalizer_.read(reading, enough, worker.normalized);
+            const std::string_view view = worker.normalized.view();
+            if (has_symbols_)
+                cut_out_symbols(view, worker, ids);
+            else
+                worker.normalized.drop(encode_stretch(view, !more, worker, ids));
+        }
     }
 
     std::unique_ptr<Worker> take() const {
@@ -99,7 +62,7 @@ class Encoder {
     }
 
     void give_back(std::unique_ptr<Worker> worker) const {
-        if (worker->normalized.size() > 1 << 20) {  // what a long text needed is not kept
+        if (worker->normalized.capacity() > 1 << 20) {  // what a long part needed is not kept
             worker->normalized = {};
             worker->tokens = {};
             worker->bpe = {};
@@ -108,6 +71,9 @@ class Encoder {
         const std::lock_guard lock(*mutex_);
         idle_.push_back(std::move(worker));
     }
+
+  private:
+    static constexpr size_t kBlock = 1 << 16;  // bytes that are normalised at a time: they stay in the processor's cache
 
     // BPE: a user-defined symbol is one id wherever it stands, the longest first, and merges with nothing.
     void cut_out_symbols(std::string_view text, Worker& worker, Ids& ids) const {
@@ -121,16 +87,17 @@ class Encoder {
                 at += std::min(size_t(end - at), character_size(static_cast<unsigned char>(*at)));
                 continue;
             }
-            encode_stretch(from, at, worker, ids);
+            encode_stretch({from, size_t(at - from)}, true, worker, ids);
             ids.add(id);
             worker.after_unknown = false;
             at = from = longest;
         }
-        encode_stretch(from, end, worker, ids);
+        encode_stretch({from, size_t(end - from)}, true, worker, ids);
     }
 
     // In batches: first find the parts and ask for their cache entries, then take the ids out, when the memory has come.
-    void encode_stretch(const char* at, const char* const end, Worker& worker, Ids& ids) const {
+    // Returns how far it came: unless the stretch is final, more text may belong to its last part, and spaces may go.
+    size_t encode_stretch(std::string_view text, bool final, Worker& worker, Ids& ids) const {
         struct Part {
             const char* at;
             size_t size;
@@ -139,7 +106,7 @@ class Encoder {
         std::array<Part, 32> parts;
         size_t count = 0;
         const auto flush = [&] {
-            for (size_t i = 0; i < count; i++) encode_part(parts[i].at, parts[i].size, parts[i].place, worker, ids);
+            for (size_t i = 0; i < count; i++) parts_.encode(parts[i].at, parts[i].size, parts[i].place, worker, ids);
             count = 0;
         };
         const auto add = [&](const char* from, const char* to) {
@@ -149,8 +116,10 @@ class Encoder {
             if (part.size > 1) part.place = worker.cache.place(from, part.size);
             if (count == parts.size()) flush();
         };
+        if (!final)
+            while (!text.empty() && (text.back() == ' ' || text.back() == kRealSpace)) text.remove_suffix(1);
         uint32_t before = 0;
-        const char* from = at;
+        const char *at = text.data(), *from = at, *const end = at + text.size();
         for (; at < end; at += std::min<size_t>(64, size_t(end - at))) {
             for (uint64_t starts = cuts_.starts(at, std::min<size_t>(64, size_t(end - at)), before); starts;
                  starts &= starts - 1) {
@@ -159,119 +128,16 @@ class Encoder {
                 from = to;
             }
         }
-        if (end > from) add(from, end);
+        if (final && end > from) add(from, end);
         flush();
+        return size_t((final ? end : from) - text.data());
     }
 
-    void encode_part(const char* part, size_t size, Cache::Place& place, Worker& worker, Ids& ids) const {
-        if (options_.words && *part == ' ') worker.after_unknown = false;
-        if (size == 1) {
-            const uint32_t id = singles_[static_cast<unsigned char>(*part)];
-            if (id != kNone && (!unigram_ || worker.sum.within(unigram_->safe()))) {
-                if (unigram_) worker.sum.add(unigram_->score(id), 1);
-                ids.add(id);
-                worker.after_unknown = false;
-                return;
-            }
-        }
-        if (size == 1 || size > Cache::kBytes) {
-            encode_new({part, size}, worker, ids);
-            return;
-        }
-        bool found;
-        Cache::Entry& entry = *Cache::find(place, size, found);
-        if (!found && !fill(entry, {part, size}, worker, ids)) return;
-        if (unigram_) {
-            if (!worker.sum.within(entry.limit)) {
-                encode_new({part, size}, worker, ids);
-                return;
-            }
-            worker.sum.add(entry.total, entry.count);
-        }
-        const bool fuse = worker.after_unknown && entry.starts_unknown;  // its first id stands there already
-        std::memcpy(ids.room(Cache::kIds), entry.ids + fuse, sizeof entry.ids - 4 * fuse);
-        ids.grow(entry.count - fuse);
-        worker.after_unknown = entry.ends_unknown;
-    }
-
-    // Without the cache: BPE merges, or Viterbi with the exact sum.
-    void encode_new(std::string_view part, Worker& worker, Ids& ids) const {
-        if (bpe_) {
-            bpe_->encode(part, worker.bpe, worker.tokens);
-            emit(part.data(), worker, ids);
-            return;
-        }
-        Sum& sum = worker.sum;
-        for (; sum.exact_at < ids.size(); sum.exact_at++) sum.exact = unigram_->add(sum.exact, ids.data()[sum.exact_at]);
-        sum.exact = unigram_->exact(part, sum.exact, worker.unigram, worker.tokens);
-        emit(part.data(), worker, ids);
-        sum = {sum.exact, 0, sum.exact, ids.size()};
-    }
-
-    // Encode a part that is new. If it fits into the cache it is put into the entry, else its ids are written here.
-    bool fill(Cache::Entry& entry, std::string_view part, Worker& worker, Ids& ids) const {
-        double limit = 0;
-        if (unigram_)
-            limit = unigram_->free(part, worker.unigram, worker.tokens);
-        else
-            bpe_->encode(part, worker.bpe, worker.tokens);
-        bool unknown = false;
-        for (const Token& token : worker.tokens) unknown |= token.id == kNone;
-        if (unigram_ && (unknown || worker.tokens.size() > Cache::kIds)) {
-            encode_new(part, worker, ids);
-            return false;
-        }
-        Ids own;
-        const bool after_unknown = std::exchange(worker.after_unknown, false);
-        emit(part.data(), worker, own);
-        if (own.size() > Cache::kIds) {
-            worker.after_unknown = after_unknown;
-            emit(part.data(), worker, ids);
-            return false;
-        }
-        entry.size = uint8_t(part.size());
-        entry.count = uint8_t(own.size());
-        entry.starts_unknown = fuses() && worker.tokens.front().id == kNone;
-        entry.ends_unknown = fuses() && worker.tokens.back().id == kNone;
-        entry.limit = std::nextafter(float(limit), -1.0f);
-        entry.total = 0;
-        if (unigram_)
-            for (const Token& token : worker.tokens) entry.total += unigram_->score(token.id);
-        std::memcpy(entry.ids, own.data(), 4 * own.size());
-        worker.after_unknown = after_unknown;
-        return true;
-    }
-
-    bool fuses() const { return options_.fuse_unknown && options_.unknown_id && !options_.byte_ids; }
-
-    void emit(const char* text, Worker& worker, Ids& ids) const {
-        for (const Token& token : worker.tokens) {
-            const bool unknown = token.id == kNone;
-            if (!unknown) {
-                ids.add(token.id);
-            } else if (options_.byte_ids) {
-                for (size_t i = 0; i < token.size; i++) emit_byte(text[i], ids);
-            } else if (options_.unknown_id && !(worker.after_unknown && options_.fuse_unknown)) {
-                ids.add(*options_.unknown_id);
-            }
-            worker.after_unknown = unknown;
-            text += token.size;
-        }
-    }
-
-    void emit_byte(char byte, Ids& ids) const {
-        const std::string_view real = byte == ' ' ? "\xE2\x96\x81" : byte == kRealSpace ? " " : std::string_view(&byte, 1);
-        for (const char c : real) ids.add((*options_.byte_ids)[static_cast<unsigned char>(c)]);
-    }
-
-    Options options_;
-    std::optional<Normalizer> normalizer_;
+    Normalizer normalizer_;
     Cuts cuts_;
-    std::optional<Bpe> bpe_;
-    std::optional<Unigram> unigram_;
+    Parts parts_;
     Trie symbols_;
     bool has_symbols_;
-    std::array<uint32_t, 256> singles_;  // byte → the piece that is this one character
     std::unique_ptr<std::mutex> mutex_ = std::make_unique<std::mutex>();
     mutable std::vector<std::unique_ptr<Worker>> idle_;
 };

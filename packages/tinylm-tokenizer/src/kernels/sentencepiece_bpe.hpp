@@ -6,7 +6,8 @@
 #include <queue>
 #include <unordered_map>
 
-#include "charsmap.hpp"
+#include "sentencepiece_text.hpp"
+#include "sentencepiece_trie.hpp"
 
 namespace tinylm::sentencepiece {
 

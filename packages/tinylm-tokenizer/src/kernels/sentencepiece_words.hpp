@@ -6,7 +6,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "charsmap.hpp"
+#include "sentencepiece_normalizer.hpp"
 
 namespace tinylm::sentencepiece {
 

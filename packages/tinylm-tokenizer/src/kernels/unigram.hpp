@@ -16,7 +16,7 @@ namespace tinylm::sentencepiece {
 class Unigram {
   public:
     // texts: pieces that may be found in text, in the internal writing (others: empty); scores: of each id, already with
-    // what user-defined symbols get. in_double: sums in float64 that are never reset (Hugging Face's tokenizers).
+    // what user-defined symbols get, and `unknown` for the unknown one. in_double: sums in float64 that are never reset (Hugging Face's tokenizers).
     Unigram(const std::vector<std::string>& texts, std::vector<double> scores, double unknown, bool in_double)
         : scores_(std::move(scores)), unknown_(unknown), in_double_(in_double), highest_(std::abs(unknown)) {
         Trie::Keys keys;
@@ -37,13 +37,26 @@ class Unigram {
     };
 
     double score(uint32_t id) const { return scores_[id]; }
+    double unknown() const { return unknown_; }
 
     // As long as the sum is smaller in size, one more token cannot take it to where SentencePiece sets it back.
     double safe() const { return in_double_ ? std::numeric_limits<double>::infinity() : kReset - highest_; }
 
-    // The exact sum after one more piece.
-    double add(double sum, uint32_t id) const {
-        return in_double_ ? sum + scores_[id] : double(float(sum) + float(scores_[id]));
+    // The exact sum after more pieces.
+    double add(double sum, const uint32_t* ids, size_t count) const {
+        if (in_double_) {
+            for (size_t i = 0; i < count; i++) sum += scores_[ids[i]];
+            return sum;
+        }
+        float rounded = float(sum);
+        for (size_t i = 0; i < count; i++) rounded += float(scores_[ids[i]]);
+        return double(rounded);
+    }
+
+    // ... and after a character that no piece covers.
+    double add_unknown(double sum) const {
+        if (in_double_) return sum + unknown_;
+        return double(float(unknown_) + (std::abs(float(sum)) > float(kReset) ? 0.0f : float(sum)));
     }
 
     // Segments `text`, which begins where the sum is `sum`; returns the sum at its end.

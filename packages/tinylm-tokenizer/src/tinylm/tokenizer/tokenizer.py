@@ -123,7 +123,7 @@ class Tokenizer:
         A special token that is written in the text stays text unless `allowed_special` names it ("all": every one).
         add_special_tokens: also put the tokens around it that the tokenizer's template says (a BOS, for example).
         """
-        find = self._finder(allowed_special)
+        find = self._finder(allowed_special) if allowed_special or self.engine.added_tokens else None
         try:
             if find is None:
                 ids = self.engine.encode(text)

@@ -18,7 +18,6 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tinylm.tokenizer import sentencepiece_bpe, unigram
-from tinylm.tokenizer._engines.batch import on_threads
 from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Charsmap, Form, Kind, Prepend, SentencePieceModel
 from tinylm.tokenizer._explain import Merge
 from tinylm.tokenizer._streaming import last_word_start
@@ -57,6 +56,10 @@ class SentencePieceEngine:
         self.flags = dict(model.flags)
         self.prefix, self.suffix = model.prefix, model.suffix
         self._kernel = make_encoder(model)
+        if (
+            self._kernel and self._kernel.normalizes
+        ):  # a short text costs no more than the calls on the way to the kernel
+            self.encode = self._kernel.encode  # type: ignore[method-assign]
         self._byte_ids = byte_ids(model)
         self._keep = user_defined(model)
         added = {id: text.replace(SPACE, " ").encode() for text, id in self.added_tokens.items()}
@@ -127,7 +130,9 @@ class SentencePieceEngine:
         return text if self._kernel and self._kernel.normalizes else self.normalize(text, first)
 
     def encode_batch(self, texts: Sequence[str], threads: int) -> list[list[int]]:
-        return on_threads(self.encode, texts, threads if self._kernel else 1)
+        if not self._kernel:
+            return [self.encode(text) for text in texts]  # Python's lock lets one thread work at a time
+        return self._kernel.encode_batch([self._for_kernel(text, True) for text in texts], threads)
 
     def count(self, text: str, first: bool = True) -> int:
         return len(self.encode_array(text, first))

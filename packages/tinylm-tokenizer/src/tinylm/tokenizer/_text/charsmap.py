@@ -15,7 +15,8 @@ which rules there are: `nfkc_rules.py`. Sources: Aoe 1989 (double array); Kudo a
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -112,82 +113,149 @@ def _damaged(what: str) -> TokenizerError:
 
 # ---- making one ----
 
-Node = tuple[int, tuple[tuple[int, int], ...]]  # its value (-1: none), and which byte leads to which node
+
+@dataclass
+class Tree:
+    """Rules as a tree of characters: what replaces the text that leads here (None: it is no rule), and how it goes on.
+    One branch may hang in several places: so rules that differ in how a character is written need room once."""
+
+    value: str | None = None
+    children: dict[str, Tree] = field(default_factory=dict)
+
+    def add(self, text: Iterable[str], value: str) -> None:
+        node = self
+        for character in text:
+            node = node.children.setdefault(character, Tree())
+        node.value = value
 
 
-def build(rules: Mapping[str, str]) -> bytes:
+def build(rules: Mapping[str, str] | Tree) -> bytes:
     """The bytes of a `precompiled_charsmap` with these rules; the same rules always give the same bytes."""
-    places: dict[str, int] = {}
+    if not isinstance(rules, Tree):
+        tree = Tree()
+        for text, value in sorted(rules.items()):
+            tree.add(text, value)
+        rules = tree
+    nodes, places, root = _Nodes(), dict[str, int](), 0
+    branches = list(_branches(rules))
     replacements = b""
-    for text in sorted(set(rules.values())):
+    for text in sorted({branch.value for branch in branches if branch.value is not None}):
         places[text] = len(replacements)
         replacements += text.encode() + b"\0"
-    trie = _double_array(_minimal_trie({key.encode(): places[value] for key, value in rules.items()}))
+    number: dict[int, int] = {}
+    for branch in branches:
+        below = [(character.encode(), number[id(child)]) for character, child in branch.children.items()]
+        place = -1 if branch.value is None else places[branch.value]
+        root = number[id(branch)] = nodes.add(place, sorted(below))
+    trie = _double_array(nodes.all, root)
     return struct.pack(f"<{1 + len(trie)}I", 4 * len(trie), *trie) + replacements
 
 
-def _minimal_trie(values: dict[bytes, int]) -> list[Node]:
-    """A trie in which equal subtrees are one node; children stand before their parents, the root at the end."""
-    nodes: list[Node] = []
-    number: dict[Node, int] = {}
-    keys = sorted(values)
-
-    def make(start: int, end: int, depth: int) -> int:
-        value = -1
-        if len(keys[start]) == depth:
-            value = values[keys[start]]
-            start += 1
-        children = []
-        while start < end:
-            byte = keys[start][depth]
-            stop = start + 1
-            while stop < end and keys[stop][depth] == byte:
-                stop += 1
-            children.append((byte, make(start, stop, depth + 1)))
-            start = stop
-        node = (value, tuple(children))
-        if node not in number:
-            number[node] = len(nodes)
-            nodes.append(node)
-        return number[node]
-
-    make(0, len(keys), 0)
-    return nodes
+def _branches(tree: Tree) -> Iterator[Tree]:
+    """Every branch once, before those from which it grows."""
+    seen: set[int] = set()
+    todo = [(tree, False)]
+    while todo:
+        branch, is_done = todo.pop()
+        if is_done:
+            yield branch
+        elif id(branch) not in seen:
+            seen.add(id(branch))
+            todo.append((branch, True))
+            todo += ((child, False) for child in branch.children.values())
 
 
-def _double_array(nodes: list[Node]) -> list[int]:
+Node = tuple[int, tuple[tuple[int, int], ...]]  # its value (-1: none), and which byte leads to which node
+
+
+class _Nodes:
+    """A trie in which equal subtrees are one node; children stand before their parents."""
+
+    def __init__(self) -> None:
+        self.all: list[Node] = []
+        self._number: dict[Node, int] = {}
+
+    def add(self, value: int, below: list[tuple[bytes, int]]) -> int:
+        """The node from which these bytes lead to those nodes; `below` is sorted."""
+        children: list[tuple[int, int]] = []
+        at = 0
+        while at < len(below):
+            data, node = below[at]
+            first = at
+            while at < len(below) and below[at][0][0] == data[0]:
+                at += 1
+            inner = node if len(data) == 1 else self.add(-1, [(data[1:], child) for data, child in below[first:at]])
+            children.append((data[0], inner))
+        node_ = (value, tuple(children))
+        if node_ not in self._number:
+            self._number[node_] = len(self.all)
+            self.all.append(node_)
+        return self._number[node_]
+
+
+def _double_array(nodes: list[Node], root: int) -> list[int]:
     """Give every node a base such that no two of them want the same unit: first fit, the largest nodes first."""
-    units: list[int] = []
-    free: set[int] = set()
+    blocks = _Blocks()
     bases: dict[int, int] = {}
-    taken = {0}  # bases; SentencePiece refuses a root whose base is 0
-    looked: dict[tuple[int, ...], int] = {}  # below this unit there is no place for these bytes, and never will be
-
-    def place(wanted: tuple[int, ...]) -> int:
-        for unit in range(looked.get(wanted, 1), len(units)):
-            base = unit ^ wanted[0]
-            if unit in free and base not in taken and all(base ^ byte in free for byte in wanted):
-                looked[wanted] = unit + 1
-                return base
-        looked[wanted] = max(len(units), 1)  # unit 0 is the root's
-        free.update(range(looked[wanted], len(units) + 256))
-        units.extend([0] * 256)
-        return place(wanted)
-
     for number in sorted(range(len(nodes)), key=lambda number: (-len(nodes[number][1]), number)):
         value, children = nodes[number]
-        wanted = (*([0] if value >= 0 else []), *(byte for byte, _ in children))
-        base = bases[number] = place(wanted)
-        taken.add(base)
-        for byte in wanted:
-            free.remove(base ^ byte)
+        bases[number] = blocks.place((*([0] if value >= 0 else []), *(byte for byte, _ in children)))
+    units = [0] * (256 * len(blocks.free))
     for number, (value, children) in enumerate(nodes):
         if value >= 0:
             units[bases[number]] = 1 << 31 | value
         for byte, child in children:
             unit = bases[number] ^ byte
             units[unit] = (unit ^ bases[child]) << 10 | (nodes[child][0] >= 0) << 8 | byte
-    units[0] = bases[len(nodes) - 1] << 10
-    for unit in free:  # nobody's: a label that leads here from no node
-        units[unit] = next(byte for byte in range(256) if unit ^ byte not in taken)
+    units[0] = bases[root] << 10
+    for block, free in enumerate(blocks.free):  # a free unit's label is one with which no node leads there
+        for low in range(256):
+            if free >> low & 1:
+                taken = blocks.taken[block]
+                units[256 * block + low] = next(byte for byte in range(256) if not taken >> (low ^ byte) & 1)
     return units
+
+
+class _Blocks:
+    """The units of a double array, 256 to a block: `base ^ byte` never leaves the block. Bit i of `free` and of `taken`
+    says that unit i is nobody's, or is a base: a number of 256 bits answers at once where in a block a node fits."""
+
+    def __init__(self) -> None:
+        self.free: list[int] = []
+        self.taken: list[int] = []
+        self._looked: dict[tuple[int, ...], int] = {}  # in blocks before this one there is no place for these bytes
+
+    def place(self, wanted: tuple[int, ...]) -> int:
+        """A base that no other node has, all of whose units of these bytes are free; they are not free then."""
+        block = self._looked.get(wanted, 0)
+        while True:
+            if block == len(self.free):
+                is_first = not self.free  # unit 0 is the root's, and SentencePiece refuses a root whose base is 0
+                self.free.append(_ALL ^ is_first)
+                self.taken.append(int(is_first))
+            fits = _ALL ^ self.taken[block] if self.free[block].bit_count() >= len(wanted) else 0
+            for byte in wanted:
+                if not fits:
+                    break
+                fits &= _exchanged(self.free[block], byte) if byte else self.free[block]
+            if fits:
+                break
+            block += 1
+        self._looked[wanted] = block
+        low = (fits & -fits).bit_length() - 1
+        self.taken[block] |= 1 << low
+        for byte in wanted:
+            self.free[block] ^= 1 << (low ^ byte)
+        return 256 * block + low
+
+
+_ALL = (1 << 256) - 1
+_SWAPS = [(1 << bit, sum(1 << place for place in range(256) if not place >> bit & 1)) for bit in range(8)]
+
+
+def _exchanged(bits: int, byte: int) -> int:
+    """`bits` with bit i at place i ^ byte."""
+    for size, low in _SWAPS:
+        if byte & size:
+            bits = (bits & low) << size | (bits >> size) & low
+    return bits

@@ -16,7 +16,7 @@ from tinylm.tokenizer import kernels
 from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Charsmap, Kind, Replace, SentencePieceModel, Spaces
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,7 +37,7 @@ class Encoder:
     def __init__(self, model: SentencePieceModel) -> None:
         bpe = model.algorithm == "sentencepiece-bpe"
         steps = fused(model.steps)
-        spaces, charsmap = steps or (Spaces(), b"")
+        spaces, charsmap = steps or (Spaces(dummy_prefix=False, remove_extra=False, escape=False), b"")
         symbols = {piece: id for id, (piece, kind) in _numbered(model) if kind == Kind.USER_DEFINED}
         byte_ids = {piece: id for id, (piece, kind) in _numbered(model) if kind == Kind.BYTE}
         scores, unknown_score = _scores(model)
@@ -61,15 +61,17 @@ class Encoder:
             charsmap=charsmap,
             spaces=(spaces.dummy_prefix, spaces.remove_extra, spaces.suffix, spaces.escape),
         )
-
-    def encode(self, text: str, first: bool = True) -> list[int]:
-        """The ids of `text`; first: it stands at the start of the whole text. UnicodeEncodeError: a lone surrogate."""
-        ids: list[int] = self._encoder.encode(text, first)
-        return ids
+        # encode(text, first=True): the ids; first: it starts the whole text. UnicodeEncodeError: a lone surrogate.
+        self.encode: Callable[..., list[int]] = self._encoder.encode
 
     def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
-        """The same, as an array."""
+        """What `encode` gives, as an array."""
         ids: NDArray[np.uint32] = self._encoder.encode_array(text, first)
+        return ids
+
+    def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
+        """`encode` of each text, on `threads` threads."""
+        ids: list[list[int]] = self._encoder.encode_batch(texts, threads)
         return ids
 
 
