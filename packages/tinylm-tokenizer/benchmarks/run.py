@@ -3,8 +3,9 @@
     python packages/tinylm-tokenizer/benchmarks/fetch_data.py --all
     python packages/tinylm-tokenizer/benchmarks/run.py [--quick] [PART ...]
 
-PART: encoding, training, wordpiece (without one: all). Each part is a file beside this one that writes its own tables
-below results/. The summary is made from those tables, whenever they were measured; `run.py summary` measures nothing.
+PART: encoding, training, wordpiece, sentencepiece_family (without one: all). Each is a file beside this one that writes
+its own tables below results/. The summary is made from those tables, whenever they were measured; `run.py summary`
+measures nothing.
 The peers: pip install -r packages/tinylm-tokenizer/benchmarks/peers.txt
 """
 
@@ -18,8 +19,12 @@ from typing import Any
 
 from _bench import HERE, RESULTS, table
 
-PARTS = ("encoding", "training", "wordpiece")
-RESULT_OF = {"encoding": "start_and_worst.json", "wordpiece": "wordpiece.json"}  # the last that a part writes
+PARTS = ("encoding", "training", "wordpiece", "sentencepiece_family")
+RESULT_OF = {  # the last that a part writes
+    "encoding": "start_and_worst.json",
+    "wordpiece": "wordpiece.json",
+    "sentencepiece_family": "sentencepiece.json",
+}
 COLUMNS = ["job", "unit", "plain", "incremental", "kernels", "best peer", "peer", "× peer", "exactness"]
 LOWER_IS_BETTER = ("ms", "CPU s", "MB of memory")
 

@@ -1,84 +1,66 @@
-"""SentencePiece-BPE and Unigram beside sentencepiece itself: encoding and training, in one interleaved run.
+"""SentencePiece-BPE and Unigram beside sentencepiece itself: encoding and training.
 
-    python packages/tinylm-tokenizer/benchmarks/sentencepiece_family.py
+    python packages/tinylm-tokenizer/benchmarks/sentencepiece_family.py [--quick]
 
-Prints a table and writes benchmarks/results/sentencepiece.json. CPU seconds of this process on one thread, the median
-of five rounds in which both take a turn. "cold": a new encoder, its cache is empty; "lines": every line is a text of
-its own. Ids that differ end the run, and so does a Unigram vocabulary that is less likely than sentencepiece's.
+Writes benchmarks/results/sentencepiece.json. MB per CPU second on one thread, each in a fresh process, the median of
+five rounds in turn. "list", "array": the first call on 4 MB of English as one text; "lines": every line in a call of
+its own. The plain rung gets the first 200,000 characters. Ids that differ end the run, and so do trained BPE pieces
+that differ and a trained Unigram vocabulary under which the corpus is less likely than under sentencepiece's.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
 import io
 import json
 import math
-import os
-import platform
-import statistics
+import sys
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its waiting threads would count as CPU time
+from _bench import DATA, RESULTS, need, rounds, table
+from encoding import digest, text_of
 
-import sentencepiece
-from _bench import DATA, RESULTS, need
-
-from tinylm.tokenizer import unigram_training
-from tinylm.tokenizer._engines.sentencepiece_data import Kind, SentencePieceModel
-from tinylm.tokenizer._formats.sentencepiece_model import read
-from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
-from tinylm.tokenizer.kernels import sentencepiece as encoding
-from tinylm.tokenizer.kernels import sentencepiece_training as training
-
-ROUNDS = 5
+COMMAND = "python packages/tinylm-tokenizer/benchmarks/sentencepiece_family.py"
 MODELS = ("botchan-bpe", "mistral-v1", "botchan-unigram", "kyoto-unigram")
-TRAINED = (("botchan", 2000), ("english", 8000))
+TRAINED = (("botchan", "2000"), ("english", "8000"))
+LIBRARIES = ("tinylm", "tinylm, Python", "sentencepiece")
+PLAIN = 200_000  # characters
+EXACT = {"bpe": "pieces = sentencepiece's", "unigram": "as likely, or likelier"}
 
 
-def median(tasks: dict[str, Callable[[], Any]]) -> tuple[dict[str, float], dict[str, Any]]:
-    """CPU seconds of each task, and what it returned last."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    results: dict[str, Any] = {}
-    for _ in range(ROUNDS):
-        for name, task in tasks.items():
-            started = time.process_time()
-            results[name] = task()
-            seconds[name].append(time.process_time() - started)
-    return {name: statistics.median(times) for name, times in seconds.items()}, results
+def measure(library: str, output: str, name: str) -> dict[str, Any]:
+    """Encode English with a model, the first call of this process."""
+    import numpy  # noqa: F401 - its import is no encoding
 
-
-def encode(name: str, text: str) -> list[list[Any]]:
-    """Rows: job, MB per CPU second here and there, ratio."""
-    path = DATA / "vocabularies" / name / "tokenizer.model"
-    model = read(path.read_bytes(), name)
-    peer = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    path = str(DATA / "vocabularies" / name / "tokenizer.model")
+    text = text_of("english")[: PLAIN if library == "tinylm, Python" else None]
     lines = text.splitlines()
-    fresh = [encoding.Encoder(model) for _ in range(ROUNDS)]
-    warm = encoding.Encoder(model)
-    tasks = {
-        "cold": lambda: fresh.pop().encode(text),
-        "peer": lambda: peer.encode(text),
-        "array": lambda: warm.encode_array(text),
-        "lines": lambda: [warm.encode(line) for line in lines],
-        "peer lines": lambda: [peer.encode(line) for line in lines],
-    }
-    times, results = median(tasks)
-    if results["cold"] != results["peer"] or results["lines"] != results["peer lines"]:
-        raise SystemExit(f"{name}: the ids differ from sentencepiece's")
-    size = len(text.encode()) / 1e6
-    pairs = (("encode, list, cold", "cold", "peer"), ("encode, array", "array", "peer"))
-    pairs = (*pairs, ("encode, lines", "lines", "peer lines"))
-    return [
-        [f"{job}: {name}", size / times[ours], size / times[theirs], times[theirs] / times[ours]]
-        for job, ours, theirs in pairs
-    ]
+    if library == "sentencepiece":
+        import sentencepiece
+
+        encode = sentencepiece.SentencePieceProcessor(model_file=path).encode
+    else:
+        from tinylm.tokenizer import Tokenizer, kernels
+
+        if library == "tinylm, Python":
+            kernels._compiled = lambda: None
+        tokenizer = Tokenizer.load(path)
+        encode = tokenizer.encode_array if output == "array" else tokenizer.encode
+    gc.collect()
+    started = time.process_time()
+    ids = [encode(line) for line in lines] if output == "lines" else encode(text)
+    seconds = time.process_time() - started
+    flat = [id for line in ids for id in line] if output == "lines" else ids
+    return {"seconds": seconds, "bytes": len(text.encode()), "digest": digest(flat), "ids": len(flat)}
 
 
-def likelihood(model: SentencePieceModel, words: dict[str, int]) -> float:
+def likelihood(model: Any, words: dict[str, int]) -> float:
     """Nats a character of the corpus under the likeliest pieces, with probabilities that sum to 1."""
+    from tinylm.tokenizer import unigram_training
+    from tinylm.tokenizer._engines.sentencepiece_data import Kind
+
     learned = zip(model.pieces, model.scores, model.kinds, strict=True)
     scores = {text: score for text, score, kind in learned if kind == Kind.NORMAL}
     total = math.log(math.fsum(map(math.exp, scores.values())))
@@ -87,67 +69,105 @@ def likelihood(model: SentencePieceModel, words: dict[str, int]) -> float:
     return nats / sum(number * len(word) for word, number in words.items())
 
 
-def train(name: str, size: int, algorithm: str) -> list[Any]:
-    """A row: job, MB per CPU second here and there, ratio."""
-    text = (DATA / "text" / f"{name}.txt").read_text(encoding="utf-8")
-    options = Options(size, normalization="nmt_nfkc", dummy_prefix=True, remove_extra_spaces=True, byte_fallback=False)
+def train(library: str, algorithm: str, name: str, size: str) -> dict[str, Any]:
+    """Learn a vocabulary with sentencepiece's options. digest: of the pieces; for Unigram the likelihood."""
+    from tinylm.tokenizer._formats.sentencepiece_model import read
+    from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
+    from tinylm.tokenizer.kernels import sentencepiece_training as training
+
+    text = text_of(name)
+    options = Options(
+        int(size), normalization="nmt_nfkc", dummy_prefix=True, remove_extra_spaces=True, byte_fallback=False
+    )
     assert options.steps  # compiled once; sentencepiece has its rules compiled already
+    started = time.process_time()
+    if library == "sentencepiece":
+        import sentencepiece
 
-    def ours() -> SentencePieceModel:
-        if algorithm == "bpe":
-            return training.train_bpe([text], options)
-        return training.train_unigram([text], options, threads=1)
-
-    def theirs() -> bytes:
         out = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(text.split("\n")),
             model_writer=out,
-            vocab_size=size,
+            vocab_size=int(size),
             model_type=algorithm,
             max_sentence_length=1_000_000,
             num_threads=1,
             minloglevel=2,
         )
-        return out.getvalue()
+        model = read(out.getvalue(), "sentencepiece")
+    elif algorithm == "bpe":
+        model = training.train_bpe([text], options)
+    else:
+        model = training.train_unigram([text], options, threads=1)
+    seconds = time.process_time() - started
+    found: Any = digest([ord(character) for character in "\n".join(model.pieces)])
+    if algorithm == "unigram" and found:
+        found = likelihood(model, training._count([text], options).words)
+    return {"seconds": seconds, "bytes": len(text.encode()), "digest": found}
 
-    times, results = median({"ours": ours, "theirs": theirs})
-    model, peer = results["ours"], read(results["theirs"], "sentencepiece")
-    if algorithm == "bpe" and model.pieces != peer.pieces:
-        raise SystemExit(f"{name}: the BPE pieces differ from sentencepiece's")
-    if algorithm == "unigram":
-        words = training._count([text], options).words
-        mine, other = likelihood(model, words), likelihood(peer, words)
-        print(f"log-likelihood of {name} at {size}: {mine:.5f} nats a character, sentencepiece {other:.5f}")
-        if mine < other:
-            raise SystemExit(f"{name}: less likely than under sentencepiece's vocabulary")
-    mb = len(text.encode()) / 1e6
-    job = f"train {algorithm}, {size:,} pieces: {name}"
-    return [job, mb / times["ours"], mb / times["theirs"], times["theirs"] / times["ours"]]
+
+def encoding_rows(count: int) -> list[list[Any]]:
+    jobs = [(output, name) for name in MODELS for output in ("list", "array", "lines")]
+    tasks = [("measure", who, *job) for job in jobs for who in LIBRARIES]
+    found = rounds("sentencepiece_family.py", tasks, count)
+    rows = []
+    for output, name in jobs:
+        ours, plain, peer = (found["measure", who, output, name] for who in LIBRARIES)
+        if ours.get("digest") != peer.get("digest") or "error" in plain:
+            raise SystemExit(f"{name}, {output}: the ids differ from sentencepiece's: {ours}, {plain}, {peer}")
+        rates = [result["bytes"] / 1e6 / result["seconds"] for result in (plain, ours, peer)]
+        rows.append([f"{name}: encode, {output}", *rates, rates[1] / rates[2], "ids = sentencepiece's"])
+    return rows
+
+
+def training_rows(count: int) -> list[list[Any]]:
+    jobs = [(algorithm, *job) for algorithm in EXACT for job in TRAINED]
+    libraries = (LIBRARIES[0], LIBRARIES[2])
+    found = rounds("sentencepiece_family.py", [("train", who, *job) for job in jobs for who in libraries], count)
+    rows = []
+    for job in jobs:
+        ours, peer = (found["train", who, *job] for who in libraries)
+        algorithm, name, size = job
+        if "error" in ours or "error" in peer:
+            raise SystemExit(f"training {job}: {ours}, {peer}")
+        good = ours["digest"] >= peer["digest"] if algorithm == "unigram" else ours["digest"] == peer["digest"]
+        if not good:
+            raise SystemExit(f"training {job}: ours {ours['digest']}, sentencepiece's {peer['digest']}")
+        if algorithm == "unigram":
+            print(f"{name}, {size}: {ours['digest']:.5f} nats a character, sentencepiece {peer['digest']:.5f}")
+        rates = [result["bytes"] / 1e6 / result["seconds"] for result in (ours, peer)]
+        job_name = f"train {algorithm}, {int(size):,} pieces: {name}"
+        rows.append([job_name, "–", *rates, rates[0] / rates[1], EXACT[algorithm]])
+    return rows
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="SentencePiece-BPE and Unigram beside sentencepiece.")
+    parser.add_argument("--quick", action="store_true", help="one round instead of five")
+    count = 1 if parser.parse_args().quick else 5
     need("text/english.txt", "text/botchan.txt", *(f"vocabularies/{name}/tokenizer.model" for name in MODELS))
-    text = (DATA / "text" / "english.txt").read_text(encoding="utf-8")
-    rows = [row for name in MODELS for row in encode(name, text)]
-    rows += [train(name, size, algorithm) for algorithm in ("bpe", "unigram") for name, size in TRAINED]
-    for job, ours, theirs, ratio in rows:
-        print(f"{job:44} {ours:8.2f} MB/s  sentencepiece {theirs:6.2f} MB/s  {ratio:6.2f} ×")
-    table = {
-        "format": 1,
-        "title": "SentencePiece-BPE and Unigram beside sentencepiece",
-        "command": "python packages/tinylm-tokenizer/benchmarks/sentencepiece_family.py",
-        "machine": {"system": platform.system(), "architecture": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), "sentencepiece": version("sentencepiece")},
-        "date": datetime.now(UTC).date().isoformat(),
-        "columns": ["job", "MB per CPU second", "sentencepiece", "ratio"],
-        "rows": rows,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "sentencepiece.json").write_text(
-        json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    table(
+        "sentencepiece",
+        "SentencePiece-BPE and Unigram beside sentencepiece: MB per CPU second, in a fresh process",
+        COMMAND,
+        ["job", "plain", "kernels", "sentencepiece", "× sentencepiece", "exactness"],
+        [*encoding_rows(count), *training_rows(count)],
+        ["numpy", "sentencepiece"],
     )
 
 
+def summary() -> list[dict[str, Any]]:
+    """The rows of the summary, from the table of the last run."""
+    rows = json.loads((RESULTS / "sentencepiece.json").read_text())["rows"]
+    figures = {"unit": "MB/s", "peer": "sentencepiece"}
+    return [
+        {"job": job, "plain": plain, "kernels": kernels, "peer_figure": peer, "exact": exact, **figures}
+        for job, plain, kernels, peer, _, exact in rows
+    ]
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] in (["measure"], ["train"]):
+        print(json.dumps({"measure": measure, "train": train}[sys.argv[1]](*sys.argv[2:])))
+    else:
+        main()

@@ -1,5 +1,6 @@
-// SentencePiece's compiled rules of normalisation ("charsmap"). No Python here. The readable version is _text/charsmap.py.
-// Source: Kudo and Richardson 2018, section 3.2. What is done with them: sentencepiece_normalizer.hpp.
+// SentencePiece's compiled rules of normalisation ("charsmap"). No Python here. The readable version is
+// _text/charsmap.py. Source: Kudo and Richardson 2018, section 3.2. What is done with them:
+// sentencepiece_normalizer.hpp.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +13,9 @@
 
 namespace tinylm::sentencepiece {
 
-// The rules: [size of the trie: 4 bytes][units of the trie: 4 bytes each][the replacements, each ended by NUL]. The trie
-// is a double array in the layout of darts-clone (its documentation describes the bits). The blob comes from a file:
-// every step is checked against the bounds. Errors: std::invalid_argument.
+// The rules: [size of the trie: 4 bytes][units of the trie: 4 bytes each][the replacements, each ended by NUL]. The
+// trie is a double array in the layout of darts-clone (its documentation describes the bits). The blob comes from a
+// file: every step is checked against the bounds. Errors: std::invalid_argument.
 class Charsmap {
   public:
     explicit Charsmap(std::string_view blob) {
@@ -52,7 +53,8 @@ class Charsmap {
         for (size_t i = 0; i < text.size(); i++) {
             const auto byte = static_cast<unsigned char>(text[i]);
             node ^= byte;
-            if (byte == 0 || node >= units_.size() || (units_[node] & 0x800000FF) != byte) break;  // 0: a free unit's label
+            // No rule holds NUL; free units of other makers' tries have it for a label.
+            if (byte == 0 || node >= units_.size() || (units_[node] & 0x800000FF) != byte) break;
             const uint32_t unit = units_[node];
             node ^= offset(unit);
             if (node >= units_.size()) break;

@@ -36,7 +36,7 @@ class SentencePieceEncoder {
                          const nb::list& symbols, const std::vector<uint32_t>& symbol_ids, bool normalizes,
                          const nb::bytes& charsmap, std::tuple<bool, bool, bool, bool> spaces) {
         std::vector<std::string> texts;
-        for (std::string_view piece : utf8(pieces)) texts.push_back(sp::to_internal(piece));
+        for (std::string_view piece : tinylm::utf8(pieces)) texts.push_back(sp::to_internal(piece));
         sp::Options options{bpe, words, fuse_unknown, in_double, unknown_id, {}};
         if (byte_ids.size() == 256) std::copy(byte_ids.begin(), byte_ids.end(), options.byte_ids.emplace().begin());
         const auto [dummy_prefix, remove_extra, suffix, escape] = spaces;
@@ -49,7 +49,8 @@ class SentencePieceEncoder {
         std::optional<sp::Bpe> as_bpe;
         std::optional<sp::Unigram> as_unigram;
         if (bpe)
-            as_bpe.emplace(texts, std::vector<float>(scores.begin(), scores.end()), std::move(rules), merges.has_value());
+            as_bpe.emplace(texts, std::vector<float>(scores.begin(), scores.end()), std::move(rules),
+                           merges.has_value());
         else {
             if (unknown_id && texts.at(*unknown_id).empty()) scores.at(*unknown_id) = unknown_score;
             as_unigram.emplace(texts, std::move(scores), unknown_score, in_double);
@@ -79,14 +80,30 @@ class SentencePieceEncoder {
         return to_list(ids.data(), ids.size());
     }
 
+    // A text that goes on where no piece crosses: also takes and gives what one part leaves to the next.
+    nb::tuple encode_on(const nb::str& text, bool first, double sum, bool after_unknown) {
+        const std::string_view view = utf8(text);
+        sp::Ids ids;
+        sp::State state{sum, after_unknown};
+        {
+            nb::gil_scoped_release unlocked;
+            std::unique_ptr<sp::Worker> worker = encoder_->take();
+            encoder_->encode(view, first, *worker, ids, state);
+            state = encoder_->state(*worker, ids);
+            encoder_->give_back(std::move(worker));
+        }
+        return nb::make_tuple(to_list(ids.data(), ids.size()), state.sum, state.after_unknown);
+    }
+
     nb::object encode_batch(const nb::list& texts, size_t threads) {
-        const std::vector<std::string_view> views = utf8(texts);
+        const std::vector<std::string_view> views = tinylm::utf8(texts);
         std::vector<Encoded> encoded(std::clamp<size_t>(threads, 1, views.size() / kTogether + 1));
         {
             nb::gil_scoped_release unlocked;
             std::atomic<size_t> next = 0;
             std::vector<std::thread> others;
-            for (size_t i = 1; i < encoded.size(); i++) others.emplace_back([&, i] { encode_some(views, next, encoded[i]); });
+            for (size_t i = 1; i < encoded.size(); i++)
+                others.emplace_back([&, i] { encode_some(views, next, encoded[i]); });
             encode_some(views, next, encoded[0]);
             for (std::thread& other : others) other.join();
         }
@@ -105,7 +122,7 @@ class SentencePieceEncoder {
     }
 
   private:
-    static constexpr Py_ssize_t kKeepGil = 4096;  // characters: for less, getting the GIL back costs more than it is worth
+    static constexpr Py_ssize_t kKeepGil = 4096;  // characters: for less, giving the GIL back costs more than it saves
     static constexpr size_t kTogether = 64;       // texts that a thread takes at a time
 
     struct Encoded {  // by one thread
@@ -114,11 +131,15 @@ class SentencePieceEncoder {
         std::exception_ptr error;
     };
 
-    void encode_into(sp::Ids& ids, const nb::str& text, bool first) {
+    static std::string_view utf8(const nb::str& text) {
         Py_ssize_t size = 0;
-        const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);  // raises UnicodeEncodeError for a lone surrogate
-        if (!data) throw nb::python_error();
-        const std::string_view view(data, size_t(size));
+        const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+        if (!data) throw nb::python_error();  // UnicodeEncodeError: a lone surrogate
+        return {data, size_t(size)};
+    }
+
+    void encode_into(sp::Ids& ids, const nb::str& text, bool first) {
+        const std::string_view view = utf8(text);
         if (PyUnicode_GET_LENGTH(text.ptr()) < kKeepGil) {  // nobody else can be in here: one worker is enough
             if (!worker_) worker_ = encoder_->take();
             encoder_->encode(view, first, *worker_, ids);
@@ -145,9 +166,9 @@ class SentencePieceEncoder {
         }
     }
 
-    // The list shares one integer object an id: making a new one for each place costs more than finding the id. Python's
-    // garbage collector does not look at it: integers refer to nothing, and visiting them took a third of the time of
-    // encoding short texts.
+    // The list shares one integer object an id: making a new one for each place costs more than finding the id.
+    // Python's garbage collector does not look at it: integers refer to nothing, and visiting them took a third of the
+    // time of encoding short texts.
     nb::object to_list(const uint32_t* ids, size_t count) {
         while (integers_.size() < pieces_) {
             PyObject* integer = PyLong_FromSize_t(integers_.size());
@@ -186,6 +207,8 @@ void bind_sentencepiece(nb::module_& module) {
              nb::arg("spaces"))
         .def("encode", &SentencePieceEncoder::encode, nb::arg("text"), nb::arg("first") = true)
         .def("encode_array", &SentencePieceEncoder::encode_array, nb::arg("text"), nb::arg("first") = true)
+        .def("encode_on", &SentencePieceEncoder::encode_on, nb::arg("text"), nb::arg("first"), nb::arg("sum"),
+             nb::arg("after_unknown"))
         .def("encode_batch", &SentencePieceEncoder::encode_batch, nb::arg("texts"), nb::arg("threads"));
 }
 

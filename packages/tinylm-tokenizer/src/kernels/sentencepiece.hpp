@@ -1,9 +1,10 @@
 // Text → ids for a vocabulary of the SentencePiece family. No Python here. The readable versions are
 // sentencepiece_bpe.py and unigram.py.
 //
-// The normalised text is cut where no piece can cross, most often before each "▁" (sentencepiece_cuts.hpp), and its parts
-// are encoded one by one (sentencepiece_parts.hpp). Cutting is exact: a merge or a token that crossed the cut would be a
-// piece that holds the two characters beside it, and there is none. A long text is normalised and cut a block at a time.
+// The normalised text is cut where no piece can cross, most often before each "▁" (sentencepiece_cuts.hpp), and its
+// parts are encoded one by one (sentencepiece_parts.hpp). Cutting is exact: a merge or a token that crossed the cut
+// would be a piece that holds the two characters beside it, and there is none. A long text is normalised and cut a
+// block at a time.
 #pragma once
 
 #include <mutex>
@@ -13,6 +14,12 @@
 #include "sentencepiece_parts.hpp"
 
 namespace tinylm::sentencepiece {
+
+// What a text leaves to the one that goes on behind it, where no piece crosses.
+struct State {
+    double sum = 0;  // of Unigram's scores
+    bool after_unknown = false;
+};
 
 class Encoder {
   public:
@@ -25,17 +32,22 @@ class Encoder {
         symbols_.build(std::move(symbols));
     }
 
-    // Adds the ids to `ids`, which is empty. first: the text starts the whole text (dummy prefix). Safe from many threads.
+    // Adds the ids to `ids`, which is empty. first: the text starts the whole text (dummy prefix). Safe from many
+    // threads.
     void encode(std::string_view text, bool first, Ids& ids) const {
         std::unique_ptr<Worker> worker = take();
         encode(text, first, *worker, ids);
         give_back(std::move(worker));
     }
 
-    void encode(std::string_view text, bool first, Worker& worker, Ids& ids) const {
+    State state(const Worker& worker, const Ids& ids) const {
+        return {parts_.is_unigram() ? parts_.exact_sum(worker.sum, ids) : 0, worker.after_unknown};
+    }
+
+    void encode(std::string_view text, bool first, Worker& worker, Ids& ids, State state = {}) const {
         worker.normalized.clear();
-        worker.sum = {};
-        worker.after_unknown = false;
+        worker.sum = {state.sum, 0, state.sum, 0};
+        worker.after_unknown = state.after_unknown;
         ids.room(text.size() / 4 + 16);
         Normalizer::Reading reading{text, first};
         for (bool more = true; more;) {
@@ -73,7 +85,7 @@ class Encoder {
     }
 
   private:
-    static constexpr size_t kBlock = 1 << 16;  // bytes that are normalised at a time: they stay in the processor's cache
+    static constexpr size_t kBlock = 1 << 16;  // bytes that are normalised at a time: the processor's cache holds them
 
     // BPE: a user-defined symbol is one id wherever it stands, the longest first, and merges with nothing.
     void cut_out_symbols(std::string_view text, Worker& worker, Ids& ids) const {
@@ -95,8 +107,9 @@ class Encoder {
         encode_stretch({from, size_t(end - from)}, true, worker, ids);
     }
 
-    // In batches: first find the parts and ask for their cache entries, then take the ids out, when the memory has come.
-    // Returns how far it came: unless the stretch is final, more text may belong to its last part, and spaces may go.
+    // In batches: first find the parts and ask for their cache entries, then take the ids out, when the memory has
+    // come. Returns how far it came: unless the stretch is final, more text may belong to its last part, and spaces may
+    // go.
     size_t encode_stretch(std::string_view text, bool final, Worker& worker, Ids& ids) const {
         struct Part {
             const char* at;

@@ -29,9 +29,9 @@ class Bpe {
         uint32_t left, right, rank, result;
     };
 
-    // texts: of the pieces that may be found in text, in the internal writing (others: empty). The characters of a piece
-    // need not be pieces themselves: they are symbols with ids from texts.size() on.
-    // rules: given (tokenizer.json), or empty: every split of a piece into two symbols, ranked by its score.
+    // texts: of the pieces that may be found in text, in the internal writing (others: empty). The characters of a
+    // piece need not be pieces themselves: they are symbols with ids from texts.size() on. rules: given
+    // (tokenizer.json), or empty: every split of a piece into two symbols, ranked by its score.
     Bpe(const std::vector<std::string>& texts, const std::vector<float>& scores, std::vector<Rule> rules, bool given)
         : pieces_(uint32_t(texts.size())) {
         std::fill(std::begin(bytes_), std::end(bytes_), kNone);
@@ -83,7 +83,8 @@ class Bpe {
             merge_long(scratch);
         tokens.clear();
         for (size_t i = 0; i < scratch.ids.size(); i++)
-            if (scratch.sizes[i]) tokens.push_back({scratch.ids[i] < pieces_ ? scratch.ids[i] : kNone, scratch.sizes[i]});
+            if (scratch.sizes[i])
+                tokens.push_back({scratch.ids[i] < pieces_ ? scratch.ids[i] : kNone, scratch.sizes[i]});
     }
 
   private:
@@ -98,7 +99,8 @@ class Bpe {
         return packed;
     }
 
-    // The higher the score the lower the rank; equal scores have equal ranks. (-0.0 counts as lower than 0.0, as there.)
+    // The higher the score the lower the rank; equal scores have equal ranks. (-0.0 counts as lower than 0.0, as
+    // there.)
     static uint32_t rank(float score) {
         const auto bits = std::bit_cast<uint32_t>(score);
         return bits >> 31 ? bits : 0x7FFFFFFF - bits;
@@ -110,7 +112,8 @@ class Bpe {
             i += character_size(static_cast<unsigned char>(text[i]));
             if (i >= text.size()) break;
             const auto left = symbols.find(text.substr(0, i)), right = symbols.find(text.substr(i));
-            if (left != symbols.end() && right != symbols.end()) rules.push_back({left->second, right->second, rank, id});
+            if (left != symbols.end() && right != symbols.end())
+                rules.push_back({left->second, right->second, rank, id});
         }
     }
 
@@ -177,7 +180,8 @@ class Bpe {
             heap.pop();
             const uint32_t left = entry.left, right = following[left];
             if (!sizes[left] || right == kNone) continue;
-            if (const Merge now = find(ids[left], ids[right]); now.rank != entry.rank || now.result != entry.result) continue;
+            const Merge now = find(ids[left], ids[right]);
+            if (now.rank != entry.rank || now.result != entry.result) continue;
             ids[left] = entry.result;
             sizes[left] += sizes[right];
             sizes[right] = 0;

@@ -1,4 +1,5 @@
-// Where a normalised text may be cut so that its parts can be encoded one by one. No Python here. Next: sentencepiece.hpp.
+// Where a normalised text may be cut so that its parts can be encoded one by one. No Python here. Next:
+// sentencepiece.hpp.
 #pragma once
 
 #include <array>
@@ -34,9 +35,9 @@ class Cuts {
         for (uint64_t pair : pairs) bits_[pair >> shift_ >> 6] |= 1ull << (pair >> shift_ & 63);
     }
 
-    // Bit i: a part begins at block[i], for i < size <= 64. before: the character in front of the block, then of the next.
-    // ASCII text goes 8 bytes at a time and without branches: no processor foresees where a part ends. 8 bytes behind the
-    // text can be read.
+    // Bit i: a part begins at block[i], for i < size <= 64. before: the character in front of the block, then of the
+    // next. ASCII text goes 8 bytes at a time and without branches: no processor foresees where a part ends. 8 bytes
+    // behind the text can be read.
     uint64_t starts(const char* block, size_t size, uint32_t& before) const {
         uint64_t out = 0;
         for (size_t i = 0; i < size;) {

@@ -1,5 +1,5 @@
-// Text → normalised text as SentencePiece makes it, in one pass: its compiled rules and what it does with spaces. No Python
-// here. The readable version is normalizer.py. Source: Kudo and Richardson 2018, section 3.2.
+// Text → normalised text as SentencePiece makes it, in one pass: its compiled rules and what it does with spaces. No
+// Python here. The readable version is normalizer.py. Source: Kudo and Richardson 2018, section 3.2.
 #pragma once
 
 #include "charsmap.hpp"

@@ -1,7 +1,7 @@
 // The parts of a text → ids: looked up if they were there before, else encoded by BPE or Unigram. No Python here.
 //
-// A cached part of BPE is always right. Unigram's sums run through the whole text; unigram.hpp says up to which size of the
-// sum a part may be taken from the cache, and beyond it is solved again with the exact sum.
+// A cached part of BPE is always right. Unigram's sums run through the whole text; unigram.hpp says up to which size of
+// the sum a part may be taken from the cache, and beyond it is solved again with the exact sum.
 #pragma once
 
 #include <cstdlib>
@@ -83,7 +83,8 @@ struct Worker {
 
 class Parts {
   public:
-    Parts(const std::vector<std::string>& texts, Options options, std::optional<Bpe> bpe, std::optional<Unigram> unigram)
+    Parts(const std::vector<std::string>& texts, Options options, std::optional<Bpe> bpe,
+          std::optional<Unigram> unigram)
         : options_(options), bpe_(std::move(bpe)), unigram_(std::move(unigram)) {
         singles_.fill(kNone);
         for (uint32_t id = 0; id < texts.size(); id++)
@@ -125,6 +126,12 @@ class Parts {
         worker.after_unknown = entry.ends_unknown;
     }
 
+    bool is_unigram() const { return unigram_.has_value(); }
+
+    double exact_sum(const Sum& sum, const Ids& ids) const {
+        return unigram_->add(sum.exact, ids.data() + sum.exact_at, ids.size() - sum.exact_at);
+    }
+
   private:
     // Without the cache: BPE merges, or Viterbi with the exact sum.
     void encode_new(std::string_view part, Worker& worker, Ids& ids) const {
@@ -138,17 +145,14 @@ class Parts {
         worker.sum = {sum, 0, sum, ids.size()};
     }
 
-    double exact_sum(const Sum& sum, const Ids& ids) const {
-        return unigram_->add(sum.exact, ids.data() + sum.exact_at, ids.size() - sum.exact_at);
-    }
-
     // A character that no piece covers.
     void encode_unknown(std::string_view character, Worker& worker, Ids& ids) const {
         worker.tokens.assign(1, {kNone, uint32_t(character.size())});
-        const bool own_id = options_.unknown_id && !options_.byte_ids && !(worker.after_unknown && options_.fuse_unknown);
+        const bool fused = worker.after_unknown && options_.fuse_unknown;
+        const bool own_id = options_.unknown_id && !options_.byte_ids && !fused;
         if (!unigram_) {
             emit(character.data(), worker, ids);
-        } else if (own_id && worker.sum.within(unigram_->safe())) {  // the score of the id is that of an unknown character
+        } else if (own_id && worker.sum.within(unigram_->safe())) {  // the id's score is that of an unknown character
             emit(character.data(), worker, ids);
             worker.sum.add(unigram_->unknown(), 1);
         } else {
@@ -214,7 +218,8 @@ class Parts {
     }
 
     void emit_byte(char byte, Ids& ids) const {
-        const std::string_view real = byte == ' ' ? "\xE2\x96\x81" : byte == kRealSpace ? " " : std::string_view(&byte, 1);
+        const std::string_view same(&byte, 1);
+        const std::string_view real = byte == ' ' ? "\xE2\x96\x81" : byte == kRealSpace ? " " : same;
         for (const char c : real) ids.add((*options_.byte_ids)[static_cast<unsigned char>(c)]);
     }
 

@@ -1,7 +1,7 @@
 // How text is written inside the SentencePiece kernels, and the buffer it stands in. No Python here.
 //
-// "▁" (3 bytes) is written as the byte ' ', and a real space, if one is left, as 0xFF, which occurs in no UTF-8: so that
-// ordinary text is copied as it stands.
+// "▁" (3 bytes) is written as the byte ' ', and a real space, if one is left, as 0xFF, which occurs in no UTF-8: so
+// that ordinary text is copied as it stands.
 #pragma once
 
 #include <algorithm>

@@ -2,7 +2,8 @@
 // sentencepiece_bpe_training.py.
 //
 // Each run is a linked list of symbols; a pair knows its count and where it occurs (or occurred), so that joining it
-// touches nothing else. Order: the highest count, then the shortest text, then the smallest text, then the shortest left.
+// touches nothing else. Order: the highest count, then the shortest text, then the smallest text, then the shortest
+// left.
 #pragma once
 
 #include <queue>

@@ -1,5 +1,5 @@
-// A set of strings, walked byte by byte: which strings stand at a place of a text. No Python here.
-// A double array (Aoe 1989): the child of a node for the byte c is the slot base + c, if that slot says that it is for c.
+// A set of strings, walked byte by byte: which strings stand at a place of a text. No Python here. A double array (Aoe
+// 1989): the child of a node for the byte c is the slot base + c, if that slot says that it is for c.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,8 @@ class Trie {
 
     void build(Keys keys) {  // of two equal texts the one with the smaller id stands
         std::sort(keys.begin(), keys.end());
-        keys.erase(std::unique(keys.begin(), keys.end(), [](auto& a, auto& b) { return a.first == b.first; }), keys.end());
+        const auto same = [](auto& a, auto& b) { return a.first == b.first; };
+        keys.erase(std::unique(keys.begin(), keys.end(), same), keys.end());
         struct Range {
             size_t first, last, depth;
             uint32_t node;
@@ -73,7 +74,8 @@ class Trie {
         uint32_t info = 0;  // low 9 bits: 1 + the byte that leads here, 0 in a free slot; above: 1 + the id, or 0
     };
 
-    // A base at which all labels fall on free slots, and which no other node has: so the byte alone tells whose child it is.
+    // A base at which all labels fall on free slots, and which no other node has: so the byte alone tells whose child
+    // it is.
     uint32_t place(const std::vector<unsigned char>& labels) {
         size_t tried = 0;
         for (uint32_t slot = std::max(cursor_, kRoot + 1 + labels[0]);; slot++) {

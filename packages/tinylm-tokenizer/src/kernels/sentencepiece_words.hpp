@@ -19,18 +19,21 @@ class Counter {
         if (is_new) {
             texts.push_back(&found->first);  // an unordered_map never moves what it holds
             counts.push_back(0);
+            held += text.size();
         }
         counts[found->second] += count;
     }
 
     std::vector<const Text*> texts;
     std::vector<int64_t> counts;
+    size_t held = 0;  // units of all texts
 
   private:
     std::unordered_map<Text, size_t> index_;
 };
 
-// Which characters may stand in one piece: those of the same class (script), and any character of kAny with all of them.
+// Which characters may stand in one piece: those of the same class (script), and any character of kAny with all of
+// them.
 class Classes {
   public:
     static constexpr uint16_t kOut = 0;  // in no piece
@@ -73,8 +76,8 @@ class Classes {
     std::unordered_map<char32_t, uint16_t> types_;
 };
 
-// Counts words: each line is normalised on its own, and cut before every "▁" (here: ' ') and around the texts that stand
-// apart (special and user-defined pieces).
+// Counts words: each line is normalised on its own, and cut before every "▁" (here: ' ') and around the texts that
+// stand apart (special and user-defined pieces).
 class WordCounter {
   public:
     WordCounter(std::string_view charsmap, SpaceRules rules, Trie::Keys apart) : normalizer_(charsmap, rules, {}) {
@@ -93,6 +96,9 @@ class WordCounter {
             add_line(line_.view());
         }
     }
+
+    size_t distinct() const { return words_.counts.size(); }
+    size_t bytes() const { return words_.held; }
 
     // Every character of the words (UTF-8, "▁" as ' ') with its count.
     Counter<std::string> characters() const {

@@ -103,6 +103,8 @@ void bind_unigram(nb::module_& module) {
                                             {dummy_prefix, remove_extra, suffix, escape}, std::move(keys));
              })
         .def("add", &add_text)
+        .def_prop_ro("distinct", &sp::WordCounter::distinct)
+        .def_prop_ro("bytes", &sp::WordCounter::bytes)
         .def("characters", &characters)
         .def("covered", &covered);
     nb::class_<sp::BpeTrainer>(module, "SentencePieceBpeTrainer")

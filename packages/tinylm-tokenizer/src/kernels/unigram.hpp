@@ -1,9 +1,9 @@
 // The best segmentation under a Unigram model (Viterbi). No Python here. The readable version is unigram.py.
 // Source: Kudo 2018 (Subword regularization), section 3.2.
 //
-// SentencePiece adds up scores from the start of the whole text, in float32: far into a text the sums are rounded, which
-// decides near-ties. To give the same ids, `exact` does the same sums. `free` solves a word on its own and says up to
-// which size of the sum no rounding can change its segmentation, so that it may be kept in a cache.
+// SentencePiece adds up scores from the start of the whole text, in float32: far into a text the sums are rounded,
+// which decides near-ties. To give the same ids, `exact` does the same sums. `free` solves a word on its own and says
+// up to which size of the sum no rounding can change its segmentation, so that it may be kept in a cache.
 #pragma once
 
 #include <cmath>
@@ -15,8 +15,9 @@ namespace tinylm::sentencepiece {
 
 class Unigram {
   public:
-    // texts: pieces that may be found in text, in the internal writing (others: empty); scores: of each id, already with
-    // what user-defined symbols get, and `unknown` for the unknown one. in_double: sums in float64 that are never reset (Hugging Face's tokenizers).
+    // texts: pieces that may be found in text, in the internal writing (others: empty); scores: of each id, already
+    // with what user-defined symbols get, and `unknown` for the unknown one. in_double: sums in float64 that are never
+    // reset (Hugging Face's tokenizers).
     Unigram(const std::vector<std::string>& texts, std::vector<double> scores, double unknown, bool in_double)
         : scores_(std::move(scores)), unknown_(unknown), in_double_(in_double), highest_(std::abs(unknown)) {
         Trie::Keys keys;
@@ -65,15 +66,16 @@ class Unigram {
                           : solve<float, false>(text, sum, scratch, tokens);
     }
 
-    // Segments `text` alone, without rounding; returns the size of the sum up to which `exact` does the same (< 0: never).
+    // Segments `text` alone, without rounding; returns the size of the sum up to which `exact` does the same (< 0:
+    // never).
     double free(std::string_view text, Scratch& scratch, std::vector<Token>& tokens) const {
         solve<double, true>(text, 0, scratch, tokens);
         double gap = std::numeric_limits<double>::infinity();
         size_t at = text.size();
         for (const auto& best = scratch.best; at > 0; at = best[at].start)
             gap = std::min(gap, best[at].score - best[at].second);
-        // A path has at most size + 1 additions, each off by half a unit in the last place of the sum; two paths may err in
-        // opposite directions. `gap` has to be larger: 2 * (size + 1) / 2 units.
+        // A path has at most size + 1 additions, each off by half a unit in the last place of the sum; two paths may
+        // err in opposite directions. `gap` has to be larger: 2 * (size + 1) / 2 units.
         const double unit = gap * 0.999 / double(text.size() + 1);
         if (!(unit > 0)) return -1;
         const double within = highest_ * double(text.size());  // how far the sum moves inside the word

@@ -1,6 +1,6 @@
-// The expectation step of Unigram's training: forward and backward sums over all segmentations. No Python here.
-// Source: Kudo 2018 (Subword regularization), section 3.2. Probabilities are multiplied, not their logarithms added; long
-// runs are rescaled by powers of two, which is exact. Sums go over a fixed number of shards in a fixed order: the result
+// The expectation step of Unigram's training: forward and backward sums over all segmentations. No Python here. Source:
+// Kudo 2018 (Subword regularization), section 3.2. Probabilities are multiplied, not their logarithms added; long runs
+// are rescaled by powers of two, which is exact. Sums go over a fixed number of shards in a fixed order: the result
 // does not depend on the number of threads.
 #pragma once
 
@@ -19,7 +19,8 @@ class Expectation {
         lattice_.in_shards([&](size_t shard, size_t first, size_t last) {
             expected[shard].assign(lattice_.pieces.size(), 0);
             Sums sums;
-            for (size_t i = first; i < last; i++) likelihoods[shard] += expect(lattice_.words[i], expected[shard], sums);
+            for (size_t i = first; i < last; i++)
+                likelihoods[shard] += expect(lattice_.words[i], expected[shard], sums);
         });
         for (double part : likelihoods) likelihood += part;
         return Lattice::sum(expected);
@@ -53,11 +54,14 @@ class Expectation {
             const size_t block = at / kLongest, border = (block + 1) * kLongest;
             if (at + 1 == border) {  // the block behind is complete
                 double most = 0;
-                for (size_t i = border; i <= std::min(size, border + kLongest - 1); i++) most = std::max(most, backward[i]);
+                for (size_t i = border; i <= std::min(size, border + kLongest - 1); i++)
+                    most = std::max(most, backward[i]);
                 backward_scale[block] = backward_scale[block + 1] - std::ilogb(most);
             }
             const double behind = power(backward_scale[block] - backward_scale[block + 1]);
-            double sum = lattice_.known(word.start + at) ? 0 : lattice_.unknown * backward[at + 1] * (at + 1 < border ? 1 : behind);
+            double sum = 0;
+            if (!lattice_.known(word.start + at))
+                sum = lattice_.unknown * backward[at + 1] * (at + 1 < border ? 1 : behind);
             for (uint32_t i = first[at]; i < first[at + 1]; i++) {
                 const size_t end = at + lattice_.edges[i].size;
                 sum += lattice_.probabilities[lattice_.edges[i].id] * backward[end] * (end < border ? 1 : behind);
@@ -72,8 +76,9 @@ class Expectation {
             const double inside = here * power(shift - backward_scale[block]);
             const double behind = here * power(shift - backward_scale[block + 1]);
             for (uint32_t i = first[at]; i < first[at + 1]; i++) {
-                const size_t end = at + lattice_.edges[i].size;
-                expected[lattice_.edges[i].id] += lattice_.probabilities[lattice_.edges[i].id] * backward[end] * (end < border ? inside : behind);
+                const auto [id, length] = lattice_.edges[i];
+                const size_t end = at + length;
+                expected[id] += lattice_.probabilities[id] * backward[end] * (end < border ? inside : behind);
             }
         }
         return word.count * (std::log(forward[size]) - scale * std::log(2.0));

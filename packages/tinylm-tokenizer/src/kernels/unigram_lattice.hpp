@@ -1,6 +1,6 @@
-// The pieces of a Unigram vocabulary in training, and where they stand in the words: what the steps of training share. No
-// Python here. Which pieces stand where is worked out once (unigram_seed.hpp) and kept as lists of edges; every later step
-// only walks along them: unigram_expect.hpp, unigram_train.hpp.
+// The pieces of a Unigram vocabulary in training, and where they stand in the words: what the steps of training share.
+// No Python here. Which pieces stand where is worked out once (unigram_seed.hpp) and kept as lists of edges; every
+// later step only walks along them: unigram_expect.hpp, unigram_train.hpp.
 #pragma once
 
 #include <algorithm>
@@ -116,7 +116,8 @@ struct Lattice {
     };
 
     // The best segmentation of `size` characters from `start` on (Viterbi); the piece `without` is not allowed.
-    double best(uint32_t start, uint32_t size, uint32_t without, std::vector<Best>& best, std::vector<uint32_t>& ids) const {
+    double best(uint32_t start, uint32_t size, uint32_t without, std::vector<Best>& best,
+                std::vector<uint32_t>& ids) const {
         best.assign(size + 1, {-std::numeric_limits<double>::infinity(), 0, 0});
         best[0].score = 0;
         const auto offer = [&](uint32_t at, uint32_t end, double score, uint32_t id) {

@@ -1,5 +1,5 @@
-// The first vocabulary of Unigram's training, from the sorted suffixes of the words: the pieces, and where they stand. No
-// Python here. Source: Kudo 2018 (Subword regularization), section 3.2.
+// The first vocabulary of Unigram's training, from the sorted suffixes of the words: the pieces, and where they stand.
+// No Python here. Source: Kudo 2018 (Subword regularization), section 3.2.
 #pragma once
 
 #include <stdexcept>
@@ -35,6 +35,7 @@ class Seed {
         uint32_t size;  // up to the end of the word, and longest_
         double count;
     };
+
     uint8_t shared(const Suffix& a, const Suffix& b) const {
         const uint32_t most = std::min(a.size, b.size);
         uint32_t i = 0;
@@ -57,7 +58,8 @@ class Seed {
             for (uint32_t i = 0; i < word.size; i++) {
                 const auto size = uint32_t(std::min<size_t>(word.size - i, longest_));
                 uint64_t key = 0;
-                for (uint32_t j = 0; j < packed; j++) key = key << bits | (j < size ? rank[lattice_.text[word.start + i + j]] : 0);
+                for (uint32_t j = 0; j < packed; j++)
+                    key = key << bits | (j < size ? rank[lattice_.text[word.start + i + j]] : 0);
                 suffixes.push_back({key, word.start + i, size, word.count});
             }
         std::sort(suffixes.begin(), suffixes.end(), [&](const Suffix& a, const Suffix& b) {
@@ -68,8 +70,9 @@ class Seed {
         return suffixes;
     }
 
-    // The candidates, by a stack over the tree of common prefixes (Abouelhoda et al. 2004): a substring that is followed
-    // by different characters, or ends its word, is a node of that tree; the suffixes below it are its occurrences.
+    // The candidates, by a stack over the tree of common prefixes (Abouelhoda et al. 2004): a substring that is
+    // followed by different characters, or ends its word, is a node of that tree; the suffixes below it are its
+    // occurrences.
     void collect(const std::vector<Suffix>& suffixes, const std::vector<uint8_t>& common, size_t most) {
         struct Node {
             uint32_t size;
@@ -115,13 +118,13 @@ class Seed {
         lattice_.pieces.insert(lattice_.pieces.end(), candidates.begin(), candidates.end());
         if (lattice_.pieces.size() >= kUnknown) throw std::length_error("wanted fewer than 134 million seed pieces");
         for (uint32_t i = 0; i < lattice_.pieces.size(); i++) lattice_.pieces[i].order = i;
-        std::sort(lattice_.pieces.begin(), lattice_.pieces.end(), [&](const Lattice::Piece& a, const Lattice::Piece& b) {
+        std::sort(lattice_.pieces.begin(), lattice_.pieces.end(), [&](auto& a, auto& b) {
             return lattice_.text.compare(a.at, a.size, lattice_.text, b.at, b.size) < 0;
         });
     }
 
-    // Which pieces begin at each place: those pieces, in sorted order, that are prefixes of the suffix there. Twice over
-    // the suffixes: first to count, then to fill.
+    // Which pieces begin at each place: those pieces, in sorted order, that are prefixes of the suffix there. Twice
+    // over the suffixes: first to count, then to fill.
     void make_edges(const std::vector<Suffix>& suffixes, const std::vector<uint8_t>& common) {
         lattice_.first_edge.assign(lattice_.text.size() + 1, 0);
         for (const bool fill : {false, true}) {
@@ -131,7 +134,7 @@ class Seed {
                 const Suffix& suffix = suffixes[i];
                 while (!open.empty() && lattice_.pieces[open.back()].size > common[i]) open.pop_back();
                 while (next < lattice_.pieces.size() && lattice_.pieces[next].size <= suffix.size &&
-                       lattice_.text.compare(suffix.at, lattice_.pieces[next].size, lattice_.text, lattice_.pieces[next].at, lattice_.pieces[next].size) == 0)
+                       lattice_.text.compare(suffix.at, lattice_.pieces[next].size, lattice_.piece(next)) == 0)
                     open.push_back(next++);
                 if (!fill) {
                     lattice_.first_edge[suffix.at + 1] = uint32_t(open.size());

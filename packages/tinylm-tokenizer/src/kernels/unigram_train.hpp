@@ -18,14 +18,15 @@ inline double digamma(double x) {  // by its asymptotic series, as SentencePiece
     for (; x < 7; x++) result -= 1 / x;
     x -= 0.5;
     const double square = 1 / (x * x);
-    return result + std::log(x) + square * (1 / 24.0 - square * (7 / 960.0 - square * (31 / 8064.0 - square * 127 / 30720)));
+    const double series = square * (1 / 24.0 - square * (7 / 960.0 - square * (31 / 8064.0 - square * 127 / 30720)));
+    return result + std::log(x) + series;
 }
 
 class Trainer {
   public:
     // The distinct words of the corpus with their counts; longest: characters in a piece.
-    Trainer(const std::vector<std::u32string>& words, const std::vector<int64_t>& counts, sentencepiece::Classes classes,
-            size_t longest, size_t threads)
+    Trainer(const std::vector<std::u32string>& words, const std::vector<int64_t>& counts,
+            sentencepiece::Classes classes, size_t longest, size_t threads)
         : longest_(longest), classes_(std::move(classes)) {
         if (longest < 1 || longest > kLongest) throw std::invalid_argument("wanted pieces of 1 to 16 characters");
         lattice_.threads = std::clamp<size_t>(threads, 1, kShards);
@@ -59,8 +60,9 @@ class Trainer {
         return likelihood;
     }
 
-    // Keep three quarters of the pieces, but not fewer than `least`: those without which the likelihood would fall most.
-    // What a piece is worth: its occurrences in the best segmentation would become those of its own second-best one.
+    // Keep three quarters of the pieces, but not fewer than `least`: those without which the likelihood would fall
+    // most. What a piece is worth: its occurrences in the best segmentation would become those of its own second-best
+    // one.
     size_t prune(size_t least) {
         const std::vector<double> used = lattice_.uses();
         double total = 0;
@@ -99,8 +101,8 @@ class Trainer {
 
     using Scored = std::vector<std::pair<std::u32string, double>>;
 
-    // Every one of the characters, and the likeliest of the other pieces that a best segmentation can use at all, `room`
-    // together, the best first.
+    // Every one of the characters, and the likeliest of the other pieces that a best segmentation can use at all,
+    // `room` together, the best first.
     Scored choose(std::u32string_view characters, size_t room) {
         std::unordered_map<char32_t, double> known;
         std::vector<uint32_t> order(lattice_.pieces.size()), others;

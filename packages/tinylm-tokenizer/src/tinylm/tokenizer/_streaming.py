@@ -57,6 +57,20 @@ def encode_stream(chunks: Iterable[str], engine: Engine, find: Finder | None) ->
     held = ""
     first = True
     look_at = _ENOUGH
+    encode = engine.stream()
+
+    def ids_of(text: str) -> Iterator[int]:
+        nonlocal encode
+        try:
+            for start, end, id in whole(find, text):
+                if id is None:
+                    yield from encode(text[start:end], first and start == 0)
+                else:
+                    yield id
+                    encode = engine.stream()  # what follows is a text of its own
+        except UnicodeEncodeError:
+            refuse_text(text)
+
     for chunk in chunks:
         if not isinstance(chunk, str):
             raise TokenizerError(f"wanted chunks of text, got {type(chunk).__name__}")
@@ -67,10 +81,10 @@ def encode_stream(chunks: Iterable[str], engine: Engine, find: Finder | None) ->
             except UnicodeEncodeError:
                 refuse_text(held)
             if cut:
-                yield from _encode(held[:cut], first, engine, find)
+                yield from ids_of(held[:cut])
                 held, first = held[cut:], False
             look_at = max(_ENOUGH, 2 * len(held))  # one endless piece: look again only when twice as much has come
-    yield from _encode(held, first, engine, find)
+    yield from ids_of(held)
 
 
 def _safe_cut(text: str, first: bool, engine: Engine, find: Finder | None) -> int:
@@ -82,17 +96,6 @@ def _safe_cut(text: str, first: bool, engine: Engine, find: Finder | None) -> in
         if left <= start + cut <= right:
             cut = engine.cut(text[start : left - 1], first and not start) if left > start else 0
     return start + cut if cut else fence
-
-
-def _encode(text: str, first: bool, engine: Engine, find: Finder | None) -> Iterator[int]:
-    try:
-        for start, end, id in whole(find, text):
-            if id is None:
-                yield from engine.encode(text[start:end], first and start == 0)
-            else:
-                yield id
-    except UnicodeEncodeError:
-        refuse_text(text)
 
 
 def last_word_start(text: str) -> int:

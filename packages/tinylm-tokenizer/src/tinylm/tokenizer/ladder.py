@@ -10,13 +10,29 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels, naive_bpe, naive_bpe_fast, wordpiece, wordpiece_training
+from tinylm.tokenizer import (
+    byte_bpe,
+    byte_bpe_fast,
+    kernels,
+    naive_bpe,
+    naive_bpe_fast,
+    sentencepiece_bpe,
+    sentencepiece_bpe_training,
+    unigram,
+    unigram_training,
+    wordpiece,
+    wordpiece_training,
+)
+from tinylm.tokenizer._engines.sentencepiece_data import SentencePieceModel
 from tinylm.tokenizer._engines.vocabulary import Vocabulary, from_training
 from tinylm.tokenizer._text.pretokenize import count_pieces
+from tinylm.tokenizer._text.sentencepiece_words import byte_ids, fill_in, words
 from tinylm.tokenizer._text.wordpiece_text import Rules, Splitter
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
+from tinylm.tokenizer.normalizer import normalize
 
 _PATTERN = "cl100k"
 _MERGES = 256
@@ -62,6 +78,77 @@ def _train_wordpiece_kernel(text: str) -> list[str]:
     counter = WordCounter(Rules())
     counter.count([Chunk(text.encode(), len(text.encode()))])
     return list(counter.learn(_PIECES, [], lambda done, wanted: None).tokens)
+
+
+@lru_cache(maxsize=2)
+def _learned(algorithm: str) -> SentencePieceModel:
+    return _sentencepiece_trainer("kernels", algorithm)([made_text(200_000, seed=1)], Options(2000))
+
+
+def _sentencepiece_trainer(rung: str, algorithm: str) -> Callable[..., SentencePieceModel]:
+    if rung != "kernels":
+        return sentencepiece_bpe_training.train if algorithm == "sentencepiece_bpe" else unigram_training.train
+    from tinylm.tokenizer.kernels import sentencepiece_training
+
+    bpe, by_likelihood = sentencepiece_training.train_bpe, sentencepiece_training.train_unigram
+    return bpe if algorithm == "sentencepiece_bpe" else by_likelihood
+
+
+def _encode_sentencepiece(algorithm: str, text: str) -> list[int]:
+    """The readable rung, with nothing remembered from before."""
+    model = _learned(algorithm)
+    encoder = (sentencepiece_bpe if algorithm == "sentencepiece_bpe" else unigram).Encoder(model)
+    normal = normalize(text, model.steps)
+    parts = words(normal) if model.words else [normal]
+    return [id for part in parts for _, ids in fill_in(encoder.encode(part), model, byte_ids(model)) for id in ids]
+
+
+def _encode_sentencepiece_kernel(algorithm: str, text: str) -> list[int]:
+    from tinylm.tokenizer.kernels.sentencepiece import Encoder
+
+    return Encoder(_learned(algorithm)).encode(text)
+
+
+def _sentencepiece_rungs() -> list[dict[str, Any]]:
+    """Encoding and training, for both algorithms."""
+    named = {"sentencepiece_bpe": "SentencePiece BPE", "unigram": "Unigram"}
+    reads = {
+        "sentencepiece_bpe": "the best-scored neighbours join first, from a heap; each word is encoded once",
+        "unigram": "Viterbi over every piece at every place",
+    }
+    learns = {
+        "sentencepiece_bpe": "the most frequent neighbours join; only words that held them are counted again",
+        "unigram": "seeds from all repeated parts, expectation-maximisation, pruning",
+    }
+    rungs = []
+    for name, title in named.items():
+        encoding, training, trainer = f"{title} encoding", f"{title} training", f"{name}_training"
+        rungs += [
+            _rung(encoding, name, reads[name], None, partial(_encode_sentencepiece, name)),
+            _rung(
+                encoding,
+                "kernels",
+                "the loop over pieces took the time: cut where no piece crosses, remembered, in C++",
+                name,
+                partial(_encode_sentencepiece_kernel, name),
+            )
+            | {"module": "tinylm.tokenizer.kernels.sentencepiece"},
+            _rung(training, trainer, learns[name], None, partial(_train_sentencepiece, trainer, name)),
+            _rung(
+                training,
+                "kernels",
+                "the interpreter took the time: the same steps over arrays of places, in C++",
+                trainer,
+                partial(_train_sentencepiece, "kernels", name),
+            )
+            | {"module": "tinylm.tokenizer.kernels.sentencepiece_training"},
+        ]
+    return rungs
+
+
+def _train_sentencepiece(rung: str, algorithm: str, text: str) -> list[str]:
+    """The pieces in order of their texts: sums are rounded in another order in C++, which orders near-equals."""
+    return sorted(_sentencepiece_trainer(rung, algorithm)([text], Options(_PIECES)).pieces)
 
 
 def _encode_plain(text: str) -> list[int]:
@@ -202,6 +289,7 @@ def rungs() -> list[dict[str, Any]]:
             "wordpiece_training",
             _train_wordpiece_kernel,
         ),
+        *_sentencepiece_rungs(),
     ]
 
 

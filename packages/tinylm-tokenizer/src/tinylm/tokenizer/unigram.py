@@ -67,7 +67,12 @@ class Encoder:
 
     def encode(self, text: str) -> list[Found]:
         """The likeliest pieces, in order: (text, id), where the id is -1 for an unknown character (Viterbi)."""
+        return self.encode_on(text, 0.0)[0]
+
+    def encode_on(self, text: str, total: float) -> tuple[list[Found], float]:
+        """`encode` of a text that goes on where the sum of the scores is `total`; and the sum at its end."""
         best = array(self._sum, bytes((len(text) + 1) * array(self._sum).itemsize))  # score of the best way to a place
+        best[0] = total
         last: list[tuple[int, int]] = [(-1, -1)] * (len(text) + 1)  # where its last piece starts, and its id
         rounded = array(self._sum, [0.0])
         furthest = 0
@@ -87,7 +92,7 @@ class Encoder:
             start, id = last[end]
             found.append((text[start:end], id))
             end = start
-        return found[::-1]
+        return found[::-1], best[-1]
 
     # ---- more than the best ----
 

@@ -109,6 +109,9 @@ class ByteLevelEngine:
             position += len(piece)
         return cut
 
+    def stream(self) -> Callable[[str, bool], list[int]]:
+        return self.encode
+
     def _begins_anew(self, text: str, place: int) -> bool:
         """Whether normalising what is before and after `place` apart gives what normalising them together does."""
         if not self.vocabulary.nfc or text[place].isascii():

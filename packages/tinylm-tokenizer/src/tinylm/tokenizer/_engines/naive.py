@@ -108,6 +108,9 @@ class NaiveEngine:
         place = text.rstrip(" ").rfind(" ")
         return len(text[:place].rstrip(" ")) if place > 0 else 0
 
+    def stream(self) -> Callable[[str, bool], list[int]]:
+        return self.encode
+
     def files(self) -> dict[str, bytes]:
         rules = "".join(f"{left} {right}\n" for left, right in self.merges)
         vocab = json.dumps(self.vocab, ensure_ascii=False, indent=0) + "\n"

@@ -82,8 +82,11 @@ class Engine(Protocol):
         """What encoding `text` does, step by step, as data."""
 
     def cut(self, text: str, first: bool = True) -> int:
-        """The last place where `text` may be cut: `encode(text[:cut], first) + encode(text[cut:] + more, False)` are
-        the ids of `text + more`, whatever `more` is. 0 if there is no such place."""
+        """The last place where `text` may be cut for `stream`: whatever follows `text`. 0 if there is no such place."""
+
+    def stream(self) -> Callable[[str, bool], list[int]]:
+        """A new function that is given (part, first) for the parts of one text in order, as `cut` cut it; what it
+        returns for all of them is `encode` of the whole."""
 
     def files(self) -> dict[str, bytes]:
         """What `Tokenizer.save` writes: name → bytes, the main file (tokenizer.json) first; always the same bytes."""

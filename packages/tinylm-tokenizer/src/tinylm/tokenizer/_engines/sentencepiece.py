@@ -18,7 +18,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tinylm.tokenizer import sentencepiece_bpe, unigram
-from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Charsmap, Form, Kind, Prepend, SentencePieceModel
+from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Kind, Prepend, SentencePieceModel, Spaces, Strip
 from tinylm.tokenizer._explain import Merge
 from tinylm.tokenizer._streaming import last_word_start
 from tinylm.tokenizer._text.sentencepiece_words import Found, byte_ids, fill_in, user_defined, words
@@ -65,11 +65,16 @@ class SentencePieceEngine:
         added = {id: text.replace(SPACE, " ").encode() for text, id in self.added_tokens.items()}
         special = {id: text.encode() for text, id in self.special_tokens.items()}
         self._bytes = {**self._tokens(), **added, **special}
-        # A cut between a letter and a space changes nothing if no piece crosses it and nothing is put after it.
+        # A text may be cut between a letter and a space if no piece crosses that and nothing is put at the end.
         self._cuts = not any(
             re.search(f"[^{SPACE}]{SPACE}| ", text) for text in (*model.pieces, *self.added_tokens)
-        ) and not any(isinstance(step, Prepend) and not (step.first_only or step.unless_there) for step in model.steps)
-        self._cuts = self._cuts and (model.algorithm != "unigram" or (model.double and model.words))
+        ) and not any(isinstance(step, Spaces) and step.suffix for step in model.steps)
+        # What is done with the part behind a cut: nothing is put before it, and its first space stays.
+        self._later_steps = tuple(
+            Strip(False, step.right) if isinstance(step, Strip) else step
+            for step in model.steps
+            if not isinstance(step, Prepend)
+        )
 
     @property
     def backend(self) -> str:
@@ -252,15 +257,47 @@ class SentencePieceEngine:
         return found
 
     def cut(self, text: str, first: bool = True) -> int:
-        """Between a letter and a space with a letter, where pieces do not cross that and the rules of normalisation do
-        not look over it; 0 for Unigram in float32, whose sums go through the whole text."""
+        """Between a letter and a space with a letter, where no piece crosses that and normalising does not look over
+        it."""
         place = last_word_start(text) if self._cuts else 0
-        if place and any(isinstance(step, (Charsmap, Form)) for step in self.model.steps):
-            left, right = text[max(place - _AROUND, 0) : place], text[place : place + _AROUND]
-            both = self.normalize(left + right, False)
-            if both != self.normalize(left, False) + self.normalize(right, False):
-                return 0
-        return place
+        left, right = text[max(place - _AROUND, 0) : place], text[place : place + _AROUND]
+        sides = self._normalize_later(left) + self._normalize_later(right)
+        return place if self._normalize_later(left + right) == sides else 0
+
+    def _normalize_later(self, text: str) -> str:
+        text.encode()
+        return normalize(text, self._later_steps, False, self._keep)
+
+    def stream(self) -> Callable[[str, bool], list[int]]:
+        """What one part leaves to the next: the sum of Unigram's scores, and whether it ends with an unknown piece."""
+        left: tuple[float, bool] = 0.0, False
+        begun = False
+
+        def encode(text: str, first: bool) -> list[int]:
+            nonlocal left, begun
+            if not text:
+                return []
+            if not (self._kernel and self._kernel.normalizes):
+                text = self._normalize_later(text) if begun else self.normalize(text, first)
+            begun = True
+            ids, left = self._kernel.encode_on(text, first, *left) if self._kernel else self._encode_on(text, *left)
+            return ids
+
+        return encode
+
+    def _encode_on(self, normal: str, total: float, after_unknown: bool) -> tuple[list[int], tuple[float, bool]]:
+        """The readable rung of the kernel's `encode_on`."""
+        ids: list[int] = []
+        for word in words(normal) if self.model.words else [normal]:
+            if isinstance(self._encoder, unigram.Encoder):
+                found, total = self._encoder.encode_on(word, 0.0 if self.model.words else total)
+            else:
+                found = self._encoder.encode(word)
+            after_unknown = after_unknown and not self.model.words
+            ids += (id for _, part in fill_in(found, self.model, self._byte_ids, after_unknown) for id in part)
+            if found:
+                after_unknown = found[-1][1] < 0 and not self._byte_ids
+        return ids, (total, after_unknown)
 
     def files(self) -> dict[str, bytes]:
         from tinylm.tokenizer._formats.json_sentencepiece import write

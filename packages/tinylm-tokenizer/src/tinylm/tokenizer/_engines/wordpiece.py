@@ -130,6 +130,9 @@ class WordPieceEngine:
         places = (place for place in range(len(text), 0, -1) if self._splitter[ord(text[place - 1])].endswith(" "))
         return next(places, 0)
 
+    def stream(self) -> Callable[[str, bool], list[int]]:
+        return self.encode
+
     def files(self) -> dict[str, bytes]:
         from tinylm.tokenizer._formats.json_wordpiece import write
 

@@ -60,13 +60,15 @@ def byte_ids(model: SentencePieceModel) -> list[int]:
     return [ids[f"<0x{byte:02X}>"] for byte in range(256)]
 
 
-def fill_in(found: Iterable[Found], model: SentencePieceModel, bytes_: Sequence[int]) -> list[tuple[str, list[int]]]:
+def fill_in(
+    found: Iterable[Found], model: SentencePieceModel, bytes_: Sequence[int], unknown_before: bool = False
+) -> list[tuple[str, list[int]]]:
     """Parts of the text, each with its ids: where no piece covers it, its bytes or the unknown id.
 
     Neighbouring unknown parts become one, if the model fuses them; they vanish if it has no unknown piece.
+    unknown_before: the text before this one ended with one.
     """
     parts: list[tuple[str, list[int]]] = []
-    unknown_before = False
     for text, id in found:
         unknown = id < 0 and not bytes_
         if id >= 0:
@@ -74,7 +76,8 @@ def fill_in(found: Iterable[Found], model: SentencePieceModel, bytes_: Sequence[
         elif bytes_:
             parts.append((text, [bytes_[byte] for byte in text.encode()]))
         elif unknown_before and model.fuse_unknown:
-            parts[-1] = parts[-1][0] + text, parts[-1][1]
+            start, ids = parts.pop() if parts else ("", [])
+            parts.append((start + text, ids))
         else:
             parts.append((text, [] if model.unk_id is None else [model.unk_id]))
         unknown_before = unknown

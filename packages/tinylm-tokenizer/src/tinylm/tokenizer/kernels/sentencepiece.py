@@ -69,6 +69,14 @@ class Encoder:
         ids: NDArray[np.uint32] = self._encoder.encode_array(text, first)
         return ids
 
+    def encode_on(
+        self, text: str, first: bool, total: float, after_unknown: bool
+    ) -> tuple[list[int], tuple[float, bool]]:
+        """`encode` of a text that goes on where no piece crosses: with what the part before leaves to it, the sum of
+        Unigram's scores and whether an unknown piece was last; and what it leaves to the next."""
+        ids, total, after_unknown = self._encoder.encode_on(text, first, total, after_unknown)
+        return ids, (total, after_unknown)
+
     def encode_batch(self, texts: list[str], threads: int) -> list[list[int]]:
         """`encode` of each text, on `threads` threads."""
         ids: list[list[int]] = self._encoder.encode_batch(texts, threads)
