@@ -105,7 +105,7 @@ def test_real_vocabularies(name: str, vocabulary: Callable[[str], Path]) -> None
     """What makes a careless merge loop quadratic."""
     tokenizer = Tokenizer.load(vocabulary(name))
     tiktoken = pytest.importorskip("tiktoken")
-    ranks = {token: id for id, token in tokenizer.engine.tokens().items()}
+    ranks = {token: id for id, token in tokenizer.engine.vocabulary.tokens.items()}
     reference = tiktoken.Encoding(name, pat_str=PATTERNS[name], mergeable_ranks=ranks, special_tokens={})
     chance = random.Random(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
