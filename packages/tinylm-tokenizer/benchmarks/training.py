@@ -1,7 +1,7 @@
 """Training beside the peers: byte-level BPE of 32,000 tokens on 40 MB of text, and the Python rungs beside minbpe.
 
     python packages/tinylm-tokenizer/benchmarks/fetch_data.py mix
-    python packages/tinylm-tokenizer/benchmarks/training.py [--text FILE] [--rounds 5] [--vocabulary 32000]
+    python packages/tinylm-tokenizer/benchmarks/training.py [--quick] [--text FILE] [--rounds 5] [--vocabulary 32000]
 
 Prints a table and writes benchmarks/results/training.json. Every run is a process of its own, so that its CPU time
 and its peak memory (VmHWM, the interpreter included) are its own; the median of the rounds, in which everybody takes a
@@ -26,14 +26,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-MIX = HERE.parents[2] / "data" / "raw" / "text" / "mix.txt"
-RESULTS = HERE / "results" / "training.json"
+from _bench import DATA, table
+
+MIX = DATA / "text" / "mix.txt"
 PEERS = ("gigabpe", "rustbpe", "tokenizers")
 PATTERN = "gpt2"
 BYTES_OF_MERGES = 31_000  # merges that are compared: gigabpe leaves out bytes it has not seen, and learns more
@@ -148,6 +146,14 @@ def beside_the_peers(path: Path, vocabulary: int, rounds: int) -> list[list[Any]
     ]
 
 
+def speed_of_two_threads(rows: list[list[Any]]) -> dict[str, float]:
+    """How many times as fast two threads are as one, by the clock: of use where nothing else runs."""
+    seconds = {row[1]: row[3] for row in rows}
+    speed = {who: seconds[f"{who}, 1 thread"] / seconds[f"{who}, 2 threads"] for who in ("kernels", "gigabpe")}
+    print("two threads ÷ one, by the clock:", ", ".join(f"{who} {ratio:.2f}" for who, ratio in speed.items()))
+    return speed
+
+
 # --- the Python rungs beside minbpe's algorithm ----------------------------------------------------------------------
 
 
@@ -215,7 +221,7 @@ def beside_minbpe(text: str, rounds: int) -> list[list[Any]]:
         },
         f"encode with {known:,} merges, {len(text.encode()) / 1e6:.1f} MB, Python": {
             "byte_bpe": lambda: byte_bpe.encode(text, merges, PATTERN),
-            "byte_bpe_fast": lambda: byte_bpe_fast.Encoder(vocabulary).encode_pieces(split(text, stages)),
+            "byte_bpe_fast": lambda: byte_bpe_fast.Encoder(vocabulary).encode(text),
             "minbpe's algorithm": lambda: minbpe_encode(split(text, stages), ranks),
         },
     }
@@ -239,6 +245,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, default=MIX)
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one round")
     parser.add_argument("--one", choices=RUNS, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -246,27 +253,19 @@ def main() -> None:
         return run_here(options.one, str(options.text), options.vocabulary, options.threads)
     if not options.text.is_file():
         raise SystemExit(f"wanted a text, found none at {options.text}: fetch it with fetch_data.py mix")
-    from _bench import machine
-
-    rows = beside_the_peers(options.text, options.vocabulary, options.rounds)
+    rounds = 1 if options.quick else options.rounds
+    rows = beside_the_peers(options.text, options.vocabulary, rounds)
     with options.text.open(encoding="utf-8", newline="") as file:
-        rows += beside_minbpe(file.read(1_000_000), min(options.rounds, 3))
-    columns = ["job", "who", "CPU seconds", "seconds", "peak MB", "ratio"]
-    table = {
-        "format": 1,
-        "title": "Training byte-level BPE (ratio: × our CPU time; Python: × minbpe's speed)",
-        "command": "python packages/tinylm-tokenizer/benchmarks/training.py",
-        "machine": machine(),
-        "versions": {name: version(name) for name in (*PEERS, "regex")},
-        "date": datetime.now(UTC).date().isoformat(),
-        "columns": columns,
-        "rows": rows,
-    }
-    for job, who, cpu, wall, peak, ratio in rows:
-        rest = f"{wall:6.2f} s {peak:5.0f} MB" if wall else " " * 17
-        print(f"{job:45} {who:22} {cpu:7.2f} CPU s {rest} {ratio:6.2f} ×")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        rows += beside_minbpe(file.read(1_000_000), min(rounds, 3))
+    table(
+        "training",
+        "Training byte-level BPE (ratio: × our CPU time; Python: × minbpe's speed)",
+        "python packages/tinylm-tokenizer/benchmarks/training.py",
+        ["job", "who", "CPU seconds", "seconds", "peak MB", "ratio"],
+        rows,
+        [*PEERS, "regex"],
+        threads=speed_of_two_threads(rows),
+    )
 
 
 if __name__ == "__main__":

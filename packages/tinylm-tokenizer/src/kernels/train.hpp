@@ -65,7 +65,7 @@ class Trainer {
     static constexpr size_t kPairsPerMerge = 64;     // sets the first threshold; too few: pairs are counted again
     static constexpr size_t kPart = 1 << 21;         // cells whose pairs are all counted at once
     static constexpr uint32_t kAhead = 16;           // places fetched into the cache before they are needed
-    static constexpr uint32_t kWorthSharing = 1024;  // places
+    static constexpr uint32_t kWorthSharing = 256;   // places
 
     struct Entry {
         int64_t count;
@@ -170,7 +170,8 @@ class Trainer {
     void merge(Pair pair, uint32_t new_id, const uint32_t* where, uint32_t places) {
         const auto [a, b] = pair;
         words_.new_token(new_id, words_.length(a) + words_.length(b));
-        if (team_.size() == 1 || places < kWorthSharing) {
+        const bool shared = team_.size() > 1 && places >= kWorthSharing;
+        if (!shared) {
             join(pair, new_id, where, where + places, found_[0], true);
         } else {
             const std::vector<const uint32_t*> borders = divide(where, places);
@@ -193,10 +194,12 @@ class Trainer {
             const int64_t count = tally.count - (id == a ? undone : 0);
             if (count >= threshold_) tally.where = keep(pair_key(new_id, id), count, tally.places);
         });
-        for (size_t thread = found_.size(); thread-- > 0;) {
-            settle(found_[thread].left, found_[0].left);
-            settle(found_[thread].right, found_[0].right);
+        for (size_t thread = 1; thread < found_.size(); thread++) {
+            place(found_[thread].left, found_[0].left);
+            place(found_[thread].right, found_[0].right);
         }
+        if (!shared) return settle(found_[0]);
+        team_.run([&](size_t thread) { settle(found_[thread]); });
     }
 
     // f(id, tally) for each id of a side, whose pair with key(id) it will look for.
@@ -249,16 +252,21 @@ class Trainer {
         }
     }
 
-    // Write the places of the new pairs into their lists, behind those of earlier threads, and forget the neighbours.
-    static void settle(Side& side, const Side& sum) {
-        if (&side != &sum)
-            for (uint32_t id : side.ids)
-                if (sum.known[id].where) side.known[id].where = sum.known[id].where + side.known[id].places;
-        for (const Event& event : side.events)
-            if (uint32_t*& where = side.known[event.id].where) *where++ = event.place;
-        for (uint32_t id : side.ids) side.known[id] = {};
-        side.ids.clear();
-        side.events.clear();
+    // Where a thread's places of the new pairs go: behind those of earlier threads.
+    static void place(Side& side, const Side& sum) {
+        for (uint32_t id : side.ids)
+            if (sum.known[id].where) side.known[id].where = sum.known[id].where + side.known[id].places;
+    }
+
+    // Write the places of the new pairs into their lists, and forget the neighbours.
+    static void settle(Found& found) {
+        for (Side* side : {&found.left, &found.right}) {
+            for (const Event& event : side->events)
+                if (uint32_t*& where = side->known[event.id].where) *where++ = event.place;
+            for (uint32_t id : side->ids) side->known[id] = {};
+            side->ids.clear();
+            side->events.clear();
+        }
     }
 
     Words words_;

@@ -137,8 +137,8 @@ class Encoder:
     def encode(self, text: str) -> list[int]:
         """The ids of `text`. Errors: UnicodeEncodeError for a lone surrogate."""
         str.encode(text)  # so that the error names the place in the text and not in a piece
-        known = self._pieces
-        return [id for piece in split(text, self._stages) for id in known[piece]]
+        ids = map(self._pieces.__getitem__, split(text, self._stages))
+        return list(itertools.chain.from_iterable(ids))
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
         """The same as an array of shape (ids,)."""
@@ -169,17 +169,18 @@ class Encoder:
 
 def _merge_short(ids: list[int], merges: _Merges) -> list[int]:
     """Again and again, merge the pair of the lowest rank (the leftmost of several)."""
-    rank_of = merges.rank.get
-    ranks = [rank_of(pair, _NEVER) for pair in itertools.pairwise(ids)]  # ranks[i]: of ids[i] and ids[i + 1]
-    ranks.append(_NEVER)  # the last id has no right neighbour
-    while (lowest := min(ranks)) != _NEVER:
+    rank_of, result_of, never = merges.rank.get, merges.result, _NEVER  # local names are quicker
+    ids.append(-1)  # so that the last id has a right neighbour, too
+    ranks = [rank_of(pair, never) for pair in itertools.pairwise(ids)]  # ranks[i]: of ids[i] and ids[i + 1]
+    while (lowest := min(ranks)) != never:
         left = ranks.index(lowest)
-        ids[left] = result = merges.result[lowest]
-        del ids[left + 1], ranks[left]
-        if left + 1 < len(ids):
-            ranks[left] = rank_of((result, ids[left + 1]), _NEVER)
+        right = left + 1
+        ids[left] = result = result_of[lowest]
+        del ids[right], ranks[right]
+        ranks[left] = rank_of((result, ids[right]), never)
         if left:
-            ranks[left - 1] = rank_of((ids[left - 1], result), _NEVER)
+            ranks[left - 1] = rank_of((ids[left - 1], result), never)
+    ids.pop()
     return ids
 
 

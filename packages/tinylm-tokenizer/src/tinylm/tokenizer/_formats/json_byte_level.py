@@ -24,7 +24,7 @@ _NEEDED = {*b"\t\n\r", *range(0x20, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF1
 
 def to_printable(token: bytes) -> str:
     """b" a" → "Ġa"."""
-    return "".join(_CHARACTER[byte] for byte in token)
+    return token.decode("latin-1").translate(_CHARACTER)
 
 
 def from_printable(token: str) -> bytes:

@@ -23,7 +23,8 @@ MAX_ID = 2**32 - 2  # the kernel keeps 2**32 - 1 for "none"
 
 def dump(content: Mapping[str, Any]) -> bytes:
     """The bytes of a tokenizer.json: always the same for the same content."""
-    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+    # With indent= json would leave its encoder in C, which is ten times as fast; the separators make the lines.
+    return (json.dumps(content, ensure_ascii=False, separators=(",\n", ": ")) + "\n").encode()
 
 
 def write_added_tokens(
