@@ -37,37 +37,32 @@ PATTERN = "gpt2"
 BYTES_OF_MERGES = 31_000  # merges that are compared: gigabpe leaves out bytes it has not seen, and learns more
 
 
-# --- one run, in a process of its own: who → the merges, as strings of printable characters, or None ----------------
+# --- one run, in a process of its own: who → tokenizer.json in a folder (rustbpe writes none) ------------------------
 
 
-def ours(path: str, vocabulary: int, threads: int) -> list[list[str]]:
-    return our_merges([path], vocabulary, threads)
+def ours(path: str, vocabulary: int, threads: int, out: Path) -> None:
+    train([path], vocabulary, threads, out)
 
 
-def ours_by_line(path: str, vocabulary: int, threads: int) -> list[list[str]]:
+def ours_by_line(path: str, vocabulary: int, threads: int, out: Path) -> None:
     with Path(path).open(encoding="utf-8", newline="\n") as file:
-        return our_merges(file, vocabulary, threads)
+        train(file, vocabulary, threads, out)
 
 
-def our_merges(corpus: Iterable[str], vocabulary: int, threads: int) -> list[list[str]]:
+def train(corpus: Iterable[str], vocabulary: int, threads: int, out: Path) -> None:
     from tinylm.tokenizer import Tokenizer
 
-    with tempfile.TemporaryDirectory() as directory:
-        trained = Tokenizer.train(corpus, vocab_size=vocabulary, pattern=PATTERN, special_tokens=[], threads=threads)
-        trained.save(directory)
-        return merges_of(Path(directory, "tokenizer.json"))
+    trained = Tokenizer.train(corpus, vocab_size=vocabulary, pattern=PATTERN, special_tokens=[], threads=threads)
+    trained.save(out.parent)
 
 
-def gigabpe(path: str, vocabulary: int, threads: int) -> list[list[str]]:
+def gigabpe(path: str, vocabulary: int, threads: int, out: Path) -> None:
     import gigabpe
 
-    with tempfile.TemporaryDirectory() as directory:
-        out = str(Path(directory, "tokenizer.json"))
-        gigabpe.train_tokenizer([path], vocabulary, out, pretokenizer="bytelevel", threads=threads)
-        return merges_of(Path(out))
+    gigabpe.train_tokenizer([path], vocabulary, str(out), pretokenizer="bytelevel", threads=threads)
 
 
-def rustbpe(path: str, vocabulary: int, threads: int) -> None:
+def rustbpe(path: str, vocabulary: int, threads: int, out: Path) -> None:
     import rustbpe
 
     from tinylm.tokenizer.patterns import PATTERNS
@@ -76,7 +71,7 @@ def rustbpe(path: str, vocabulary: int, threads: int) -> None:
         rustbpe.Tokenizer().train_from_iterator(file, vocabulary, pattern=PATTERNS[PATTERN])
 
 
-def hugging_face(path: str, vocabulary: int, threads: int) -> list[list[str]]:
+def hugging_face(path: str, vocabulary: int, threads: int, out: Path) -> None:
     import tokenizers
     from tokenizers import pre_tokenizers
 
@@ -85,9 +80,7 @@ def hugging_face(path: str, vocabulary: int, threads: int) -> list[list[str]]:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train([path], trainer)
-    with tempfile.TemporaryDirectory() as directory:
-        tokenizer.save(str(Path(directory, "tokenizer.json")))
-        return merges_of(Path(directory, "tokenizer.json"))
+    tokenizer.save(str(out))
 
 
 def merges_of(path: Path) -> list[list[str]]:
@@ -95,7 +88,7 @@ def merges_of(path: Path) -> list[list[str]]:
     return [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
 
 
-RUNS: dict[str, Callable[[str, int, int], list[list[str]] | None]] = {
+RUNS: dict[str, Callable[[str, int, int, Path], None]] = {
     "kernels": ours,
     "kernels by line": ours_by_line,
     "gigabpe": gigabpe,
@@ -105,13 +98,16 @@ RUNS: dict[str, Callable[[str, int, int], list[list[str]] | None]] = {
 
 
 def run_here(who: str, path: str, vocabulary: int, threads: int) -> None:
-    """Train, and print one line of JSON."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    merges = RUNS[who](path, vocabulary, threads)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    status = Path("/proc/self/status").read_text()
+    """Train and write what was learned, which is looked at when the time has been taken; print one line of JSON."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory, "tokenizer.json")
+        cpu, wall = time.process_time(), time.perf_counter()
+        RUNS[who](path, vocabulary, threads, out)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        status = Path("/proc/self/status").read_text()
+        merges = merges_of(out) if out.is_file() else []
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
-    digest = merges and hashlib.sha256(json.dumps(merges[:BYTES_OF_MERGES]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(merges[:BYTES_OF_MERGES]).encode()).hexdigest()
     print(json.dumps({"cpu": cpu, "wall": wall, "peak": peak, "merges": digest}))
 
 
@@ -236,7 +232,7 @@ def beside_minbpe(text: str, rounds: int) -> list[list[Any]]:
         slowest = statistics.median(seconds["minbpe's algorithm"])
         for who, times in seconds.items():
             cpu = statistics.median(times)
-            rows.append([job, who, cpu, None, None, slowest / cpu])
+            rows.append([job, who, cpu, "–", "–", slowest / cpu])
     return rows
 
 
