@@ -105,7 +105,17 @@ def zeros(*shape):
         ({"drop": ["blk.0.attn_q.weight"]}, "1 missing"),
         ({"tensors": {"blk.0.surplus.weight": zeros(4)}}, "1 unknown"),
         ({"tensors": {"blk.0.attn_q.weight": zeros(32, 16)}}, r"shape \(32, 32\), got \(32, 16\)"),
-        ({"tensors": {"rope_freqs.weight": zeros(8)}}, "rope"),
+        ({"tensors": {"rope_freqs.weight": zeros(8)}}, "numbers of at least 1"),
+        ({"pairs": {"llama.rope.scaling.type": Pair(STRING, "linear")}}, "factor"),
+        (
+            {
+                "pairs": {
+                    "llama.rope.scaling.type": Pair(STRING, "yarn"),
+                    "llama.rope.scaling.factor": Pair(FLOAT32, 4.0),
+                }
+            },
+            "original",
+        ),
         ({"drop": ["token_embd.weight"]}, "token_embd"),
         ({"drop": ["llama.block_count"]}, "block_count"),
         ({"pairs": {"llama.block_count": Pair(UINT32, 2**31)}}, "2,147,483,648 layers"),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tinylm.model._errors import ModelError
+from tinylm.model.gguf import rope
 from tinylm.model.gguf.blocks import NAMED, BlockType
 from tinylm.model.gguf.layout import Placed, check_shapes, tensors, to_halves, to_neighbours
 from tinylm.model.gguf.metadata import read_config, write_config
@@ -57,9 +58,9 @@ def load(
 def save(model: Transformer, path: str | os.PathLike[str], kind: str, tokenizer: Mapping[str, Pair]) -> None:
     """Write the model as one GGUF file, whole or not at all. kind: a key of KINDS; tokenizer: its pairs, if any.
 
-    As llama.cpp wants it, norms, biases and learned positions stay float32, and in q8_0 a matrix whose rows are no
-    multiple of 32 becomes float16. ModelError for a shape without an architecture there, and for NaN or a number that
-    is too large for the type.
+    As llama.cpp wants it, norms, biases, routers and learned positions stay float32, and in q8_0 a matrix whose rows
+    are no multiple of 32 becomes float16. ModelError for a shape without an architecture there, and for NaN or a number
+    that is too large for the type.
     """
     if kind not in KINDS:
         raise ModelError(f"GGUF: wanted one of {', '.join(KINDS)}, got {kind!r}")
@@ -70,6 +71,9 @@ def save(model: Transformer, path: str | os.PathLike[str], kind: str, tokenizer:
         first = weights[placed.parts[0]]
         shape = (sum(weights[part].shape[0] for part in placed.parts), *first.shape[1:])
         sources[name] = Source(shape, _kind(name, shape, chosen), _numbers(weights, placed))
+    divisors = rope.llama3_divisors(model.config)
+    if divisors is not None:
+        sources[rope.TENSOR] = Source(divisors.shape, NAMED["F32"], lambda: divisors)
     pairs = write_config(model.config, Path(path).stem)
     pairs["general.file_type"] = Pair(UINT32, _FILE_TYPES[chosen.name])
     pairs["general.quantization_version"] = Pair(UINT32, 2)
@@ -77,7 +81,7 @@ def save(model: Transformer, path: str | os.PathLike[str], kind: str, tokenizer:
 
 
 def _kind(name: str, shape: tuple[int, ...], chosen: BlockType) -> BlockType:
-    if len(shape) == 1 or name == "position_embd.weight":
+    if len(shape) == 1 or name == "position_embd.weight" or "ffn_gate_inp" in name:
         return NAMED["F32"]
     return NAMED["F16"] if shape[-1] % chosen.numbers else chosen
 

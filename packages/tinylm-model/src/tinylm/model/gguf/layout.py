@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tinylm.model._errors import ModelError
 from tinylm.model._layout import shapes
 from tinylm.model.config import TransformerConfig
+from tinylm.model.gguf import rope
 from tinylm.model.gguf.metadata import architecture
 
 _TOP = {"embed": "token_embd", "positions": "position_embd", "final_norm": "output_norm", "head": "output"}
@@ -31,8 +32,8 @@ _BLOCK = {
     "mlp.gate": "ffn_gate",
     "mlp.up": "ffn_up",
     "mlp.down": "ffn_down",
+    "mlp.router": "ffn_gate_inp",
 }
-DERIVED = ("rope_freqs.weight",)  # what the config says already
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def tensors(config: TransformerConfig) -> dict[str, Placed]:
             parts = tuple(f"blocks.{layer}.attention.{name}.{kind}" for name in "qkv")
             table[f"blk.{layer}.attn_qkv.{kind}"] = Placed(parts)
         else:
-            table[f"blk.{layer}.{_BLOCK[part]}.{kind}"] = Placed((ours,), reordered.get(part, 0))
+            stacked = "_exps" if config.experts and part in ("mlp.gate", "mlp.up", "mlp.down") else ""
+            table[f"blk.{layer}.{_BLOCK[part]}{stacked}.{kind}"] = Placed((ours,), reordered.get(part, 0))
     return table
 
 
@@ -68,7 +70,7 @@ def check_shapes(config: TransformerConfig, found: Mapping[str, tuple[int, ...]]
         first = ours[placed.parts[0]]
         wanted[name] = (sum(ours[part][0] for part in placed.parts), *first[1:])
     missing = sorted(wanted.keys() - found.keys())
-    extra = sorted(found.keys() - wanted.keys() - set(DERIVED))
+    extra = sorted(found.keys() - wanted.keys() - {rope.TENSOR})  # that one is in the config
     if missing or extra:
         raise ModelError(
             f"{where}: wanted the {len(wanted)} tensors that its pairs describe, got {len(missing)} missing "

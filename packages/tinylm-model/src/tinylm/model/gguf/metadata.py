@@ -1,7 +1,8 @@
 """The pairs of a GGUF file that say what model it is: into a TransformerConfig, and back.
 
-Architectures: gpt2, llama (SmolLM2's files, too), qwen3. A pair of the architecture that is not known here is refused,
-because it may change the mathematics. Not here: the tensors' names (layout.py), the tokenizer's pairs (tokenizer.py).
+Architectures: gpt2, llama (SmolLM2's and Mistral's files, too), qwen2, qwen3, qwen3moe. A pair of the architecture that
+is not known here is refused, because it may change the mathematics. Not here: the tensors' names (layout.py), RoPE's
+scaling (rope.py), the tokenizer's pairs (tokenizer.py).
 Source: the GGUF specification and gguf-py's constants.py in llama.cpp. Next: layout.py.
 """
 
@@ -14,9 +15,14 @@ import numpy as np
 from tinylm.model._errors import ModelError
 from tinylm.model._huggingface import model_type
 from tinylm.model.config import TransformerConfig
+from tinylm.model.gguf import rope
 from tinylm.model.gguf.reader import FLOAT32, GGUF, STRING, UINT32, Pair
+from tinylm.model.rope_scaling import RopeScaling
 
-_FAMILIES = ("gpt2", "llama", "qwen3")
+# Hugging Face's families and llama.cpp's; a Mistral is a Llama there, and its window has no pair
+_FAMILIES = {"gpt2": "gpt2", "llama": "llama", "mistral": "llama"}
+_FAMILIES |= {"qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe"}
+_KNOWN = tuple(dict.fromkeys(_FAMILIES.values()))
 # ours -> GGUF's, without the architecture's name
 _SIZES = {
     "context": "context_length",
@@ -27,7 +33,12 @@ _SIZES = {
 }
 _EPSILON = {"layernorm": "attention.layer_norm_epsilon", "rmsnorm": "attention.layer_norm_rms_epsilon"}
 _READ = {*_SIZES.values(), *_EPSILON.values(), "attention.head_count_kv", "attention.key_length", "vocab_size"}
-_READ |= {"attention.value_length", "rope.freq_base", "rope.dimension_count", "rope.scaling.type"}
+_READ |= {"attention.value_length", "rope.freq_base", "rope.dimension_count", *rope.KEYS}
+_EXPERTS = {
+    "experts": "expert_count",
+    "experts_per_token": "expert_used_count",
+    "mlp_width": "expert_feed_forward_length",
+}
 # pairs that say nothing new, if they have one of these values
 _IDLE: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
@@ -41,18 +52,23 @@ _IDLE: dict[str, tuple[Any, ...]] = {
 
 def architecture(config: TransformerConfig) -> str:
     """llama.cpp's name of the family that computes this shape; ModelError if there is none."""
-    config.plain_or_refuse("a GGUF file of ours")
-    kind = model_type(config)
-    if kind not in _FAMILIES:
-        raise ModelError(f"GGUF: wanted a shape of the families {', '.join(_FAMILIES)}, got {kind}")
+    kind = _FAMILIES[model_type(config)]
+    if config.window is not None:
+        raise ModelError(
+            f"GGUF: wanted attention to all before, got window={config.window}, which {kind} has no pair for"
+        )
+    if kind.startswith("qwen3") and config.attention_bias:
+        raise ModelError(f"GGUF: wanted {kind} without attention_bias, got {config.attention_bias}: llama.cpp has none")
+    if config.experts and not config.normalise_experts:
+        raise ModelError("GGUF: wanted normalise_experts, got none: llama.cpp always does")
     return kind
 
 
 def read_config(file: GGUF) -> TransformerConfig:
     """The shape that the file's pairs describe; ModelError for what is missing, wrong or unknown."""
     family = file.get("general.architecture")
-    if family not in _FAMILIES:
-        raise ModelError(f"{file.path}: wanted general.architecture to be one of {_FAMILIES}, got {family!r}")
+    if family not in _KNOWN:
+        raise ModelError(f"{file.path}: wanted general.architecture to be one of {_KNOWN}, got {family!r}")
     pairs = _Pairs(file, family)
     pairs.check_known()
     classic = family == "gpt2"
@@ -64,10 +80,12 @@ def read_config(file: GGUF) -> TransformerConfig:
     fields |= {"position": "learned", "activation": "gelu"} if classic else {"position": "rope", "activation": "swiglu"}
     if not classic:
         fields["rope_theta"] = pairs.decimal("rope.freq_base", 10000.0)
-        _check_rope(pairs, fields["head_dim"])
-    fields |= {"qk_norm": family == "qwen3", "tie_embeddings": "output.weight" not in file.tensors}
+        fields["rope_scaling"] = _rope(pairs, fields["rope_theta"], fields["head_dim"])
+    if family == "qwen3moe":
+        fields |= {ours: pairs.whole(theirs) for ours, theirs in _EXPERTS.items()}
+    fields |= {"qk_norm": family.startswith("qwen3"), "tie_embeddings": "output.weight" not in file.tensors}
     fields["bias"] = "blk.0.ffn_down.bias" in file.tensors
-    fields["attention_bias"] = "blk.0.attn_output.bias" in file.tensors
+    fields["attention_bias"] = "qkv" if family == "qwen2" else "blk.0.attn_output.bias" in file.tensors
     if fields["depth"] > len(file.tensors):  # before anything is made for each layer
         pairs.wrong("tensors for each of its layers", f"{fields['depth']:,} layers and {len(file.tensors):,} tensors")
     try:
@@ -84,12 +102,16 @@ def write_config(config: TransformerConfig, name: str) -> dict[str, Pair]:
     family = architecture(config)
     pairs = {"general.architecture": Pair(STRING, family), "general.name": Pair(STRING, name)}
     whole = {theirs: getattr(config, ours) for ours, theirs in _SIZES.items()}
+    if config.experts:
+        whole |= {theirs: getattr(config, ours) for ours, theirs in _EXPERTS.items()}
+        whole["feed_forward_length"] = config.mlp_width * config.experts_per_token  # of a plain MLP, and there is none
     whole |= {"attention.head_count_kv": config.kv_heads, "vocab_size": config.vocab_size}
     whole |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
     decimals = {_EPSILON[config.norm]: config.norm_eps}
     if config.position == "rope":
         whole["rope.dimension_count"], decimals["rope.freq_base"] = config.head_dim, config.rope_theta
     pairs |= {f"{family}.{key}": Pair(UINT32, value) for key, value in whole.items()}
+    pairs |= {f"{family}.{key}": pair for key, pair in rope.scaling_pairs(config).items()}
     return pairs | {f"{family}.{key}": Pair(FLOAT32, value) for key, value in decimals.items()}
 
 
@@ -108,7 +130,7 @@ class _Pairs:
     def check_known(self) -> None:
         for name, pair in self.file.pairs.items():
             family, _, key = name.partition(".")
-            if family != self.family or key in _READ:
+            if family != self.family or key in _READ or (family == "qwen3moe" and key in _EXPERTS.values()):
                 continue
             if key not in _IDLE:
                 self.wrong(f"pairs of {family} that are known here", f"{name}: it may change what is computed")
@@ -155,10 +177,12 @@ def _head_dim(pairs: _Pairs, width: int, heads: int) -> int:
     return size
 
 
-def _check_rope(pairs: _Pairs, head_dim: int) -> None:
+def _rope(pairs: _Pairs, theta: float, head_dim: int) -> RopeScaling | None:
     if pairs.whole("rope.dimension_count", head_dim) != head_dim:
         pairs.wrong(f"RoPE over the whole head of {head_dim}", f"{pairs.whole('rope.dimension_count')} dimensions")
-    if pairs.get("rope.scaling.type") not in (None, "none"):
-        pairs.wrong("RoPE without scaling", f"{pairs.get('rope.scaling.type')!r}: not supported here")
-    if "rope_freqs.weight" in pairs.file.tensors:
-        pairs.wrong("RoPE without scaling", "the tensor rope_freqs.weight: not supported here")
+    there = {key: pairs.get(key) for key in rope.KEYS if pairs.get(key) is not None}
+    divisors = pairs.file.numbers(rope.TENSOR) if rope.TENSOR in pairs.file.tensors else None
+    try:
+        return rope.read_scaling(there, divisors, theta, head_dim)
+    except ModelError as error:
+        raise ModelError(f"{pairs.file.path}: {error}") from None
