@@ -123,7 +123,7 @@ def both(texts: list[str], vocab_size: int, rules: Rules | None = None) -> tuple
 
 
 @needs_kernel
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.lists(st.text("abcé你 .-", max_size=30), min_size=1, max_size=6))
 def test_both_rungs_learn_the_same_of_any_text(texts: list[str]) -> None:
     kernel, rung = both(texts, 80)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tinylm.tokenizer import byte_bpe_fast, kernels
@@ -50,31 +49,21 @@ def train(
     return from_training(merges, special_tokens, pattern)
 
 
-class _PythonCounter:
+class _PythonCounter(counting.PythonCounter):
     """The same as `kernels.PieceCounter` on the Python rung."""
 
+    each = 2000
+
     def __init__(self, pattern: str) -> None:
+        super().__init__()
         self._pattern = pattern
-        self._counts: Counter[str] = Counter()
 
-    def count(self, chunks: Sequence[Chunk]) -> None:
-        for chunk in chunks:
-            pieces = split(chunk.text(), (self._pattern,))
-            self._counts.update(pieces[:-1] if chunk.stop < len(chunk.data) else pieces)  # the last: only looked at
-
-    def absorb(self, other: _PythonCounter) -> None:
-        self._counts += other._counts
-
-    @property
-    def distinct(self) -> int:
-        return len(self._counts)
-
-    @property
-    def memory(self) -> int:
-        return 2000 * self.distinct
+    def pieces(self, chunk: Chunk) -> list[str]:
+        pieces = split(chunk.text(), (self._pattern,))
+        return pieces[:-1] if chunk.stop < len(chunk.data) else pieces  # the last: only looked at
 
     def learn(self, wanted: int, progress: Callable[[int], None], threads: int = 1) -> list[Pair]:
-        return byte_bpe_fast.train_merges(self._counts, wanted, progress)
+        return byte_bpe_fast.train_merges(self.counts, wanted, progress)
 
 
 def _check(vocab_size: int, pattern: str, special_tokens: Sequence[str], threads: int | None) -> None:

@@ -37,6 +37,35 @@ class Counter(Protocol):
 C = TypeVar("C", bound=Counter)
 
 
+class PythonCounter:
+    """A `Counter` of the Python rung: a subclass says which pieces a chunk holds, and how to learn from `counts`."""
+
+    each: int  # bytes that learning needs for a piece, about
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def pieces(self, chunk: Chunk) -> list[str]:
+        raise NotImplementedError
+
+    def count(self, chunks: Sequence[Chunk]) -> None:
+        for chunk in chunks:
+            for piece in self.pieces(chunk):
+                self.counts[piece] = self.counts.get(piece, 0) + 1
+
+    def absorb(self, other: Self) -> None:
+        for piece, number in other.counts.items():
+            self.counts[piece] = self.counts.get(piece, 0) + number
+
+    @property
+    def distinct(self) -> int:
+        return len(self.counts)
+
+    @property
+    def memory(self) -> int:
+        return self.each * self.distinct
+
+
 def count(corpus: Corpus, make: Callable[[], C], threads: int, progress: Progress) -> C:
     """All that `make()` counts in the corpus. Each thread counts on its own; the sum does not depend on who counted
     what. Errors: TokenizerError for what is no text, for an empty corpus, and for one whose

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -65,30 +64,19 @@ def _check(vocab_size: int, special_tokens: Sequence[str] | None) -> list[str]:
     return specials
 
 
-class _PythonCounter:
+class _PythonCounter(counting.PythonCounter):
     """The same as `WordCounter` on the Python rung."""
 
+    each = 4000
+
     def __init__(self, rules: Rules) -> None:
+        super().__init__()
         self._splitter = Splitter(rules)
-        self._counts = Counter[str]()
 
-    def count(self, chunks: Sequence[Chunk]) -> None:
-        for chunk in chunks:  # it stops at white space, or behind it, where every word ends
-            chunk.text()
-            self._counts.update(self._splitter.words(chunk._replace(data=chunk.data[: chunk.stop]).text()))
-
-    def absorb(self, other: _PythonCounter) -> None:
-        self._counts += other._counts
-
-    @property
-    def distinct(self) -> int:
-        return len(self._counts)
-
-    @property
-    def memory(self) -> int:
-        return 4000 * self.distinct
+    def pieces(self, chunk: Chunk) -> list[str]:
+        """The words; a chunk stops at white space, or behind it, where every word ends."""
+        return self._splitter.words(chunk._replace(data=chunk.data[: chunk.stop]).text())
 
     def learn(self, vocab_size: int, special_tokens: list[str], progress: Callable[[int, int], None]) -> WordPieces:
-        return wordpiece_training.train(
-            self._counts, vocab_size, special_tokens, self._splitter.rules, progress=progress
-        )
+        rules = self._splitter.rules
+        return wordpiece_training.train(self.counts, vocab_size, special_tokens, rules, progress=progress)
