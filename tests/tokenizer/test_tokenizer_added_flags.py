@@ -87,17 +87,21 @@ def test_a_normalized_token_beside_a_normalizer_is_refused(tmp_path: Path) -> No
 
 
 def test_the_mask_of_roberta_and_the_turns_of_phi(tmp_path: Path) -> None:
-    """<mask> takes the space before it, <|user|> the line end behind it: in conversations too."""
-    trained = Tokenizer.train([made_text(5000)], vocab_size=400, special_tokens=["<mask>", "<|user|>"])
+    """<mask> takes the space before it, <|user|> the line end behind it, in conversations too; <s> and </s> around."""
+    specials = ["<mask>", "<|user|>", "<s>", "</s>"]
+    trained = Tokenizer.train([made_text(5000)], vocab_size=400, special_tokens=specials)
     content = json.loads(trained.engine.files()["tokenizer.json"])
     content["added_tokens"][0]["lstrip"] = content["added_tokens"][1]["rstrip"] = True
     content["added_tokens"][0]["normalized"] = True
+    around = {name: [text, trained.special_tokens[text]] for name, text in (("cls", "<s>"), ("sep", "</s>"))}
+    content["post_processor"] = {"type": "RobertaProcessing", **around, "trim_offsets": True, "add_prefix_space": False}
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}<|user|>\n{{ m.content }}\n{% endfor %}")
     tok, reference = Tokenizer.load(tmp_path), tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     text = "ka <mask> to <|user|>\n\n mi"
     ids = tok.encode(text, allowed_special="all")
-    assert ids == reference.encode(text).ids
+    assert ids == reference.encode(text, add_special_tokens=False).ids
+    assert tok.encode(text, allowed_special="all", add_special_tokens=True) == reference.encode(text).ids
     assert tok.decode(ids) == "ka<mask> to <|user|>mi"
     rendered = tok.apply_chat_template([{"role": "user", "content": "ka <mask>"}])
     assert rendered == [tok.special_tokens["<|user|>"], *tok.encode("ka <mask>\n")]

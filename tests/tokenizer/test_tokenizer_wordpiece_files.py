@@ -95,7 +95,8 @@ CHANGES: list[tuple[list[Any], Any, str]] = [
     (["added_tokens", 0, "normalized"], True, "normalized"),
     (["added_tokens", 0, "lstrip"], "no", "wanted true or false"),
     (["truncation"], {"max_length": 5}, "truncation"),
-    (["post_processor", "type"], "RobertaProcessing", "post-processor"),
+    (["post_processor", "type"], "StrangeProcessing", "post-processor"),
+    (["post_processor"], {"type": "BertProcessing", "sep": ["x", None], "cls": ["[CLS]", 2]}, "wanted an id"),
     (["post_processor"], {"type": "BertProcessing", "sep": ["[SEP]", 9], "cls": ["[CLS]", 2]}, "post-processor"),
 ]
 

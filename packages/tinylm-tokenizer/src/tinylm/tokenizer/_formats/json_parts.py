@@ -111,8 +111,14 @@ class Reader:
         for part in flat(processor, "processors"):
             if part["type"] == "ByteLevel":  # it only trims offsets
                 continue
+            if part["type"] in ("BertProcessing", "RobertaProcessing"):
+                for side, (text, id) in enumerate((part["cls"], part["sep"])):
+                    if special.get(text) != self.id(id):
+                        raise self.refuse("the post-processor", part, "special tokens of this file")
+                    around[side].append(id)
+                continue
             if part["type"] != "TemplateProcessing":
-                raise self.refuse("the post-processor", part["type"], "ByteLevel or TemplateProcessing")
+                raise self.refuse("the post-processor", part["type"], "ByteLevel, TemplateProcessing or BERT's")
             side = 0
             for item in part["single"]:
                 if "Sequence" in item:

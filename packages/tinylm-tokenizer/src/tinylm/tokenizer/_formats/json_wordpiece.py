@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._formats.json_parts import Around, Reader, boolean, dump, short, write_added_tokens
+from tinylm.tokenizer._formats.json_parts import Reader, boolean, dump, short, write_added_tokens
 from tinylm.tokenizer._text.wordpiece_text import Rules
 from tinylm.tokenizer.wordpiece import CONTINUES, WordPieces
 
@@ -85,7 +85,7 @@ class _Reader(Reader):
         unknown = model["unk_token"]
         if unknown not in {**tokens, **specials, **added}:
             raise TokenizerError(f"{self.where}: the unknown token {short(unknown)} is not in the vocabulary")
-        prefix, suffix = self.around(content.get("post_processor"), specials)
+        prefix, suffix = self.template(content.get("post_processor"), specials)
         return WordPieces(
             tokens=tokens,
             special_tokens=specials,
@@ -136,11 +136,3 @@ class _Reader(Reader):
         if decoder is None or decoder["type"] != "WordPiece" or decoder.get("prefix", CONTINUES) != CONTINUES:
             raise self.refuse("the decoder", decoder, f"WordPiece with the prefix {CONTINUES}")
         return boolean(decoder.get("cleanup", True))
-
-    def around(self, processor: Any, specials: Mapping[str, int]) -> Around:
-        if processor is None or processor["type"] != "BertProcessing":
-            return self.template(processor, specials)
-        before, after = ((specials.get(text), id) for text, id in (processor["cls"], processor["sep"]))
-        if before[0] is None or after[0] is None or before[0] != before[1] or after[0] != after[1]:
-            raise self.refuse("the post-processor", processor, "special tokens of this file")
-        return (before[0],), (after[0],)
