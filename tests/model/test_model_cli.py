@@ -166,3 +166,18 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert done.stderr.startswith("error: ")
     assert "No space" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_experts_windows_and_stretched_rope_in_the_commands(tmp_path):
+    yarn = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64}
+    fields = ["--set", "window=20", "--set", f"rope_scaling={json.dumps(yarn)}"]
+    ok("init", tmp_path / "a", *SMALL, "--preset", "qwen3-moe", *fields)
+    shown = ok("inspect", tmp_path / "a")
+    assert all(words in shown for words in ("2 of 8 experts", "a window of 20", "stretched (yarn)", "a token meets"))
+    config = json.loads(ok("inspect", tmp_path / "a", "--json"))["config"]
+    assert (config["window"], config["experts"], config["rope_scaling"]["factor"]) == (20, 8, 4)
+    assert "2 of 8 experts" in ok("plan", "--preset", "qwen3-moe")
+    json.loads(ok("plan", "--preset", "qwen3-moe", *fields, "--json"))
+    for wrong in ("window=0", "experts_per_token=9", 'rope_scaling={"rope_type":"spiral"}'):
+        assert "wanted" in refused("init", tmp_path / "b", *SMALL, "--preset", "qwen3-moe", "--set", wrong)
+    assert not (tmp_path / "b").exists()

@@ -28,13 +28,20 @@ def facts(config: TransformerConfig) -> dict[str, str]:
     """A shape in words."""
     kv = "" if config.kv_heads == config.heads else f", {config.kv_heads} for keys and values"
     per_token, inner = config.flops_per_token(), config.parameter_count(embeddings=False)
+    window = f", a window of {config.window:,}" if config.window else ""
+    window += f" from layer {config.window_from} on" if config.window_from else ""
+    stretched = f", stretched ({config.rope_scaling.rope_type})" if config.rope_scaling else ""
+    mlp, active = f"{config.activation}, {config.mlp_width} wide", ""
+    if config.experts:
+        mlp = f"{config.experts_per_token} of {config.experts} experts, each {mlp}"
+        active = f"; a token meets {config.parameter_count(embeddings=False, active=True):,}"
     return {
         "vocabulary": f"{config.vocab_size:,}, {'head tied to the embedding' if config.tie_embeddings else 'own head'}",
-        "context": f"{config.context:,} tokens, {config.position} positions",
+        "context": f"{config.context:,} tokens, {config.position} positions{stretched}",
         "layers": f"{config.depth} of width {config.width}, {config.norm}",
-        "attention": f"{config.heads} heads of {config.head_dim}{kv}{', QK-norm' if config.qk_norm else ''}",
-        "MLP": f"{config.activation}, {config.mlp_width} wide",
-        "parameters": f"{config.parameter_count():,}, {inner:,} of them in the layers",
+        "attention": f"{config.heads} heads of {config.head_dim}{kv}{', QK-norm' if config.qk_norm else ''}{window}",
+        "MLP": mlp,
+        "parameters": f"{config.parameter_count():,}, {inner:,} of them in the layers{active}",
         "FLOPs per token": f"{per_token:,} to train, {per_token // 3:,} to read or write one",
     }
 

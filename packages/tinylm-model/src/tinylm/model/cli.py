@@ -7,6 +7,7 @@ line (_boundary.py). Next: plan.py.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,7 +103,7 @@ def inspect(
         if as_json:
             shapes = {name: list(shape) for name, (shape, _, _) in found.parameters.items()}
             types = {name: kind for name, (_, kind, _) in found.parameters.items()}
-            said = {"kind": found.kind, "config": vars(config), "dtype": found.dtype, "parameters": total}
+            said = {"kind": found.kind, "config": dataclasses.asdict(config), "dtype": found.dtype, "parameters": total}
             said |= {"flops_per_token": config.flops_per_token(), "bytes": found.size, "notes": found.notes}
             _say(report.as_json({**said, "shapes": shapes, "types": types, "memory": serving}))
             return
@@ -186,7 +187,7 @@ def plan(
         serving = planning.serving_memory(config, config.context, "bfloat16")
         if as_json:
             said = {
-                "config": vars(config),
+                "config": dataclasses.asdict(config),
                 "parameters": config.parameter_count(),
                 "tokens": count,
                 "layout": vars(layout),

@@ -161,7 +161,7 @@ def optimizers_for(model: Transformer, config: TrainConfig) -> dict[str, AdamW |
     matrices: list[Tensor] = []
     rest: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        (matrices if name.startswith("blocks.") and parameter.ndim == 2 else rest).append(parameter)
+        (matrices if name.startswith("blocks.") and parameter.ndim > 1 else rest).append(parameter)
     rate, embedding_rate = config.learning_rate or 0.0, config.embedding_learning_rate or 0.0
     optimizers: dict[str, AdamW | Muon] = {"adamw": AdamW(rest, lr=embedding_rate, betas=(0.9, 0.95), weight_decay=0.0)}
     if config.optimizer == "muon":
