@@ -89,16 +89,6 @@ def decode_text(data: bytes, where: str, offset: int = 0) -> str:
     return text
 
 
-def texts(corpus: Corpus) -> Iterator[str]:
-    """One whole text after the other; see `items` for what a corpus may be."""
-    for item in items(corpus):
-        if isinstance(item, Head):
-            text = read_text(item)
-            yield text[: int(len(text) * item.fraction)]
-        else:
-            yield read_text(item) if isinstance(item, os.PathLike) else item
-
-
 def items(corpus: Corpus) -> Iterator[str | os.PathLike[str]]:
     """A path-like object for each file, a string for each text that is given as it is.
 
@@ -170,10 +160,30 @@ def _chunks_of_text(text: str) -> Iterator[Chunk]:
 
 
 def _chunks_of_file(item: os.PathLike[str]) -> Iterator[Chunk]:
+    return _chunks(_blocks_of(item), Chunk(b"", 0, True, os.fspath(item)))
+
+
+def lines(corpus: Corpus) -> Iterator[str]:
+    """The corpus in texts of whole lines, about a megabyte of a file at a time; see `items` for what it may be."""
+    for item in items(corpus):
+        if isinstance(item, str):
+            yield item
+            continue
+        held, offset = bytearray(), 0
+        for block in _blocks_of(item):
+            stop = len(held) + block.rfind(b"\n") + 1 if b"\n" in block else 0
+            held += block
+            yield decode_text(bytes(held[:stop]), os.fspath(item), offset)
+            del held[:stop]
+            offset += stop
+        yield decode_text(bytes(held), os.fspath(item), offset)
+
+
+def _blocks_of(item: os.PathLike[str]) -> Iterator[bytes]:
     blocks = _blocks(item)
     if isinstance(item, Head) and item.fraction < 1:
-        blocks = _first(blocks, int(sum(map(_characters, _blocks(item))) * item.fraction))
-    return _chunks(blocks, Chunk(b"", 0, True, os.fspath(item)))
+        return _first(blocks, int(sum(map(_characters, _blocks(item))) * item.fraction))
+    return blocks
 
 
 def _blocks(item: os.PathLike[str]) -> Iterator[bytes]:

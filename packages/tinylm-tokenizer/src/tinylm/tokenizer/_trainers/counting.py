@@ -23,15 +23,20 @@ from tinylm.tokenizer._trainers.corpus import Chunk, Corpus, batches, size_of
 _SHARE = 0.8  # of the memory; more would end in swapping, or in the process being killed
 
 
-class Counter(Protocol):
-    """Counts on one thread. memory: the bytes that learning from what is counted will need, about."""
+class Held(Protocol):
+    """Something counted. memory: the bytes that learning from it will need, about."""
 
-    def count(self, chunks: Sequence[Chunk]) -> None: ...
-    def absorb(self, other: Self) -> None: ...
     @property
     def distinct(self) -> int: ...
     @property
     def memory(self) -> int: ...
+
+
+class Counter(Held, Protocol):
+    """Counts on one thread."""
+
+    def count(self, chunks: Sequence[Chunk]) -> None: ...
+    def absorb(self, other: Self) -> None: ...
 
 
 C = TypeVar("C", bound=Counter)
@@ -105,7 +110,8 @@ def count(corpus: Corpus, make: Callable[[], C], threads: int, progress: Progres
     return first
 
 
-def _check_memory(counter: Counter, limit: int) -> None:
+def _check_memory(counter: Held, limit: int) -> None:
+    """TokenizerError if learning from what was counted needs more bytes than `limit`."""
     if counter.memory > limit:
         raise TokenizerError(
             f"the corpus has more than {counter.distinct:,} different pieces, and learning from them needs about "

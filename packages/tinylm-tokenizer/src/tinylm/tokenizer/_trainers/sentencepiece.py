@@ -1,6 +1,7 @@
 """`Tokenizer.train` for "sentencepiece-bpe" and "unigram": options, the rung at hand, the engine of what it learned.
 
-The corpus is read text by text; in memory are one text and the counted words. With the defaults nothing of a text is
+In memory are about a megabyte of a file (or its longest line) and the distinct words, never the corpus; where learning
+from them would need more memory than there is, it stops and says so. With the defaults nothing of a text is
 lost: spaces are "▁", and what no piece covers becomes bytes. For other options call `train` of the rungs
 (`sentencepiece_bpe_training.py`, `unigram_training.py`) with `Options` and make `SentencePieceEngine(model)`.
 """
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._trainers.corpus import Corpus, texts
+from tinylm.tokenizer._trainers.corpus import Corpus, lines
 from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
 from tinylm.tokenizer.kernels.sentencepiece_training import train_bpe, train_unigram
 
@@ -39,10 +40,10 @@ def train(
     try:
         if algorithm == "unigram":
             model = train_unigram(
-                texts(corpus), options, lambda done, wanted: progress("pruned", done, wanted), threads=threads
+                lines(corpus), options, lambda done, wanted: progress("pruned", done, wanted), threads=threads
             )
         else:
-            model = train_bpe(texts(corpus), options, lambda done, wanted: progress("merges", done, wanted))
+            model = train_bpe(lines(corpus), options, lambda done, wanted: progress("merges", done, wanted))
     except UnicodeEncodeError as error:
         surrogate = ord(error.object[error.start])
         raise TokenizerError(f"wanted text, got the lone surrogate U+{surrogate:04X} in the corpus") from None

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import regex
 
@@ -23,6 +23,7 @@ from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Charsmap, Kind, 
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._text import nfkc_rules
 from tinylm.tokenizer._text.sentencepiece_words import byte_scores, words
+from tinylm.tokenizer._trainers import counting
 from tinylm.tokenizer.normalizer import normalize
 
 # Every script of Unicode 16 that has letters of its own; a character of none of them counts as "Common".
@@ -108,13 +109,21 @@ class Counted:
     characters: dict[str, int]
 
 
+class Words(NamedTuple):
+    """How many different words were counted, and the bytes that learning from them will need, about."""
+
+    distinct: int
+    memory: int
+
+
 def count(texts: Iterable[str], options: Options) -> Counted:
     """Normalise and count a corpus. Errors: TokenizerError if it is empty, or has too many characters;
     UnicodeEncodeError for a lone surrogate."""
     named = sorted((text for text, _ in options.first_pieces()), key=len, reverse=True)
     special = re.compile("|".join(map(re.escape, named)))
     found: Counter[str] = Counter()
-    steps = options.steps
+    steps, limit = options.steps, counting._memory_limit()
+    since_check = 0  # characters
     for text in texts:
         text.encode()  # UnicodeEncodeError for a lone surrogate
         for line in text.split("\n"):
@@ -122,6 +131,10 @@ def count(texts: Iterable[str], options: Options) -> Counted:
                 normal = normalize(line, steps)
                 for part in special.split(normal) if special.search(normal) else (normal,):
                     found.update(words(part))
+        since_check += len(text)
+        if since_check >= 1 << 20:
+            since_check = 0
+            counting._check_memory(Words(len(found), 500 * len(found) + 300 * sum(map(len, found))), limit)
     return _covered(found, options)
 
 

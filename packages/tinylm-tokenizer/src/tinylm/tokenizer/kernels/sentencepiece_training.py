@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from tinylm.tokenizer import kernels, sentencepiece_bpe_training, unigram_training
 from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Spaces
 from tinylm.tokenizer._text.sentencepiece_words import ranked_merges
-from tinylm.tokenizer._trainers.sentencepiece_corpus import Counted, Options, _covered, model, script
+from tinylm.tokenizer._trainers import counting
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Counted, Options, Words, _covered, model, script
 from tinylm.tokenizer.kernels.sentencepiece import fused
 
 if TYPE_CHECKING:
@@ -89,8 +90,10 @@ def _count(texts: Iterable[str], options: Options) -> Counted:
     spaces, charsmap = fused(options.steps) or (Spaces(), b"")
     flags = (spaces.dummy_prefix, spaces.remove_extra, spaces.suffix, spaces.escape)
     counter = kernels._compiled().WordCounter(charsmap, flags, [text for text, _ in options.first_pieces()])
+    limit = counting._memory_limit()
     for text in texts:
         counter.add(text)
+        counting._check_memory(Words(counter.distinct, 400 * counter.distinct + 60 * counter.bytes), limit)
     characters = _covered(Counter(dict(counter.characters())), options).characters  # each as a word of its own
     return Counted(dict(counter.covered(list(characters))), characters)
 
