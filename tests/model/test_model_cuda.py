@@ -1,4 +1,7 @@
-"""The same model on a GPU: fp32 against the CPU, bf16 against float64, the cache, and the chunked loss."""
+"""The same model on a GPU: fp32 against the CPU, bf16 against float64, the cache, and the chunked loss.
+
+The kernels by themselves, compiled and run in float32: test_model_kernels.py, which uses the GPU where there is one.
+"""
 
 from __future__ import annotations
 
@@ -128,3 +131,143 @@ def test_the_tensors_rung_has_autograds_gradients(preset, small, ids):
         assert (got.flat.cpu() - gradients.flat).norm() <= bound * gradients.flat.norm()
         Adam().step(ours.weights.flat, got.flat, 0.001)
         assert ours.loss(tokens, targets).item() < wanted.item()  # ids on the CPU are taken to the weights
+
+
+# What rounding to bfloat16 (2^-8 relative) may cost: the inputs are exact, the sums are in float32, and what is left is
+# one rounding of the result and, in attention, one of every p and ∂S before its product.
+ROUNDING = 2**-8
+
+
+def near(got, exact, bound):
+    """The largest error is at most `bound` of the largest number, and the root mean square error of that of all."""
+    error = got.double() - exact
+    assert error.abs().max() <= bound * exact.abs().max()
+    assert error.square().mean().sqrt() <= bound * exact.square().mean().sqrt()
+
+
+def against_float64(kernel, reference, *inputs, bound):
+    """Result and gradients of a kernel on bfloat16 inputs, beside the reference on the same numbers in float64."""
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    got, wanted = kernel(*inputs), reference(*exact)
+    upstream = torch.randn_like(got)
+    near(got, wanted, bound)
+    gradients = torch.autograd.grad(wanted, exact, upstream.double())
+    for mine, theirs in zip(torch.autograd.grad(got, inputs, upstream), gradients, strict=True):
+        assert mine.dtype == got.dtype or mine.dtype == torch.float32
+        near(mine, theirs, bound)
+
+
+def random(*shape):
+    return torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_()
+
+
+@pytest.mark.parametrize("size", [64, 100, 768, 4096, 16384])
+def test_the_rmsnorm_kernel_in_bfloat16(size):
+    from tinylm.model.kernels.rmsnorm import rmsnorm, rmsnorm_reference
+
+    torch.manual_seed(0)
+    inputs = random(777, size), random(size)
+    against_float64(
+        lambda x, w: rmsnorm(x, w, 1e-6), lambda x, w: rmsnorm_reference(x, w, 1e-6, x.dtype), *inputs,
+        bound=2 * ROUNDING,
+    )  # fmt: skip
+
+
+def test_the_rope_kernel_in_bfloat16():
+    from tinylm.model.kernels.rope import rope, rope_reference
+
+    torch.manual_seed(0)
+    angles = torch.randn(300, 64, device="cuda")
+    cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
+    against_float64(
+        lambda x: rope(x.transpose(1, 2), cos, sin),
+        lambda x: rope_reference(x.transpose(1, 2), cos.double(), sin.double()), random(2, 300, 6, 128),
+        bound=2 * ROUNDING,
+    )  # fmt: skip
+
+
+def test_the_swiglu_kernel_in_bfloat16():
+    from tinylm.model.kernels.swiglu import swiglu, swiglu_reference
+
+    torch.manual_seed(0)
+    against_float64(swiglu, swiglu_reference, random(300, 2050), random(300, 2050), bound=2 * ROUNDING)
+
+
+@pytest.mark.parametrize("window", [None, 200])
+@pytest.mark.parametrize("size", [16, 64, 80, 128])
+def test_the_attention_kernels_in_bfloat16(size, window):
+    from tinylm.model.kernels.attention import attention_reference, flash_attention
+
+    torch.manual_seed(0)
+    against_float64(
+        lambda q, k, v: flash_attention(q, k, v, window), lambda q, k, v: attention_reference(q, k, v, window),
+        random(2, 6, 700, size), random(2, 2, 700, size), random(2, 2, 700, size), bound=4 * ROUNDING,
+    )  # fmt: skip
+
+
+def test_the_attention_kernels_for_sequences_of_different_lengths_in_bfloat16():
+    from tinylm.model.kernels.attention import attention_reference, flash_attention_varlen
+
+    torch.manual_seed(0)
+    lengths = [300, 0, 1, 129]
+    starts = torch.tensor([0, *lengths], device="cuda").cumsum(0, dtype=torch.int32)
+
+    def reference(*inputs):
+        pieces = zip(*(x.split(lengths) for x in inputs), strict=True)
+        return torch.cat(
+            [attention_reference(*(x.transpose(0, 1)[None] for x in p))[0].transpose(0, 1) for p in pieces]
+        )
+
+    against_float64(
+        lambda q, k, v: flash_attention_varlen(q, k, v, starts, 300), reference,
+        random(430, 4, 64), random(430, 2, 64), random(430, 2, 64), bound=4 * ROUNDING,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_the_fused_head_in_bfloat16(reduction, monkeypatch):
+    from tinylm.model.kernels import cross_entropy
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(cross_entropy, "CHUNK_NUMBERS", 5003 * 256)
+    targets = torch.randint(0, 5003, (700,), device="cuda")
+    targets[::7] = -100
+
+    def reference(hidden, weight):
+        return torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction=reduction)
+
+    hidden, weight = random(700, 64), (random(5003, 64) * 0.1).detach().requires_grad_()
+    # the logits, as large as 4, are rounded before the exponential: that much relative to a probability
+    against_float64(
+        lambda h, w: cross_entropy.linear_cross_entropy(h, w, targets, reduction), reference, hidden, weight,
+        bound=8 * ROUNDING,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"kv_heads": 2}, {"kv_heads": 2, "window": 9}])
+@pytest.mark.parametrize("preset", ["llama", "qwen3"])
+def test_kernels_on_and_off_agree(preset, options, small, ids):
+    from tinylm.model import kernels
+
+    model, tokens = small(preset, **options).cuda(), ids(3, 60).cuda()
+    results = []
+    for names in ((), kernels.NAMES):
+        with kernels.disabled(*names) if names else torch.enable_grad():
+            loss = model.loss(tokens, tokens)
+        results.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
+
+
+def test_kernels_are_chosen_by_themselves(small, ids):
+    model, tokens = small("qwen3").cuda(), ids(2, 9).cuda()
+    assert "_Total" in model.loss(tokens, tokens).grad_fn.name()
+
+
+def test_training_compiles_without_a_graph_break(small, ids):
+    model, tokens = small("qwen3").cuda(), ids(3, 60).cuda()
+    wanted = model.loss(tokens, tokens)
+    loss = torch.compile(model.loss, fullgraph=True)(tokens, tokens)
+    loss.backward()
+    torch.testing.assert_close(loss, wanted, atol=1e-4, rtol=1e-4)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())

@@ -30,7 +30,7 @@ def blocks(q: Tensor) -> tuple[Blocks, Blocks]:
         return cut, cut
     if wide:
         return Blocks(32, 64, 8, 2), Blocks(64, 32, 4, 2)
-    return Blocks(64, 128, 8, 2), Blocks(128, 64, 8, 2)
+    return Blocks(32, 128, 8, 2), Blocks(128, 64, 8, 2)
 
 
 @torch.library.custom_op("tinylm_model::attention_backward", mutates_args=())
