@@ -91,6 +91,7 @@ class _FlashAttention(torch.autograd.Function):
         longest: int, longest_keys: int, window: int,
     ) -> Tensor:  # fmt: skip
         q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+        y: Tensor
         y, log_sum = forward(q, k, v, starts, key_starts, longest, window)
         ctx.save_for_backward(q, k, v, y, log_sum, starts, key_starts)
         ctx.sizes = longest, longest_keys, window

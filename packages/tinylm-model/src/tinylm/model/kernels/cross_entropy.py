@@ -79,7 +79,8 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, per_row: Tensor) -> Tensor:
         if not any(ctx.needs_input_grad[:2]):
-            return (rows_forward(hidden, weight, targets) * per_row).sum()
+            losses: Tensor = rows_forward(hidden, weight, targets)
+            return (losses * per_row).sum()
         losses, grad_hidden, grad_weight = rows_with_gradients(hidden, weight, targets, per_row)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return (losses * per_row).sum()
@@ -98,7 +99,8 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         ctx.save_for_backward(hidden, weight, targets)
-        return rows_forward(hidden, weight, targets)
+        losses: Tensor = rows_forward(hidden, weight, targets)
+        return losses
 
     @staticmethod
     @once_differentiable

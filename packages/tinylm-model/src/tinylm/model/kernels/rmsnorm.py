@@ -48,6 +48,7 @@ def rmsnorm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = N
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        y: Tensor
         y, r = rmsnorm_forward(x, weight, eps, dtype)
         ctx.save_for_backward(x, weight, r)
         return y

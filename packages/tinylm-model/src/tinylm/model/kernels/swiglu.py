@@ -43,11 +43,13 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return swiglu_forward(gate, up)
+        y: Tensor = swiglu_forward(gate, up)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
-        return swiglu_backward(upstream[0], *ctx.saved_tensors)
+        d_gate, d_up = swiglu_backward(upstream[0], *ctx.saved_tensors)
+        return d_gate, d_up
 
 
 @torch.library.custom_op("tinylm_model::swiglu_forward", mutates_args=())
