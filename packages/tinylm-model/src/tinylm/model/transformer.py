@@ -272,8 +272,10 @@ class Transformer(nn.Module):
 
         return checkpoint.load(directory, dtype, device)
 
-    def _through(self, block: nn.Module, *inputs: Any) -> Any:
+    def _through(self, block: nn.Module, x: Tensor, *rest: Any) -> Any:
         """What the block returns."""
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing here is random
-        return block(*inputs)
+        _, _, cache, taps = rest
+        if self.activation_checkpointing and torch.is_grad_enabled() and cache is None and taps is None:
+            # neither of the two may be filled twice; and nothing in a block is random
+            return checkpoint(block, x, *rest, use_reentrant=False, preserve_rng_state=False)
+        return block(x, *rest)
