@@ -149,8 +149,9 @@ def _spaces(text: str, step: Spaces, first: bool) -> Iterator[Edit]:
     if step.remove_extra:
         end = len(text.rstrip(" " + mark))
         start = len(text) - len(text.lstrip(" ")) if first else 0
-        if start >= end:
-            yield 0, len(text), ""
+        if start >= end:  # nothing but spaces; where a text ends with one, a "▁" that was written is one
+            ends = first and step.suffix and step.dummy_prefix and start < len(text)
+            yield 0, len(text), mark if ends else ""
             return
     dummy = step.dummy_prefix and first and not step.suffix
     if start:
@@ -200,6 +201,16 @@ def _strip_accents(text: str) -> Iterator[Edit]:
     return ((at, at + 1, "") for at, character in enumerate(text) if unicodedata.category(character) in _MARKS)
 
 
+_NMT = dict.fromkeys([*range(0x01, 0x09), 0x0B, *range(0x0E, 0x20), 0x7F, 0x8F, 0x9F], "") | dict.fromkeys(
+    map(ord, "\t\n\f\r\u1680\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2581\ufeff\ufffd"), " "
+)
+
+
+def _nmt(text: str) -> Iterator[Edit]:
+    """The step `Nmt` of tokenizers: white space and invisible marks become spaces, control characters vanish."""
+    return ((at, at + 1, _NMT[ord(character)]) for at, character in enumerate(text) if ord(character) in _NMT)
+
+
 _NORMAL_FORMS: dict[str, Literal["NFC", "NFD", "NFKC", "NFKD"]] = {
     "nfc": "NFC",
     "nfd": "NFD",
@@ -210,4 +221,5 @@ FORMS: dict[str, Callable[[str], Iterator[Edit]]] = {
     **{name: partial(_normal_form, form) for name, form in _NORMAL_FORMS.items()},
     "lower": _lower,
     "strip_accents": _strip_accents,
+    "nmt": _nmt,
 }

@@ -48,7 +48,7 @@ class Charsmap:
 
 @dataclass(frozen=True)
 class Form:
-    """A named rewriting: nfc, nfd, nfkc, nfkd (whole texts, Python's Unicode tables), lower, strip_accents."""
+    """A named rewriting: nfc, nfd, nfkc, nfkd (whole texts, Python's Unicode tables), lower, strip_accents, nmt."""
 
     name: str
 

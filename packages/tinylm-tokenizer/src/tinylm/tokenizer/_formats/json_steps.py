@@ -38,6 +38,7 @@ _FORMS = {
     "NFKD": "nfkd",
     "Lowercase": "lower",
     "StripAccents": "strip_accents",
+    "Nmt": "nmt",
 }
 _FORM_NAMES = {form: name for name, form in _FORMS.items()}
 _TWO_SPACES = " {2,}"
