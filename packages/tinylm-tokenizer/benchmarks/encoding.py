@@ -212,8 +212,6 @@ def other_table(count: int) -> None:
     )
     for found in (decode, start, worst):
         check(found, lambda task: task[2:])
-    large = [("worst", "tinylm", "cl100k", case, str(factor * 10_000_000)) for case in WORST for factor in (1, 10)]
-    growth = rounds("encoding.py", large[:4], 1)
     rows = []
     for who in LIBRARIES:
         milliseconds = [
@@ -230,7 +228,6 @@ def other_table(count: int) -> None:
         columns,
         rows,
         PACKAGES,
-        growth={" ".join(task[3:]): result for task, result in growth.items()},
     )
 
 

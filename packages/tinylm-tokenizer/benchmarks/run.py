@@ -3,9 +3,9 @@
     python packages/tinylm-tokenizer/benchmarks/fetch_data.py --all
     python packages/tinylm-tokenizer/benchmarks/run.py [--quick] [PART ...]
 
-PART: encoding, training, wordpiece, sentencepiece_family (without one: all). Each is a file beside this one that writes
-its own tables below results/. The summary is made from those tables, whenever they were measured; `run.py summary`
-measures nothing.
+PART: encoding, worst, training, wordpiece, sentencepiece_family (without one: all). Each is a file beside this one that
+writes its own tables below results/. The summary is made from those tables, whenever they were measured;
+`run.py summary` measures nothing.
 The peers: pip install -r packages/tinylm-tokenizer/benchmarks/peers.txt
 """
 
@@ -19,9 +19,10 @@ from typing import Any
 
 from _bench import HERE, RESULTS, table
 
-PARTS = ("encoding", "training", "wordpiece", "sentencepiece_family")
+PARTS = ("encoding", "worst", "training", "wordpiece", "sentencepiece_family")
 RESULT_OF = {  # the last that a part writes
     "encoding": "start_and_worst.json",
+    "worst": "worst.json",
     "wordpiece": "wordpiece.json",
     "sentencepiece_family": "sentencepiece.json",
 }
