@@ -17,9 +17,8 @@ from tinylm.model.config import TransformerConfig
 from tinylm.model.norm import compute_dtype
 from tinylm.model.swiglu import gated
 
-Routing = tuple[
-    Tensor, Tensor
-]  # the router's probabilities (N, experts), and the experts chosen (N, experts_per_token)
+# the router's probabilities (N, experts), and the experts chosen (N, experts_per_token)
+Routing = tuple[Tensor, Tensor]
 
 
 class Experts(nn.Module):
