@@ -17,9 +17,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+if find_spec("triton") is None:
+    sys.exit("compile_kernels.py needs Triton, which has wheels for Linux: pip install 'tinylm-model[triton]'")
 
 import torch
 import triton
