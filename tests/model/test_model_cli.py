@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tinylm.model import Transformer, read_provenance
-from tinylm.model.cli import main
+from tinylm.model.cli import app, main
 
 SMALL = ["--vocab-size", "60", "--depth", "1"]
 
@@ -84,6 +84,11 @@ def test_plan_names_devices():
 
 
 def test_plan_as_json():
+    scaling = 'rope_scaling={"rope_type":"linear","factor":2.0}'
+    assert (
+        json.loads(ok("plan", "--preset", "mistral", "--set", scaling, "--json"))["config"]["rope_scaling"]["factor"]
+        == 2
+    )
     asked = ["plan", "--preset", "gpt2", "--depth", "12", "--device", "h100", "--fsdp", "2", "--price", "2.5", "--json"]
     plan = json.loads(ok(*asked))
     assert (plan["format"], plan["parameters"]) == (1, 124_439_808)
@@ -96,6 +101,16 @@ def test_help_and_version():
     for arguments in (["--help"], *([name, "--help"] for name in ("init", "inspect", "convert", "plan"))):
         assert "Usage: tinylm-model" in ok(*arguments)
     assert torch.__version__ in ok("--version")
+
+
+def test_the_examples_of_help_work_as_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = {command.name or command.callback.__name__: command.epilog for command in app.registered_commands}
+    for name in ("init", "convert", "inspect", "plan"):
+        examples = [line.split()[1:] for line in commands[name].splitlines() if line.startswith("  tinylm-model ")]
+        assert examples
+        for example in examples:
+            ok(*example)
 
 
 def test_help_does_not_import_torch():
@@ -123,6 +138,7 @@ def test_wrong_use_ends_with_2(tmp_path):
         (["inspect", "model.gguf"], "check the path"),
         (["convert", "absent", "--out", "x", "--to", "gguf"], "ends in .gguf"),
         (["convert", "absent", "--out", "x.gguf", "--to", "huggingface"], "wanted a directory"),
+        (["convert", "absent", "--out", "nowhere/x.gguf"], "a directory that exists"),
         (["convert", "absent", "--out", "x", "--dtype", "q8_0"], "q8_0 is a type of GGUF's"),
         (["init", "x", "--set", "heads=5", "--set", "kv_heads=2"], "multiple of kv_heads"),
         (["init", "x", "--set", "wdith=5"], "no such field"),

@@ -22,13 +22,7 @@ from tinylm.model import Transformer, TransformerConfig
 from tinylm.model.plan import training_memory
 from tinylm.observability.tables import cells, new_table, write_table
 
-SHAPES = [
-    ("gpt2", {}),
-    ("qwen3", {}),
-    ("qwen3", {"width": 256, "kv_heads": 1}),
-    ("llama", {"width": 256}),
-    ("qwen3-moe", {"width": 128}),
-]
+SHAPES = [("gpt2", {}), ("llama", {}), ("qwen3", {"kv_heads": 1}), ("qwen3-moe", {"mlp_width": 160})]
 
 
 def measured(config: TransformerConfig, batch: int, dtype: str, checkpointing: bool) -> int:
@@ -67,10 +61,10 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for preset, fields in SHAPES:
-        for depth, batch in [(2, 4)] if options.quick else [(2, 4), (4, 8), (6, 4)]:
+        for depth, batch in [(2, 4)] if options.quick else [(2, 6), (4, 4), (6, 2)]:
             for dtype in ("float32", "bfloat16"):
                 for checkpointing in (False, True):
-                    config = TransformerConfig.preset(preset, 2048, depth, **fields, context=128)
+                    config = TransformerConfig.preset(preset, 2048, depth, width=128, **fields, context=128)
                     got = measured(config, batch, dtype, checkpointing)
                     plan = training_memory(config, batch * config.context, dtype, checkpointing)["peak"]
                     name = f"{preset}, {depth} × {config.width}, {config.heads}/{config.kv_heads} heads"

@@ -41,6 +41,8 @@ def _to_gguf(source: Path, out: Path, dtype: str | None) -> list[str]:
 
     if out.suffix != ".gguf" or out.is_dir():
         raise ModelError(f"--out: wanted the name of a file that ends in .gguf, got {out}")
+    if not out.parent.is_dir():
+        raise ModelError(f"--out: wanted a file in a directory that exists, got {out}")
     model = load(source)
     kind = dtype or str(model.embed.weight.dtype).removeprefix("torch.")
     if kind not in files.KINDS:
