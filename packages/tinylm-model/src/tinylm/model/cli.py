@@ -113,7 +113,7 @@ def inspect(
         cache = serving["bfloat16"]["key/value cache"]
         rows |= {f"cache of one sequence of {config.context:,} tokens in bfloat16": cache}
         report.show(
-            report.words(str(checkpoint), facts | found.notes),
+            report.words(checkpoint.name or str(checkpoint), facts | found.notes),
             report.layers(found.parameters, total),
             report.words("memory to serve", {key: report.memory(size) for key, size in rows.items()}),
         )
