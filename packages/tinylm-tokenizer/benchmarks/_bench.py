@@ -54,7 +54,7 @@ def fresh(script: str, *arguments: str, timeout: float = 60, compare: bool = Fal
 Task = tuple[str, ...]
 
 
-def rounds(script: str, tasks: Iterable[Task], count: int) -> dict[Task, dict[str, Any]]:
+def rounds(script: str, tasks: Iterable[Task], count: int, timeout: float = 60) -> dict[Task, dict[str, Any]]:
     """Every task once a round, in turn; the medians of "seconds", and what else the first round said, in which results
     are compared."""
     found: dict[Task, dict[str, Any]] = {}
@@ -65,7 +65,7 @@ def rounds(script: str, tasks: Iterable[Task], count: int) -> dict[Task, dict[st
         for task in tasks:
             if "error" in found.get(task, {}):
                 continue
-            result = fresh(script, *task, compare=number == 0)
+            result = fresh(script, *task, timeout=timeout, compare=number == 0)
             found[task] = result if number == 0 or "error" in result else found[task]
             times.setdefault(task, []).append(result.get("seconds", 0.0))
         print(f"{script} {tasks[0][0]}: round {number + 1}/{count}, {time.monotonic() - started:.0f} s", flush=True)
