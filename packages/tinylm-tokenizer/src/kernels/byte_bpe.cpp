@@ -50,6 +50,7 @@ class IntList {
         if (size == 0) return;
         void* items = PyMem_Realloc(list()->ob_item, size * sizeof(PyObject*));
         if (!items) throw std::bad_alloc();
+        prefer_large_pages(items, size * sizeof(PyObject*));
         list()->ob_item = static_cast<PyObject**>(items);
         list()->allocated = Py_ssize_t(size);
     }
@@ -64,7 +65,7 @@ class IntList {
 
 class Encoder {
     // What a stretch of text is given to.
-    auto encode_into(IdBuffer& ids) {
+    auto encode_into(IdArray& ids) {
         return [this, &ids](const uint8_t* text, size_t size, bool final, size_t readable) {
             return bpe_->encode(text, size, final, readable, ids);
         };
@@ -102,23 +103,23 @@ class Encoder {
             while (encode_some(text, utf8, scratch_)) append(list, scratch_);
             return list.done();
         }
-        IdBuffer ids;
+        IdArray ids;
         while (encode_some(text, utf8, ids, true)) append(list, ids);
         return list.done();
     }
 
     Ids encode_array(nb::str text) {
         Utf8Text utf8(text.ptr());
-        IdBuffer ids;
+        IdArray ids(utf8.length() / (utf8.ascii() ? 3 : 1) + 64);
         encode_all(text, utf8, ids);
         const size_t size = ids.size();
         uint32_t* data = ids.release();
-        return Ids(data, {size}, nb::capsule(data, [](void* ids) noexcept { delete[] static_cast<uint32_t*>(ids); }));
+        return Ids(data, {size}, nb::capsule(data, [](void* ids) noexcept { std::free(ids); }));
     }
 
     size_t count(nb::str text) {
         Utf8Text utf8(text.ptr());
-        IdBuffer ids;
+        IdArray ids;
         size_t total = 0;
         while (encode_some(text, utf8, ids, true)) {
             total += ids.size();
@@ -138,7 +139,7 @@ class Encoder {
         }
         threads = std::min(threads, count / kBlock + 1);
         struct Done {
-            IdBuffer ids;
+            IdArray ids;
             std::vector<std::pair<size_t, size_t>> ends;  // text, where its ids end
             std::exception_ptr error;
             size_t text = 0;
@@ -253,7 +254,7 @@ class Encoder {
     }
 
     // Encodes the next stretch of a text; false: there is none.
-    bool encode_some(const nb::str& text, Utf8Text& utf8, IdBuffer& ids, bool release = false) {
+    bool encode_some(const nb::str& text, Utf8Text& utf8, IdArray& ids, bool release = false) {
         try {
             std::optional<nb::gil_scoped_release> unlocked;
             if (release) unlocked.emplace();
@@ -264,7 +265,7 @@ class Encoder {
         }
     }
 
-    void encode_all(const nb::str& text, Utf8Text& utf8, IdBuffer& ids) {
+    void encode_all(const nb::str& text, Utf8Text& utf8, IdArray& ids) {
         try {
             std::optional<nb::gil_scoped_release> unlocked;
             if (utf8.length() > kKeepGil) unlocked.emplace();
@@ -274,7 +275,7 @@ class Encoder {
         }
     }
 
-    void append(IntList& list, IdBuffer& ids) {
+    void append(IntList& list, IdArray& ids) {
         append(list, ids.data(), ids.size());
         ids.clear();
     }
@@ -301,7 +302,7 @@ class Encoder {
     std::vector<Place> near_;         // id → its bytes in arena_
     std::unordered_map<uint32_t, Place> far_;
     std::vector<PyObject*> numbers_;  // id → the int, made at first use; only touched under the GIL
-    IdBuffer scratch_;                // the same
+    IdArray scratch_;                // the same
 };
 
 }  // namespace

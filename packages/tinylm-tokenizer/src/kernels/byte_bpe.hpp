@@ -12,75 +12,12 @@
 #include <string>
 
 #include "byte_bpe_borders.hpp"
+#include "byte_bpe_ids.hpp"
+#include "byte_bpe_ranks.hpp"
 #include "byte_bpe_table.hpp"
 #include "scan.hpp"
 
 namespace tinylm {
-
-// Ids that are being collected: an array that grows and is never initialised.
-class IdBuffer {
-  public:
-    uint32_t* room_for(size_t more) {  // where the next ids go
-        if (size_ + more > capacity_) {
-            capacity_ = std::max(2 * capacity_, size_ + more + 1024);
-            std::unique_ptr<uint32_t[]> larger(new uint32_t[capacity_]);
-            std::memcpy(larger.get(), ids_.get(), size_ * sizeof(uint32_t));
-            ids_ = std::move(larger);
-        }
-        return ids_.get() + size_;
-    }
-
-    void grown_to(const uint32_t* end) { size_ = size_t(end - ids_.get()); }
-    void clear() { size_ = 0; }
-    size_t size() const { return size_; }
-    const uint32_t* data() const { return ids_.get(); }
-    uint32_t* release() { return ids_.release(); }
-
-  private:
-    std::unique_ptr<uint32_t[]> ids_{new uint32_t[1]};
-    size_t size_ = 0, capacity_ = 1;
-};
-
-// Any two neighbours merge whose bytes together are a token, the lowest id first (tiktoken). No list of pairs is kept:
-// the joined bytes are looked up. Most are no token, and a bit per hash says so without a look at the table.
-class RankRules {
-  public:
-    RankRules(const PieceTable& short_tokens, const LongTokens& long_tokens)
-        : short_tokens_(short_tokens), long_tokens_(long_tokens), two_(1 << 16, kNone), filter_(kBits / 64) {}
-
-    void add(std::string_view token, uint64_t hash, uint32_t id) {
-        if (token.size() == 2) two_[uint8_t(token[0]) << 8 | uint8_t(token[1])] = id;
-        filter_[hash % kBits / 64] |= uint64_t(1) << hash % 64;
-    }
-
-    Merge find(const uint8_t* bytes, size_t size, uint32_t, uint32_t) const {
-        if (size == 2) {
-            const uint32_t id = two_[bytes[0] << 8 | bytes[1]];
-            return {id, id};
-        }
-        uint32_t id = kNone;
-        if (size <= kShort) {
-            const Key key = key_of(bytes, size, true);
-            const uint64_t hash = key.hash();
-            if (maybe(hash)) id = short_tokens_.find_token(key, hash);
-        } else if (size <= long_tokens_.longest()) {
-            const std::string_view token(reinterpret_cast<const char*>(bytes), size);
-            const uint64_t hash = LongTokens::hash(token);
-            if (maybe(hash)) id = long_tokens_.find(token, hash);
-        }
-        return {id, id};
-    }
-
-  private:
-    static constexpr size_t kBits = size_t(1) << 21;
-
-    bool maybe(uint64_t hash) const { return filter_[hash % kBits / 64] >> hash % 64 & 1; }
-
-    const PieceTable& short_tokens_;
-    const LongTokens& long_tokens_;
-    std::vector<uint32_t> two_;  // two bytes → id
-    std::vector<uint64_t> filter_;
-};
 
 struct EncoderOptions {
     Pattern pattern;
@@ -117,8 +54,8 @@ class ByteBpe {
             const Key key = is_short ? key_of(bytes_of(tokens[i]), tokens[i].size(), true) : Key{};
             prepared[i] = {key, is_short ? key.hash() : LongTokens::hash(tokens[i])};
             if (options.ranked) ranks_.add(tokens[i], prepared[i].hash, ids[i]);
+            if (!is_short || ((key.low | key.high) & 0x8080808080808080)) borders_.add(tokens[i]);  // ASCII tells nothing
         }
-        for (std::string_view token : tokens) borders_.add(token);
         constexpr size_t ahead = 16;
         for (size_t i = 0; i < tokens.size(); i++) {
             if (i + ahead < tokens.size()) short_.prefetch(prepared[i + ahead].hash);
@@ -135,7 +72,7 @@ class ByteBpe {
 
     // Appends the ids of `size` bytes of valid UTF-8 to `out`. final: the text ends there; otherwise it stops where more
     // text could change what comes. Returns how many bytes are done. readable: how many bytes may be read from `text` on.
-    size_t encode(const uint8_t* text, size_t size, bool final, size_t readable, IdBuffer& out) {
+    size_t encode(const uint8_t* text, size_t size, bool final, size_t readable, IdArray& out) {
         size_t done = 0;
         with_scanner(options_.pattern, text, size, final, [&](auto scanner) {
             size_t ends[scanner.kMost];
@@ -159,43 +96,55 @@ class ByteBpe {
 
     static constexpr size_t kParts = 128;
 
-    void encode_pieces(const uint8_t* text, size_t start, const size_t* ends, size_t count, size_t readable, IdBuffer& out) {
+    void encode_pieces(const uint8_t* text, size_t start, const size_t* ends, size_t count, size_t readable, IdArray& out) {
         Part parts[kParts];
         size_t waiting = 0;
-        auto add = [&](size_t from, size_t end) {
-            prepare(parts[waiting++], text + from, end - from, from + 16 <= readable);
-            if (waiting == kParts) {
-                resolve(parts, waiting, out);
-                waiting = 0;
-            }
-        };
+        const bool inside = ends[count - 1] + 16 <= readable;  // 16 bytes may be read from anywhere
         for (size_t i = 0, from = start; i < count; from = ends[i++]) {
-            const size_t end = ends[i];
-            // By its first two bytes, as a blank often comes first. For characters of two bytes it does not pay.
-            if ((text[from] >= 0xE0 || text[end > from + 1 ? from + 1 : from] >= 0xE0) && end + 3 <= readable)
-                borders_.cut(text, from, end, add);
-            else
-                add(from, end);
+            const size_t size = ends[i] - from;
+            const uint8_t* piece = text + from;
+            // By its first two bytes, as a blank often comes first. For characters of two bytes cutting does not pay.
+            if (inside && (piece[0] >= 0xE0 || piece[1] >= 0xE0)) [[unlikely]] {
+                waiting = prepare_parts(parts, waiting, text, from, ends[i], out);
+            } else {
+                if (waiting == kParts) waiting = resolve(parts, waiting, out);
+                prepare(parts[waiting++], piece, size, inside);
+            }
         }
         resolve(parts, waiting, out);
     }
 
-    void prepare(Part& part, const uint8_t* text, size_t size, bool readable) {
+    // Cuts a piece and prepares its parts; returns how many are waiting then.
+    [[gnu::noinline]] size_t prepare_parts(Part* parts, size_t waiting, const uint8_t* text, size_t start, size_t end,
+                                           IdArray& out) {
+        borders_.cut(text, start, end, [&](size_t from, size_t to) {
+            if (waiting == kParts) waiting = resolve(parts, waiting, out);
+            prepare(parts[waiting++], text + from, to - from, true);
+        });
+        return waiting;
+    }
+
+    void prepare(Part& part, const uint8_t* text, size_t size, bool readable) const {
         part.text = text;
         part.size = size;
         if (size <= kShort) [[likely]] {
-            const Key key = key_of(text, size, readable);
-            part.prepared = {key, key.hash()};
+            part.prepared.key = key_of(text, size, readable);
+            part.prepared.hash = part.prepared.key.hash();
             short_.prefetch(part.prepared.hash);
         } else if (size <= kLinear) {
-            part.prepared.hash = hash_bytes(text, size);
-            if (size <= long_.longest()) long_.prefetch(part.prepared.hash);
-            if (size <= LongCache::kBytes) cache_.prefetch(part.prepared.hash);
+            prepare_long(part);
         }
     }
 
-    void resolve(const Part* parts, size_t count, IdBuffer& out) {
-        if (!count) return;
+    [[gnu::noinline]] void prepare_long(Part& part) const {
+        part.prepared.hash = hash_bytes(part.text, part.size);
+        if (part.size <= long_.longest()) long_.prefetch(part.prepared.hash);
+        if (part.size <= LongCache::kBytes) cache_.prefetch(part.prepared.hash);
+    }
+
+    // Appends the ids of all parts; returns 0, which is how many are waiting then.
+    [[gnu::noinline]] size_t resolve(const Part* parts, size_t count, IdArray& out) {
+        if (!count) return 0;
         const uint8_t* end = parts[count - 1].text + parts[count - 1].size;
         uint32_t* next = out.room_for(size_t(end - parts[0].text) + LongCache::kIds);
         for (const Part* part = parts; part < parts + count; part++) {
@@ -207,6 +156,7 @@ class ByteBpe {
             }
         }
         out.grown_to(next);
+        return 0;
     }
 
     // A piece of at most 15 bytes that is neither token nor remembered with up to three ids.

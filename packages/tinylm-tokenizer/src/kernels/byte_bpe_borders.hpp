@@ -42,6 +42,7 @@ class Borders {
         }
     }
 
+    // Between two characters of ASCII it never cuts, so that tokens of nothing else need not be added.
     // Calls part(start, end) for each part of text[start..end), which is valid UTF-8; 3 bytes behind it must be readable.
     template <class Part>
     void cut(const uint8_t* text, size_t start, size_t end, Part part) const {
@@ -50,7 +51,7 @@ class Borders {
             const size_t size = size_of(text[at]);
             next = at + size;
             const uint64_t character = character_of(text + at, size);
-            if (at > start) {
+            if (at > start && (text[at - 1] | text[at]) >= 0x80) {
                 const uint64_t right = kRight * character, right_first = kRight * text[at];
                 if (!(whole(left + right) | partial(left + right_first) | partial(left_last + right) |
                       partial(left_last + right_first))) {

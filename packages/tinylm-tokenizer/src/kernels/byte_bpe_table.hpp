@@ -133,7 +133,6 @@ class PieceTable {
             }
             const uint64_t two = slot.ids.load(std::memory_order_relaxed);
             ids[0] = uint32_t(two), ids[1] = uint32_t(two >> 32), ids[2] = uint32_t(rest);
-            if (rest & kToken) [[likely]] return 1;
             std::atomic_thread_fence(std::memory_order_acquire);
             if ((rest & kBusy) || slot.rest.load(std::memory_order_relaxed) != rest) return 0;
             return rest >> 32 & 3;

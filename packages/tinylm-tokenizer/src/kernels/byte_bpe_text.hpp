@@ -23,6 +23,7 @@ class Utf8Text {
           length_(size_t(PyUnicode_GET_LENGTH(text))) {}
 
     size_t length() const { return length_; }
+    bool ascii() const { return ascii_; }
 
     // Gives the next stretch to `use(bytes, size, final, readable)`, which returns how many bytes it has used; the rest
     // comes again in front of the next stretch. False: there is nothing left. Throws LoneSurrogate.
