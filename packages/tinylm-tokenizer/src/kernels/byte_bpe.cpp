@@ -50,7 +50,7 @@ class IntList {
         if (size == 0) return;
         void* items = PyMem_Realloc(list()->ob_item, size * sizeof(PyObject*));
         if (!items) throw std::bad_alloc();
-        prefer_large_pages(items, size * sizeof(PyObject*));
+        write_in_large_pages(items, size * sizeof(PyObject*));
         list()->ob_item = static_cast<PyObject**>(items);
         list()->allocated = Py_ssize_t(size);
     }

@@ -15,7 +15,7 @@ namespace tinylm {
 
 // Asks for large pages where the system has them: memory that is written once, from end to end, otherwise costs a fault
 // for each 4 KB, which for short tokens is as much as finding them.
-inline void prefer_large_pages(void* memory, size_t size) {
+inline void write_in_large_pages(void* memory, size_t size) {
 #if defined(__linux__)
     constexpr size_t page = 4096, worth_it = size_t(4) << 20;
     if (size < worth_it) return;
@@ -57,7 +57,7 @@ class IdArray {
     void reserve(size_t capacity) {
         void* larger = std::realloc(ids_, capacity * sizeof(uint32_t));
         if (!larger) throw std::bad_alloc();
-        if (capacity > capacity_) prefer_large_pages(larger, capacity * sizeof(uint32_t));
+        if (capacity > capacity_) write_in_large_pages(larger, capacity * sizeof(uint32_t));
         ids_ = static_cast<uint32_t*>(larger);
         capacity_ = capacity;
     }
