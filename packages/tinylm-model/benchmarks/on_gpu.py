@@ -1,6 +1,6 @@
 """What the Triton kernels reach on the GPU that is here, beside torch and beside the GPU's own limits.
 
-    python packages/tinylm-model/benchmarks/kernels.py [--quick] [--out FOLDER]
+    python packages/tinylm-model/benchmarks/on_gpu.py [--quick] [--out FOLDER]
 
 Writes FOLDER/kernels-<device>.json (default: results/ beside this file) and prints it. Three tables in one:
 attention forward and backward in bfloat16 beside torch's flash backend (the aim: at least its speed); RMSNorm, RoPE,
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tinylm.model import Transformer, TransformerConfig, kernels
-from tinylm.model.plan import DEVICES
+from tinylm.model.hardware import DEVICES
 from tinylm.observability.tables import cells, new_table, write_table
 
 Row = list[Any]
@@ -162,13 +162,13 @@ def main() -> None:
     for part in (
         attention(rounds),
         passes(rounds),
-        training(max(3, rounds // 3), DEVICES[found][0] if found else None),
+        training(max(3, rounds // 3), DEVICES[found].flops if found else None),
     ):
         for row in part:
             print("  ".join(str(cell) for cell in row), flush=True)
             rows.append(row)
     columns = ["work", "unit", "ours", "beside", "its figure", "ours ÷ beside"]
-    command = "python packages/tinylm-model/benchmarks/kernels.py"
+    command = "python packages/tinylm-model/benchmarks/on_gpu.py"
     table = new_table(f"Triton kernels on {device}, torch {torch.__version__}", command, columns, rows)
     for line in [table["columns"], *cells(table)]:
         print("  ".join(text.ljust(24) for text in line))
