@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the table")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        print("kernels.py measures on an NVIDIA GPU, and torch.cuda.is_available() is False here: nothing measured")
+        print("on_gpu.py measures on an NVIDIA GPU, and torch.cuda.is_available() is False here: nothing measured")
         return
     device = torch.cuda.get_device_name()
     found = next((name for name in DEVICES if name in re.sub(r"[^a-z0-9]", "", device.lower())), None)
