@@ -56,6 +56,7 @@ def files(request: pytest.FixtureRequest) -> dict[str, bytes]:
 @given(entries, st.lists(texts, min_size=1, max_size=5))
 @example([none(lstrip=True, rstrip=True), *[none(single_word=True)] * 5], ["a <a> <b>é qx qxy\u0301 y", " \n<a>  "])
 @example([none(normalized=True), none(), none(single_word=True), *[none(rstrip=True)] * 3], ["<a>qx <b>  qx", "é qx"])
+@example([*[none()] * 4, none(normalized=True), none(lstrip=True)], [">b> <a>qx"])  # who gets the space?
 def test_ids_offsets_and_streams_are_the_references(
     files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, flags: list[dict[str, bool]], lines: list[str]
 ) -> None:

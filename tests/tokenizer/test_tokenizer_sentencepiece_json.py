@@ -181,7 +181,7 @@ BPE: dict[str, Any] = UNIGRAM | {
 @pytest.mark.parametrize(
     ("changed", "wanted"),
     [
-        ({"normalizer": {"type": "Nmt"}}, "Nmt"),
+        ({"normalizer": {"type": "Unheard"}}, "Unheard"),
         ({"normalizer": {"type": "Replace", "pattern": {"Regex": "(a+)+"}, "content": ""}}, "Regex"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "damaged"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}}, "precompiled_charsmap"),

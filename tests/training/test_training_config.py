@@ -95,6 +95,18 @@ def test_the_dial_sets_everything(preset, depth, optimizer):
     assert config.resolve(2048) == (config, shape)  # what is stored repeats the run
 
 
+def test_beyond_a_width_of_128_rates_fall_as_the_width_grows():
+    def rates(optimizer, width):
+        config, _ = TrainConfig(data="d", out="o", preset="gpt2", optimizer=optimizer, width=width).resolve(300)
+        return config.learning_rate, config.embedding_learning_rate
+
+    for optimizer, falling in (("adamw", (0, 1)), ("muon", (1,))):
+        narrow, base, wide = (rates(optimizer, width) for width in (64, 128, 512))
+        assert narrow == base
+        for kind in (0, 1):
+            assert wide[kind] == pytest.approx(base[kind] / (4 if kind in falling else 1))
+
+
 def test_everything_can_be_set_one_by_one():
     chosen = {
         "width": 96,

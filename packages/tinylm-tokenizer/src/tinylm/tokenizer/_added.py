@@ -102,6 +102,7 @@ class Finder:
     def certain(self, text: str) -> Certain:
         """What is sure about a text that goes on."""
         end = max(len(text) - self._longest + 1, 0)  # no token that is not complete begins before
+        end = self._without_white(text, 0, end)
         start = fence = 0
         for left, right, id in self.parts(text):
             if id is None or left >= end:
@@ -117,9 +118,13 @@ class Finder:
             end = max(start, end - 1)
             spans = (found.span() for pattern in self._passes for found in pattern.finditer(text, start))
             closed = [span for span in spans if span[0] <= end]
-        while self._strips and end > start and text[end - 1] in _WHITE:  # it belongs to a token that may follow it
+        return Certain(fence, start, max(start, self._without_white(text, start, end)), sorted(closed))
+
+    def _without_white(self, text: str, start: int, end: int) -> int:
+        """The end of text[start:end] without the white space that a token which may follow it would take."""
+        while self._strips and end > start and text[end - 1] in _WHITE:
             end -= 1
-        return Certain(fence, start, max(start, end), sorted(closed))
+        return end
 
 
 def _compiled(names: Iterable[str]) -> re.Pattern[str]:

@@ -100,12 +100,16 @@ class TrainConfig:
     def resolve(self, vocab_size: int) -> tuple[TrainConfig, TransformerConfig]:
         """This configuration with what the dial sets filled in, and the model's shape.
 
-        A deeper model gets a larger batch, 128 · depth² tokens and at least 2,048; Muon's learning rate is that of a
-        matrix whatever its size (Jordan et al. 2024), so it stays.
+        A deeper model gets a larger batch, 128 · depth² tokens and at least 2,048. Beyond a width of 128 AdamW's rates
+        fall as 1 / width (muP, Yang et al. 2022, table 3; the embedding's too, since it may be the head). Muon's rate
+        is that of a matrix whatever its size (Jordan et al. 2024), so it stays. What that does to activations is
+        measured by tinylm-model's coordinate_check.py.
         """
         given = {name: getattr(self, name) for name in _SHAPE_OPTIONS if getattr(self, name) is not None}
         shape = TransformerConfig.preset(self.preset, vocab_size=vocab_size, depth=self.depth, **given)
-        rate = self.learning_rate or (0.02 if self.optimizer == "muon" else 3e-3)
+        narrower = min(1.0, 128 / shape.width)
+        rate = self.learning_rate or (0.02 if self.optimizer == "muon" else 3e-3 * narrower)
+        embedding_rate = self.embedding_learning_rate or (0.005 * narrower if self.optimizer == "muon" else rate)
         batch_size = self.batch_size or max(1, max(2048, 128 * self.depth**2) // shape.context)
         steps, minutes = self.steps, self.minutes
         if self.tokens is not None:
@@ -118,7 +122,7 @@ class TrainConfig:
                 **{name: getattr(shape, name) for name in _SHAPE_OPTIONS},
                 batch_size=batch_size,
                 learning_rate=rate,
-                embedding_learning_rate=self.embedding_learning_rate or (0.005 if self.optimizer == "muon" else rate),
+                embedding_learning_rate=embedding_rate,
                 steps=steps,
                 minutes=minutes,
                 tokens=None,
