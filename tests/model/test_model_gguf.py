@@ -230,6 +230,21 @@ def test_llama_3s_scaling_is_found_again(theta, head_dim, low, high, old):
         rope.read_scaling({}, divisors[::-1], theta, head_dim)
 
 
+@pytest.mark.parametrize(("low", "high", "old"), [(3.0, 16.0, 64), (1.0, 4.0, 16)])
+def test_a_llama_3_scaling_that_would_not_be_found_again_is_not_written(low, high, old, small, tmp_path):
+    given = LLAMA3 | {"low_freq_factor": low, "high_freq_factor": high, "original_max_position_embeddings": old}
+    with pytest.raises(ModelError, match="GGUF: wanted a Llama 3 scaling"):
+        files.save(small("llama", rope_scaling=given), tmp_path / "x.gguf", "float32", NO_VOCABULARY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scaling_that_is_found_is_of_plain_numbers():
+    given = LLAMA3 | {"low_freq_factor": 2.0, "high_freq_factor": 8.0, "original_max_position_embeddings": 4096}
+    config = TransformerConfig.preset("llama", 50, 1, width=128, head_dim=64, rope_scaling=given)
+    found = rope.read_scaling({}, rope.llama3_divisors(config), 1e4, 64)
+    assert {type(value) for value in dataclasses.astuple(found)} == {float, int, str}
+
+
 @pytest.mark.parametrize("heads", [1, 3, 8])
 def test_the_order_of_a_heads_rows(heads):
     rows = np.arange(heads * 8 * 2).reshape(heads * 8, 2)

@@ -12,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.model import ModelError, Transformer, TransformerConfig, read_config
+from tinylm.model._contents import read_contents
+from tinylm.model._convert import convert
 from tinylm.model.gguf import files
 from tinylm.model.gguf.blocks import NAMED
 from tinylm.model.gguf.reader import ARRAY, BOOL, FLOAT32, GGUF, INT32, STRING, UINT32, Pair
 from tinylm.model.gguf.tokenizer import NO_VOCABULARY
 from tinylm.model.gguf.writer import Source, write
+from tinylm.model.rope_scaling import LinearScaling
 
 
 def config(**changes):
@@ -95,6 +98,10 @@ def rewritten(path, tmp_path, pairs=None, drop=(), tensors=None):
     return out
 
 
+def ones(*shape):
+    return Source(shape, NAMED["F32"], lambda: np.ones(shape, np.float32))
+
+
 def zeros(*shape):
     return Source(shape, NAMED["F32"], lambda: np.zeros(shape, np.float32))
 
@@ -131,6 +138,18 @@ def zeros(*shape):
         ({"pairs": {"llama.attn_logit_softcapping": Pair(FLOAT32, 30.0)}}, "known here"),
         ({"pairs": {"llama.use_parallel_residual": Pair(BOOL, True)}}, "use_parallel_residual"),
         ({"pairs": {"general.architecture": Pair(STRING, "mamba")}}, "mamba"),
+        ({"pairs": {"general.architecture": Pair(ARRAY, [1, 2], INT32)}}, "general.architecture"),
+        ({"pairs": {"llama.use_parallel_residual": Pair(ARRAY, [1, 2], INT32)}}, "use_parallel_residual"),
+        ({"pairs": {"llama.rope.scaling.type": Pair(ARRAY, ["linear"], STRING)}}, "scaling.type, a text"),
+        ({"pairs": {"llama.rope.scaling.type": Pair(UINT32, 1)}}, "scaling.type, a text"),
+        ({"pairs": {"llama.rope.scaling.factor": Pair(ARRAY, [1, 2], INT32)}}, "scaling.factor, a number"),
+        ({"pairs": {"llama.rope.scaling.factor": Pair(STRING, "8")}}, "scaling.factor, a number"),
+        ({"pairs": {"llama.rope.scaling.factor": Pair(FLOAT32, float("nan"))}}, "factor"),
+        ({"pairs": {"llama.rope.scaling.original_context_length": Pair(ARRAY, [1, 2], INT32)}}, "original_context"),
+        (
+            {"tensors": {"rope_freqs.weight": ones(8)}, "pairs": {"llama.rope.scaling.factor": Pair(FLOAT32, 8.0)}},
+            "one kind of RoPE scaling",
+        ),
         ({"pairs": {"general.architecture": Pair(STRING, "qwen3")}}, "qwen3.context_length"),
         ({"pairs": {"general.alignment": Pair(UINT32, 24)}}, "power of two"),
         ({"pairs": {"general.alignment": Pair(UINT32, 0)}}, "power of two"),
@@ -144,6 +163,21 @@ def test_pairs_that_say_nothing_new_are_accepted(good, tmp_path):
     same = {"llama.attention.head_count_kv": Pair(ARRAY, [2], INT32), "llama.use_parallel_residual": Pair(BOOL, False)}
     path = rewritten(good, tmp_path, same, drop=["llama.vocab_size", "llama.attention.key_length"])
     assert read_config(path) == config()
+
+
+@pytest.mark.parametrize(("factor", "found"), [(0.0, None), (1.0, None), (8.0, LinearScaling(factor=8.0))])
+def test_a_factor_without_a_type_is_linear(factor, found, good, tmp_path):
+    path = rewritten(good, tmp_path, {"llama.rope.scaling.factor": Pair(FLOAT32, factor)})
+    assert read_config(path).rope_scaling == found
+
+
+def test_a_tokenizers_pairs_of_other_types(good, tmp_path):
+    numbers = {"tokenizer.ggml.tokens": Pair(UINT32, 5), "tokenizer.ggml.eos_token_id": Pair(ARRAY, [1, 2], INT32)}
+    path = rewritten(good, tmp_path, numbers)
+    with pytest.raises(ModelError, match=r"changed\.gguf: wanted tokenizer\.ggml\.tokens to be a list"):
+        read_contents(path)
+    convert(path, tmp_path / "out", "huggingface", None)
+    assert not (tmp_path / "out/generation_config.json").exists()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

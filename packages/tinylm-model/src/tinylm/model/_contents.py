@@ -73,6 +73,8 @@ def _gguf(path: Path) -> Contents:
         kinds |= dict.fromkeys(placed.parts, file.tensors[name].kind.name)
     notes = {key.removeprefix("general."): str(file.get(key)) for key in ("general.name", "general.license")}
     tokens = file.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list | None):
+        raise ModelError(f"{path}: wanted tokenizer.ggml.tokens to be a list of texts, got {tokens!r:.80}")
     notes["tokenizer"] = "none" if tokens is None else f"{file.get('tokenizer.ggml.model')}, {len(tokens):,} tokens"
     size = sum(tensor.size for tensor in file.tensors.values())
     said = {key: value for key, value in notes.items() if value != "None"}

@@ -84,7 +84,7 @@ def _ends(source: Path, out: Path) -> list[str]:
 
     file = GGUF(source)
     ids = {f"{name}_token_id": file.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
-    known = {name: number for name, number in ids.items() if number is not None}
+    known = {name: number for name, number in ids.items() if type(number) is int}
     if known:
         with atomic_path(out / "generation_config.json") as path:
             path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")

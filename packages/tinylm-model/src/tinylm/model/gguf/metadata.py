@@ -67,8 +67,8 @@ def architecture(config: TransformerConfig) -> str:
 def read_config(file: GGUF) -> TransformerConfig:
     """The shape that the file's pairs describe; ModelError for what is missing, wrong or unknown."""
     family = file.get("general.architecture")
-    if family not in _KNOWN:
-        raise ModelError(f"{file.path}: wanted general.architecture to be one of {_KNOWN}, got {family!r}")
+    if not isinstance(family, str) or family not in _KNOWN:
+        raise ModelError(f"{file.path}: wanted general.architecture to be one of {_KNOWN}, got {family!r:.80}")
     pairs = _Pairs(file, family)
     pairs.check_known()
     classic = family == "gpt2"
@@ -134,8 +134,14 @@ class _Pairs:
                 continue
             if key not in _IDLE:
                 self.wrong(f"pairs of {family} that are known here", f"{name}: it may change what is computed")
-            elif pair.value not in _IDLE[key]:
+            elif isinstance(pair.value, np.ndarray | list) or pair.value not in _IDLE[key]:
                 self.wrong(f"{name} to be {_IDLE[key][0]!r}", f"{pair.value!r:.80}: not supported here")
+
+    def text(self, key: str) -> str:
+        value = self.get(key)
+        if not isinstance(value, str):
+            self.wrong(f"{self.family}.{key}, a text", f"{value!r:.80}")
+        return str(value)
 
     def whole(self, key: str, default: int | None = None) -> int:
         """A whole number; one for each layer is accepted where all are the same."""
@@ -180,7 +186,9 @@ def _head_dim(pairs: _Pairs, width: int, heads: int) -> int:
 def _rope(pairs: _Pairs, theta: float, head_dim: int) -> RopeScaling | None:
     if pairs.whole("rope.dimension_count", head_dim) != head_dim:
         pairs.wrong(f"RoPE over the whole head of {head_dim}", f"{pairs.whole('rope.dimension_count')} dimensions")
-    there = {key: pairs.get(key) for key in rope.KEYS if pairs.get(key) is not None}
+    readers = {"type": pairs.text, "factor": pairs.decimal, "original_context_length": pairs.whole}
+    keys = {f"rope.scaling.{name}": read for name, read in readers.items()}
+    there = {key: read(key) for key, read in keys.items() if pairs.get(key) is not None}
     divisors = pairs.file.numbers(rope.TENSOR) if rope.TENSOR in pairs.file.tensors else None
     try:
         return rope.read_scaling(there, divisors, theta, head_dim)

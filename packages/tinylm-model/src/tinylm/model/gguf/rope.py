@@ -30,11 +30,11 @@ def read_scaling(
     pairs: Mapping[str, Any], divisors: NDArray[np.float32] | None, theta: float, head_dim: int
 ) -> RopeScaling | None:
     """pairs: KEYS that the file has, by name. divisors: its `rope_freqs.weight`, if any."""
-    kind = pairs.get("rope.scaling.type", "none")
     factor: Any = pairs.get("rope.scaling.factor")  # the scaling checks it
+    kind = pairs.get("rope.scaling.type", "none" if factor in (None, 0, 1) else "linear")  # as llama.cpp takes it
     if divisors is not None:
         if kind != "none":
-            raise ModelError(f"wanted one kind of RoPE scaling, got {TENSOR} and rope.scaling.type {kind!r:.40}")
+            raise ModelError(f"wanted one kind of RoPE scaling, got {TENSOR} and a scaling {kind!r:.40}")
         return _llama3_of(divisors.astype(np.float64), theta, head_dim)
     if kind == "none":
         return None
@@ -69,11 +69,21 @@ def scaling_pairs(config: TransformerConfig) -> dict[str, Pair]:
 
 
 def llama3_divisors(config: TransformerConfig) -> NDArray[np.float32] | None:
-    """`rope_freqs.weight` of a shape; None without Llama 3's scaling."""
+    """`rope_freqs.weight` of a shape; None without Llama 3's scaling. ModelError where `read_scaling` would not find
+    the scaling again."""
     scaling = config.rope_scaling
     if not isinstance(scaling, Llama3Scaling):
         return None
-    return _divisors(scaling, config.rope_theta, config.head_dim).astype(np.float32)
+    divisors = _divisors(scaling, config.rope_theta, config.head_dim).astype(np.float32)
+    try:
+        _llama3_of(divisors.astype(np.float64), config.rope_theta, config.head_dim)
+    except ModelError:
+        raise ModelError(
+            f"GGUF: wanted a Llama 3 scaling that {TENSOR} tells from others, got low_freq_factor="
+            f"{scaling.low_freq_factor}, high_freq_factor={scaling.high_freq_factor}, original_max_position_embeddings="
+            f"{scaling.original_max_position_embeddings} with heads of {config.head_dim}; keep it in Hugging Face's files"
+        ) from None
+    return divisors
 
 
 def _turns(theta: float, head_dim: int) -> NDArray[np.float64]:
@@ -100,7 +110,7 @@ def _llama3_of(divisors: NDArray[np.float64], theta: float, head_dim: int) -> Ro
     between = (divisors > 1 + 1e-5) & (divisors < factor * (1 - 1e-5))
     if between.sum() >= 2:
         share = (1 / divisors[between] - 1 / factor) / (1 - 1 / factor)
-        slope, start = np.polyfit(_turns(theta, head_dim)[between], share, 1)
+        slope, start = map(float, np.polyfit(_turns(theta, head_dim)[between], share, 1))
         if start < 0 < slope:
             guesses.append((1.0, round(1 - 1 / start, 3), slope * round(-1 / start, 3)))
     for low, high, old in guesses:
