@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tinylm.model import ModelError, Transformer, TransformerConfig, read_config, read_provenance
+from tinylm.model._contents import read_contents
 
 SHAPES = {
     "gpt2": [{}, {"tie_embeddings": False}, {"mlp_width": 37}],
@@ -103,6 +104,11 @@ BROKEN = {
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "got neither"),
     "empty config": (lambda d: (d / "config.json").write_text(""), "does not parse"),
     "binary config": (lambda d: (d / "config.json").write_bytes(b"\xff\xfe\x00"), "does not parse"),
+    "a number of 5,000 digits": (
+        lambda d: (d / "config.json").write_text('{"hidden_size": ' + "9" * 5000 + "}"),
+        "does not parse",
+    ),
+    "nested too deep": (lambda d: (d / "config.json").write_text("[" * 100_000), "does not parse"),
     "a list": (lambda d: (d / "config.json").write_text("[]"), "JSON object"),
     "another family": (lambda d: edit_config(d, model_type="mamba"), "model_type"),
     "higher format": (lambda d: edit_config(d, tinylm={"format": 2}), "newer tinylm-model"),
@@ -145,7 +151,7 @@ BROKEN = {
     "NaN": (lambda d: edit_tensors(d, nan), "got 1 that are NaN"),
     "missing tensor": (lambda d: edit_tensors(d, lambda t: t.pop("model.norm.weight")), "1 missing .model.norm.weight"),
     "extra tensor": (lambda d: edit_tensors(d, lambda t: t.update(x=torch.ones(1))), r"1 unknown \(x\)"),
-    "integers": (lambda d: edit_tensors(d, lambda t: t.update({"model.norm.weight": torch.ones(48).int()})), "int32"),
+    "integers": (lambda d: edit_tensors(d, lambda t: t.update({"model.norm.weight": torch.ones(48).int()})), "got I32"),
     "empty weights": (lambda d: (d / "model.safetensors").write_bytes(b""), "whole safetensors"),
     "text for weights": (lambda d: (d / "model.safetensors").write_text("hello" * 9), "whole safetensors"),
     "a folder": (
@@ -184,6 +190,15 @@ def test_broken_experts_are_named(case, small, tmp_path):
     edit_config(tmp_path, **changes)
     with pytest.raises(ModelError, match=words):
         Transformer.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_numbers_of_a_type_that_is_not_read_are_named(dtype, small, tmp_path):
+    small("qwen3").save(tmp_path)
+    edit_tensors(tmp_path, lambda tensors: tensors.update({name: t.to(dtype) for name, t in tensors.items()}))
+    for read in (read_contents, Transformer.load):
+        with pytest.raises(ModelError, match=r"wanted \S+ in one of .*bfloat16.*, got "):
+            read(tmp_path)
 
 
 def test_a_tensor_in_two_shards_is_named(small, tmp_path):

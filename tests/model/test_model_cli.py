@@ -139,6 +139,14 @@ def test_wrong_use_ends_with_2(tmp_path):
         (["convert", "absent", "--out", "x", "--to", "gguf"], "ends in .gguf"),
         (["convert", "absent", "--out", "x.gguf", "--to", "huggingface"], "wanted a directory"),
         (["convert", "absent", "--out", "nowhere/x.gguf"], "a directory that exists"),
+        (["convert", "absent", "--out", "nowhere/x.GGUF"], "a directory that exists"),
+        (["convert", "model.GGUF", "--out", "x"], "check the path"),
+        (["convert", "absent", "--out", "x.safetensors"], "the name of a file"),
+        (["convert", "absent", "--out", "x.PT"], "the name of a file"),
+        (["init", "x.gguf"], "the name of a file"),
+        (["init", "x", "--preset", "gpt2", "--set", "norm=rmsnorm", "--vocab-size", "4000000000"], "Hugging Face's"),
+        (["init", "x", "--set", "context=" + "9" * 5000], "whole number"),
+        (["init", "x", "--set", "context=" + "[" * 100_000], "whole number"),
         (["convert", "absent", "--out", "x", "--dtype", "q8_0"], "q8_0 is a type of GGUF's"),
         (["init", "x", "--set", "heads=5", "--set", "kv_heads=2"], "multiple of kv_heads"),
         (["init", "x", "--set", "wdith=5"], "no such field"),
@@ -165,8 +173,20 @@ def test_bad_input_is_one_line_and_1(arguments, words, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_torch_has_no_room_for_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wide = ["--set", "width=100000000", "--set", "heads=1", "--set", "kv_heads=1"]  # 1.6e18 bytes: nowhere to be had
+    message = refused("init", "x", "--vocab-size", 4_000_000_000, *wide)
+    assert message.startswith("error: wanted memory")
+    assert message.count("\n") == 1
+    assert "--seed" in refused("init", "x", *SMALL, "--seed", 10**22, code=2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_overwritten(tmp_path):
     ok("init", tmp_path / "a", *SMALL)
+    ok("init", tmp_path / "b", *SMALL, "--seed", 1)
+    assert "without a model" in refused("convert", tmp_path / "b", "--out", tmp_path / "a")
     before = (tmp_path / "a/model.safetensors").read_bytes()
     assert "without a model" in refused("init", tmp_path / "a", *SMALL)
     assert "another place" in refused("convert", tmp_path / "a", "--out", tmp_path / "a", "--dtype", "bfloat16")

@@ -70,6 +70,27 @@ def test_there_and_back(folder, tmp_path):
     assert same.tensors["token_embd.weight"].kind.name == "BF16"
 
 
+def test_a_name_in_capitals_is_a_gguf_file_too(folder, tmp_path):
+    convert(folder, tmp_path / "x.GGUF", "gguf", None)
+    assert Transformer.load(tmp_path / "x.GGUF").config == Transformer.load(folder).config
+
+
+def test_special_ids_and_tokenizer_files_go_along(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": -1}
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"):
+        (folder / name).write_bytes(name.encode())
+    convert(folder, tmp_path / "a", "huggingface", None)
+    assert json.loads((tmp_path / "a/generation_config.json").read_text()) == {"eos_token_id": 4, "bos_token_id": 1}
+    for name in ("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"):
+        assert (tmp_path / "a" / name).read_bytes() == name.encode()
+    (folder / "generation_config.json").unlink()
+    convert(folder, tmp_path / "b", "huggingface", None)
+    said = json.loads((tmp_path / "b/generation_config.json").read_text())
+    assert said == {"bos_token_id": 1, "eos_token_id": [2, 3]}
+
+
 def test_the_sources_type_is_kept(small, tmp_path):
     small("qwen3").to(torch.bfloat16).save(tmp_path / "model")
     assert "bfloat16" in convert(tmp_path / "model", tmp_path / "x.gguf", "gguf", None)[0]

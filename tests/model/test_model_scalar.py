@@ -73,6 +73,14 @@ def test_files_that_do_not_fit_are_refused(small, tmp_path):
         gpt.GPT.load(tmp_path / "cut")
 
 
+@pytest.mark.parametrize("text", ['{"n_embd": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_json_that_python_refuses_to_read(text, small, tmp_path):
+    small("gpt2").save(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match="wanted JSON"):
+        gpt.GPT.load(tmp_path)
+
+
 def test_gelu_softmax_and_norm_are_torchs():
     x = torch.randn(9, dtype=torch.float64) * 3
     values = x.tolist()

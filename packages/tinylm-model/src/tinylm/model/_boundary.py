@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from tinylm.model._errors import ModelError
 
+_NO_ROOM = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")  # torch, in words only
+
 
 def print_version() -> None:
     """The package's, torch's and Python's version, and the devices that torch sees."""
@@ -39,6 +41,12 @@ def boundary() -> Iterator[None]:
         raise SystemExit(1) from None
     except (ModelError, OSError, MemoryError) as error:
         print(f"error: {error or 'out of memory'}", file=sys.stderr)
+        _drop_stdout()
+        raise SystemExit(1) from None
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _NO_ROOM):
+            raise
+        print(f"error: wanted memory for this shape, got none: {str(error).splitlines()[0]}", file=sys.stderr)
         _drop_stdout()
         raise SystemExit(1) from None
     except KeyboardInterrupt:

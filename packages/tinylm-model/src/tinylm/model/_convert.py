@@ -9,18 +9,24 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tinylm.model._atomic import atomic_path
 from tinylm.model._errors import ModelError
-from tinylm.model._files import is_gguf
+from tinylm.model._files import check_new_directory, ends_in_gguf, is_gguf, read_json
 
 COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
     "generation_config.json",
     "chat_template.jinja",
 )
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FORMATS = ("huggingface", "gguf")
 
 
@@ -39,7 +45,7 @@ def _to_gguf(source: Path, out: Path, dtype: str | None) -> list[str]:
     from tinylm.model.gguf.reader import GGUF
     from tinylm.model.gguf.tokenizer import tokenizer_pairs
 
-    if out.suffix != ".gguf" or out.is_dir():
+    if not ends_in_gguf(out) or out.is_dir():
         raise ModelError(f"--out: wanted the name of a file that ends in .gguf, got {out}")
     if not out.parent.is_dir():
         raise ModelError(f"--out: wanted a file in a directory that exists, got {out}")
@@ -62,32 +68,48 @@ def _to_huggingface(source: Path, out: Path, dtype: str | None) -> list[str]:
 
     if dtype == "q8_0":
         raise ModelError("--dtype: q8_0 is a type of GGUF's; give --to gguf, or another type")
-    if out.suffix == ".gguf":
-        raise ModelError(f"--out: wanted a directory with --to huggingface, got {out}")
-    model = load(source, dtype)
-    notes: list[str] = []
+    check_new_directory(out)
     if is_gguf(source):
+        model = load(source, dtype)
+        ids, notes = _ends(source, out)
         save(model, out)
-        notes = _ends(source, out)
     else:
+        ids, notes = _special_ids(source), []
+        model = load(source, dtype)
         save(model, out, read_provenance(source))
         for name in COMPANIONS:
             if (source / name).exists():
                 with atomic_path(out / name) as path:
                     shutil.copyfile(source / name, path)
+    if ids:
+        with atomic_path(out / "generation_config.json") as path:
+            path.write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
     return [f"{out}: {model.config.parameter_count():,} parameters in {str(model.embed.weight.dtype)[6:]}", *notes]
 
 
-def _ends(source: Path, out: Path) -> list[str]:
-    """generation_config.json with the ids that begin and end a text, where the GGUF file names them."""
+def _special_ids(source: Path) -> dict[str, Any]:
+    """generation_config.json with the ids that config.json alone has, since ours has none; {} where there are none."""
+    path = source / "generation_config.json"
+    said = read_json(path) if path.exists() else {}
+    fields = read_json(source / "config.json")
+    only = {name: fields.get(name) for name in SPECIAL_IDS if said.get(name) is None and _is_id(fields.get(name))}
+    return said | only if only else {}
+
+
+def _is_id(value: Any) -> bool:
+    """Whether it is an id, or several: eos_token_id may be a list."""
+    several = value if isinstance(value, list) else [value]
+    return bool(several) and all(type(id) is int and id >= 0 for id in several)
+
+
+def _ends(source: Path, out: Path) -> tuple[dict[str, Any], list[str]]:
+    """generation_config.json with the ids that begin and end a text, where the GGUF file names them, and what the user
+    should know of its tokenizer."""
     from tinylm.model.gguf.reader import GGUF
 
     file = GGUF(source)
     ids = {f"{name}_token_id": file.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
     known = {name: number for name, number in ids.items() if type(number) is int}
-    if known:
-        with atomic_path(out / "generation_config.json") as path:
-            path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     if "tokenizer.ggml.tokens" not in file.pairs:
-        return ["the GGUF file carries no tokenizer"]
-    return [f"tokenizer.json is still missing: tinylm-tokenizer convert {source} {out}"]
+        return known, ["the GGUF file carries no tokenizer"]
+    return known, [f"tokenizer.json is still missing: tinylm-tokenizer convert {source} {out}"]

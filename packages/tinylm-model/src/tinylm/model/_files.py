@@ -14,10 +14,25 @@ from typing import Any
 from tinylm.model._errors import ModelError
 from tinylm.model.config import TransformerConfig
 
+_FILE_ENDINGS = (".gguf", ".safetensors", ".bin", ".pt", ".pth")
+
+
+def ends_in_gguf(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is a GGUF file's, in small letters or capitals."""
+    return Path(path).suffix.lower() == ".gguf"
+
 
 def is_gguf(path: str | os.PathLike[str]) -> bool:
     """Whether a checkpoint is one GGUF file, by its name, and not a directory."""
-    return Path(path).suffix == ".gguf" and not Path(path).is_dir()
+    return ends_in_gguf(path) and not Path(path).is_dir()
+
+
+def check_new_directory(path: Path) -> None:
+    """ModelError where a model would go over another one, or into a directory with the name of a file."""
+    if path.suffix.lower() in _FILE_ENDINGS and not path.is_dir():
+        raise ModelError(f"{path}: wanted a directory to write into, got the name of a file; leave out {path.suffix}")
+    if (path / "config.json").exists():
+        raise ModelError(f"{path}: wanted a directory without a model, got one with config.json; choose another")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -28,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path.parent}: wanted a checkpoint directory with config.json and model.safetensors, got no {path.name}"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, no JSON, a number of 5,000 digits; nested too deep
         raise ModelError(f"{path}: wanted JSON, got a file that does not parse ({error}); write it again") from None
     if not isinstance(content, dict):
         raise ModelError(f"{path}: wanted a JSON object, got {type(content).__name__}")

@@ -29,6 +29,7 @@ from tinylm.model.config import TransformerConfig
 from tinylm.model.transformer import Transformer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_STORED = ("F32", "BF16", "F16", "F64")  # the same in a safetensors file
 
 
 def save(model: Transformer, directory: str | os.PathLike[str], provenance: Mapping[str, str] | None = None) -> None:
@@ -82,8 +83,6 @@ def load(
         ours, table = shapes(config), tensors(config)
         for name, (file, stored) in found.items():
             tensor: Tensor = file.get_tensor(stored)
-            if tensor.dtype not in _DTYPES.values():
-                raise ModelError(f"{folder}: wanted {name} in one of {sorted(_DTYPES)}, got {tensor.dtype}")
             target = tensor.to(device=device, dtype=wanted, copy=True)  # the file's own memory is mapped read-only
             check_numbers(folder, name, target)
             _unpack(table[name], target, ours, loaded)
@@ -115,7 +114,7 @@ def read_provenance(directory: str | os.PathLike[str]) -> dict[str, str]:
 @contextmanager
 def checked_tensors(folder: Path, config: TransformerConfig) -> Iterator[dict[str, tuple[Any, str]]]:
     """By usual name the open file and the stored name of every tensor that `config` describes, once names and shapes
-    in the files agree with it."""
+    in the files agree with it, and all are of a type that is read here."""
     with ExitStack() as stack:
         where: dict[str, Any] = {}
         for path in weight_files(folder):
@@ -131,8 +130,11 @@ def checked_tensors(folder: Path, config: TransformerConfig) -> Iterator[dict[st
                     raise ModelError(f"{path}: wanted each tensor once, got {name} again; remove the files of one copy")
                 if usual is not None:
                     where[usual] = (file, name)
-        found = {name: tuple(file.get_slice(stored).get_shape()) for name, (file, stored) in where.items()}
-        check_shapes(config, found, str(folder))
+        slices = {name: file.get_slice(stored) for name, (file, stored) in where.items()}
+        check_shapes(config, {name: tuple(part.get_shape()) for name, part in slices.items()}, str(folder))
+        for name, part in slices.items():
+            if part.get_dtype() not in _STORED:
+                raise ModelError(f"{folder}: wanted {name} in one of {sorted(_DTYPES)}, got {part.get_dtype()}")
         yield where
 
 

@@ -20,6 +20,8 @@ from tinylm.model import _report as report
 from tinylm.model import plan as planning
 from tinylm.model._boundary import boundary, print_version
 from tinylm.model._errors import ModelError
+from tinylm.model._files import check_new_directory, ends_in_gguf
+from tinylm.model._huggingface import model_type
 from tinylm.model.config import TransformerConfig
 from tinylm.model.hardware import DEVICES
 
@@ -64,13 +66,13 @@ def init(
     fields: Set = [],  # noqa: B006  # typer wants a list, and copies it
     residual: Annotated[Literal["scaled", "zero"], typer.Option(help="Start of the residual projections.")] = "scaled",
     dtype: Annotated[Dtype, typer.Option(help="Type of the numbers in the file.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.", min=0, max=2**64 - 1)] = 0,
 ) -> None:
     """Write a random checkpoint: config.json and model.safetensors."""
     with boundary():
-        if (out / "config.json").exists():
-            raise ModelError(f"{out}: wanted a directory without a model, got one with config.json; choose another")
+        check_new_directory(out)
         config = _shape(preset, vocab_size, depth, fields)
+        model_type(config)  # before anything is made: a shape that could not be saved
         import torch
 
         from tinylm.model.initialisation import initialise
@@ -142,9 +144,8 @@ def convert(
     Types for GGUF: float32, float16, bfloat16, q8_0 (8.5 bits a number). From a GGUF file the numbers come as float32.
     """
     with boundary():
-        for line in converting.convert(
-            checkpoint, out, to or ("gguf" if out.suffix == ".gguf" else "huggingface"), dtype
-        ):
+        chosen = to or ("gguf" if ends_in_gguf(out) else "huggingface")
+        for line in converting.convert(checkpoint, out, chosen, dtype):
             _say(line)
 
 
@@ -224,7 +225,7 @@ def _shape(preset: str, vocab_size: int, depth: int, fields: list[str]) -> Trans
             raise ModelError(f"--set: {name} has an option of its own, --{name.replace('_', '-')}")
         try:
             overrides[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             overrides[name] = value
     return TransformerConfig.preset(preset, vocab_size, depth, **overrides)
 

@@ -81,7 +81,7 @@ def llama3_divisors(config: TransformerConfig) -> NDArray[np.float32] | None:
         raise ModelError(
             f"GGUF: wanted a Llama 3 scaling that {TENSOR} tells from others, got low_freq_factor="
             f"{scaling.low_freq_factor}, high_freq_factor={scaling.high_freq_factor}, original_max_position_embeddings="
-            f"{scaling.original_max_position_embeddings} with heads of {config.head_dim}; keep it in Hugging Face's files"
+            f"{scaling.original_max_position_embeddings} with heads of {config.head_dim}; use Hugging Face's files"
         ) from None
     return divisors
 

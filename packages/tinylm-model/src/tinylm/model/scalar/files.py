@@ -34,7 +34,9 @@ def read_checkpoint(directory: str | os.PathLike[str]) -> tuple[TransformerConfi
         shapes, weights = read_safetensors(folder / "model.safetensors")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelError(f"{folder}: wanted config.json and model.safetensors, got no {error.filename}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ModelError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{folder}/config.json: wanted JSON, got {error}") from None
     if config.position != "learned":
         raise ModelError(f"{folder}: the scalar rung wants a gpt2 checkpoint, got {fields['model_type']}")
@@ -84,7 +86,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, tuple[int, ...]], Weights]:
                 numbers.byteswap()
             shapes[name] = tuple(entry["shape"])
             weights[name] = _nest(list(numbers), shapes[name])
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ModelError(
             f"{path}: wanted a whole safetensors file with float32 or float64 numbers, got {error!r:.80}"
         ) from None
