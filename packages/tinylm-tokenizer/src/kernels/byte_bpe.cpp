@@ -100,6 +100,7 @@ class Encoder {
         Utf8Text utf8(text.ptr());
         IntList list(utf8.length() / 3 + 16);
         if (utf8.length() <= kKeepGil) {  // nobody else can be in here: one buffer is enough
+            scratch_.clear();              // of what a text left that memory did not suffice for
             while (encode_some(text, utf8, scratch_)) append(list, scratch_);
             return list.done();
         }

@@ -74,10 +74,15 @@ class SentencePieceEncoder {
     }
 
     nb::object encode(const nb::str& text, bool first) {
-        sp::Ids long_ids, &ids = PyUnicode_GET_LENGTH(text.ptr()) < kKeepGil ? short_ids_ : long_ids;
+        // Making a list can start Python's garbage collector, and that code which encodes, in this thread or in another:
+        // the buffer of short texts is away until the list is made.
+        const bool is_short = PyUnicode_GET_LENGTH(text.ptr()) < kKeepGil;
+        sp::Ids ids = is_short ? std::exchange(short_ids_, {}) : sp::Ids();
         ids.clear();
         encode_into(ids, text, first);
-        return to_list(ids.data(), ids.size());
+        nb::object list = to_list(ids.data(), ids.size());
+        if (is_short) short_ids_ = std::move(ids);
+        return list;
     }
 
     // A text that goes on where no piece crosses: also takes and gives what one part leaves to the next.

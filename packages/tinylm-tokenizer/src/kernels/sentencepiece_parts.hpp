@@ -16,9 +16,11 @@ namespace tinylm::sentencepiece {
 class Ids {
   public:
     Ids() = default;
-    Ids(Ids&& other) noexcept
-        : data_(other.release()), size_(std::exchange(other.size_, 0)), capacity_(std::exchange(other.capacity_, 0)) {}
-    Ids& operator=(Ids&&) = delete;
+    Ids(Ids&& other) noexcept { *this = std::move(other); }
+    Ids& operator=(Ids&& other) noexcept {
+        std::swap(data_, other.data_), std::swap(size_, other.size_), std::swap(capacity_, other.capacity_);
+        return *this;
+    }
     ~Ids() { std::free(data_); }
 
     uint32_t* room(size_t wanted) {
