@@ -83,6 +83,13 @@ def test_plan_names_devices():
     assert "2 x h100's" in ok("plan", "--device", "h100", "--fsdp", "2")
 
 
+def test_plan_names_every_device_and_whose_memory_it_counts():
+    assert "8 (2 data x 4 FSDP x 1 tensor)" in ok("plan", "--data", 2, "--fsdp", 4)
+    assert "the CPU path's" in ok("plan", "--device", "h100")
+    assert "the CPU path's" in json.loads(ok("plan", "--device", "h100", "--json"))["memory_is"]
+    assert "40% of h100's" in ok("plan", "--device", "h100")
+
+
 def test_plan_as_json():
     scaling = 'rope_scaling={"rope_type":"linear","factor":2.0}'
     assert (
@@ -156,6 +163,9 @@ def test_wrong_use_ends_with_2(tmp_path):
         (["plan", "--device", "abacus"], "h100"),
         (["plan", "--device", "h100", "--flops-per-second", "1e9"], "got both"),
         (["plan", "--device", "h100", "--mfu", "40"], "--mfu"),
+        (["plan", "--mfu", "9"], "at most 1, got 9"),
+        (["plan", "--mfu", "0.5"], "--device"),
+        (["plan", "--mfu", "0.5", "--flops-per-second", "1e9"], "--device"),
         (["plan", "--device", "h100", "--dtype", "float32"], "bfloat16"),
         (["plan", "--tokens", "5", "--flops-per-second", "0"], "above 0"),
         (["plan", "--tokens", "nan"], "--tokens"),

@@ -181,6 +181,41 @@ def test_a_broken_tokenizer_json(content, folder, tmp_path):
     assert not (tmp_path / "x.gguf").exists()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"vocab": {"Ġ": 0, "a": 1, "b\ud800": 2}}},
+        {"model": {"merges": ["a \udc80"]}},
+        {"added_tokens": [{"id": 5, "content": 5}]},
+        {"added_tokens": [{"id": 1.5, "content": "<x>"}]},
+    ],
+)
+def test_tokens_that_are_no_text_or_have_no_id(changes, folder, tmp_path):
+    put(folder, tokenizer_json(**changes))
+    with pytest.raises(ModelError, match=r"tokenizer\.json: wanted Hugging Face's schema"):
+        convert(folder, tmp_path / "x.gguf", "gguf", None)
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"vocab": {"Ġ": 0, "a": 1, "b": 1}}},
+        {"added_tokens": [{"id": 5, "content": "<x>"}, {"id": 5, "content": "<y>"}]},
+        {"added_tokens": [{"id": 2, "content": "<x>"}]},
+    ],
+)
+def test_an_id_of_two_tokens_is_said(changes, folder, tmp_path):
+    put(folder, tokenizer_json(**changes))
+    assert "wanted each id once" in convert(folder, tmp_path / "x.gguf", "gguf", None)[1]
+
+
+def test_a_template_that_is_not_utf_8_is_named(folder, tmp_path):
+    put(folder, tokenizer_json())
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    assert "chat_template.jinja: wanted UTF-8" in convert(folder, tmp_path / "x.gguf", "gguf", None)[1]
+
+
 def test_contents(small, tmp_path):
     model = small("gpt2")
     model.save(tmp_path / "a", {"tokenizer_sha256": "abc"})

@@ -171,7 +171,9 @@ def plan(
     data: Annotated[int, typer.Option(help="Copies of the model.", min=1)] = 1,
     fsdp: Annotated[int, typer.Option(help="Devices that share one copy's weights and state (ZeRO-3).", min=1)] = 1,
     tensor: Annotated[int, typer.Option(help="Devices that share each matrix.", min=1)] = 1,
-    mfu: Annotated[float, typer.Option(help="Part of the devices' peak that is reached, waiting included.")] = 0.4,
+    mfu: Annotated[
+        float | None, typer.Option(help="Part of --device's peak that is reached, waiting included; 0.4 if not given.")
+    ] = None,
     flops_per_second: Annotated[float | None, typer.Option(help="Sustained rate of all, instead of a device.")] = None,
     price: Annotated[float | None, typer.Option(help="Of one device for an hour, in your currency.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
@@ -194,12 +196,14 @@ def plan(
                 "layout": vars(layout),
             }
             said |= {"flops_per_token": config.flops_per_token(), "training_flops": count * config.flops_per_token()}
+            said |= {"memory_is": planning.MEMORY_IS}
             _say(report.as_json({**said, "memory": memory, "serving": serving, **cost}))
             return
         facts = report.facts(config)
         facts["training tokens"] = f"{count:,}" + (" (20 per parameter)" if tokens is None else "")
         facts["training FLOPs"] = f"{count * config.flops_per_token():.3e}"
         facts |= budget.in_words(cost, device, mfu, layout)
+        facts["memory below"] = planning.MEMORY_IS
         peak = memory.pop("peak")
         room = 0.0 if device is None else DEVICES[device].memory
         whole = f"peak, {peak / room:.0%} of {device}'s {report.memory(room)}" if room else "peak"

@@ -3,8 +3,10 @@ devices; memory to serve; time and money.
 
 No torch here. The formulas count what this package's Transformer keeps between forward and backward, and AdamW with one
 pass over the parameters; `benchmarks/plan_memory.py` and the tests hold them against what torch's allocator hands out,
-within 10 %. On top come what the allocator rounds up, the CUDA context (about half a GiB) and torch.compile's own
-buffers. Not here: measuring, printing (_report.py). Next: hardware.py.
+within 10 %. That is the CPU's path, whatever device is named: on CUDA the kernels keep s·3M for SwiGLU instead of s·4M
+and no copy of RoPE's result, and the head's loss has up to 2^27 logits at once instead of 2^20. On top come what the
+allocator rounds up, the CUDA context (about half a GiB) and torch.compile's own buffers. Not here: measuring, printing
+(_report.py). Next: hardware.py.
 
 Letters: D width, H heads x head_dim, K kv_heads x head_dim, M MLP width, V vocabulary, L layers, P parameters, s bytes
 of a number in the products (4, or 2 in bfloat16 and float16).
@@ -18,6 +20,10 @@ from tinylm.model._errors import ModelError
 from tinylm.model.config import TransformerConfig
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MEMORY_IS = (
+    "the CPU path's; CUDA's kernels keep less in a block (SwiGLU 3/4, no copy of RoPE's result), "
+    "and up to 2^27 logits at once, not 2^20"
+)
 _CHUNK = 1 << 20  # logits at once: loss.CHUNK_NUMBERS, without importing torch
 
 

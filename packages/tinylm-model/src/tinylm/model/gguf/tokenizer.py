@@ -62,7 +62,7 @@ def _pairs(folder: Path, content: Mapping[str, Any], vocab_size: int) -> tuple[d
             raise ModelError(f"tokenizer.json: wanted merges to be honoured with {pre}, got ignore_merges")
         pre = "llama-bpe"
     tokens, types = _tokens(model["vocab"], content.get("added_tokens") or [], vocab_size)
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    merges = _texts("merges", [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
     pairs = {
         "tokenizer.ggml.model": Pair(STRING, "gpt2"),
         "tokenizer.ggml.pre": Pair(STRING, pre),
@@ -80,7 +80,7 @@ def _pairs(folder: Path, content: Mapping[str, Any], vocab_size: int) -> tuple[d
         pairs[f"tokenizer.ggml.add_{name}_token"] = Pair(BOOL, added)
     template = _template(folder, settings)
     if template is not None:
-        pairs["tokenizer.chat_template"] = Pair(STRING, template)
+        pairs["tokenizer.chat_template"] = Pair(STRING, *_texts("chat_template", [template]))
     return pairs, notes
 
 
@@ -108,14 +108,31 @@ def _cut(pre_tokenizer: Mapping[str, Any]) -> str:
 def _tokens(vocab: Mapping[str, int], added: list[Any], vocab_size: int) -> tuple[list[str], list[int]]:
     """Tokens and their types by id; an id that no token has is filled, since llama.cpp wants one for every row."""
     tokens = {id: (text, _NORMAL) for text, id in vocab.items()}
+    if len(tokens) != len(vocab):
+        raise ModelError("tokenizer.json: wanted each id once, got one of them twice in vocab")
     for token in added:
-        tokens[token["id"]] = (token["content"], _CONTROL if token.get("special") else _USER_DEFINED)
+        id, text = token["id"], token["content"]
+        if tokens.get(id, (text,))[0] != text:
+            raise ModelError(
+                f"tokenizer.json: wanted each id once, got {id} for {tokens[id][0]!r:.40} and {text!r:.40}"
+            )
+        tokens[id] = (text, _CONTROL if token.get("special") else _USER_DEFINED)
+    if not all(type(id) is int for id in tokens):
+        raise ValueError("an id that is no whole number")
     if max(tokens) >= vocab_size or min(tokens) < 0:
         raise ModelError(f"tokenizer.json: wanted ids below the model's {vocab_size:,} rows, got {max(tokens):,}")
     filled = [tokens.get(id, (f"[PAD{id}]", _UNUSED)) for id in range(vocab_size)]
     if len({text for text, _ in filled}) != vocab_size:
         raise ModelError("tokenizer.json: wanted each token once, got one of them twice")
-    return [text for text, _ in filled], [kind for _, kind in filled]
+    return _texts("tokens", [text for text, _ in filled]), [kind for _, kind in filled]
+
+
+def _texts(name: str, values: list[Any]) -> list[str]:
+    """The values, if each is a text that UTF-8 has: JSON can hold half a surrogate pair."""
+    for value in values:
+        if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"{name}: {value!r:.80}, which is no text")
+    return values
 
 
 def _optional(path: Path) -> dict[str, Any]:
@@ -154,6 +171,9 @@ def _is_put_around(content: Mapping[str, Any], settings: Mapping[str, Any], name
 def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if path.exists():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{path.name}: wanted UTF-8, got {error}") from None
     template = settings.get("chat_template")
     return template if isinstance(template, str) else None
