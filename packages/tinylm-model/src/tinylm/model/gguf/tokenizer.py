@@ -80,7 +80,7 @@ def _pairs(folder: Path, content: Mapping[str, Any], vocab_size: int) -> tuple[d
         pairs[f"tokenizer.ggml.add_{name}_token"] = Pair(BOOL, added)
     template = _template(folder, settings)
     if template is not None:
-        pairs["tokenizer.chat_template"] = Pair(STRING, *_texts("chat_template", [template]))
+        pairs["tokenizer.chat_template"] = Pair(STRING, _texts("chat_template", [template])[0])
     return pairs, notes
 
 
