@@ -8,6 +8,7 @@ Source: the GGUF specification and gguf-py's constants.py in llama.cpp. Next: la
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,11 @@ def _head_dim(pairs: _Pairs, width: int, heads: int) -> int:
 def _rope(pairs: _Pairs, theta: float, head_dim: int) -> RopeScaling | None:
     if pairs.whole("rope.dimension_count", head_dim) != head_dim:
         pairs.wrong(f"RoPE over the whole head of {head_dim}", f"{pairs.whole('rope.dimension_count')} dimensions")
-    readers = {"type": pairs.text, "factor": pairs.decimal, "original_context_length": pairs.whole}
+    readers: dict[str, Callable[[str], Any]] = {
+        "type": pairs.text,
+        "factor": pairs.decimal,
+        "original_context_length": pairs.whole,
+    }
     keys = {f"rope.scaling.{name}": read for name, read in readers.items()}
     there = {key: read(key) for key, read in keys.items() if pairs.get(key) is not None}
     divisors = pairs.file.numbers(rope.TENSOR) if rope.TENSOR in pairs.file.tensors else None
