@@ -1,16 +1,21 @@
 """Training as a process: bounded memory, Ctrl-C, a full disk."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, kernels
+from tinylm.tokenizer._trainers import counting
+from tinylm.tokenizer._trainers.corpus import Chunk
 from tinylm.tokenizer.ladder import made_text
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures with Linux's /proc")
@@ -55,6 +60,42 @@ def test_a_file_is_not_held_as_a_whole(tmp_path: Path) -> None:
         [sys.executable, "-c", source, str(path)], capture_output=True, text=True, check=True, timeout=120
     )
     assert float(done.stdout) < 20
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_what_all_threads_hold_together_is_limited(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads with pieces of their own are stopped together; those that hold the same need it only once."""
+    megabyte = 1 << 20
+    made: list[Bytes] = []
+
+    class Bytes:
+        """Counts bytes; same: whatever it has seen takes 3 MB, once."""
+
+        def __init__(self) -> None:
+            self.seen = 0
+            made.append(self)
+
+        @property
+        def distinct(self) -> int:
+            return min(self.seen, 3 * megabyte) if same else self.seen
+
+        memory = distinct
+
+        def count(self, chunks: Sequence[Chunk]) -> None:
+            self.seen += sum(chunk.stop for chunk in chunks)
+
+        def absorb(self, other: Bytes) -> None:
+            self.seen += other.seen
+            other.seen = 0
+
+    monkeypatch.setattr(counting, "_memory_limit", lambda: 5 * megabyte)
+    corpus = ["x y "] * 2 + ["x y " * (8 * megabyte)]
+    if same:
+        assert counting.count(corpus, Bytes, 4, lambda *_: None).seen == sum(map(len, corpus))
+    else:
+        with pytest.raises(TokenizerError, match="different pieces"):
+            counting.count(corpus, Bytes, 4, lambda *_: None)
+        assert sum(one.seen for one in made) <= 14 * megabyte  # the limit, and the batches that were on their way
 
 
 def train_command(*arguments: str | Path) -> list[str]:

@@ -77,19 +77,30 @@ def count(corpus: Corpus, make: Callable[[], C], threads: int, progress: Progres
     counts would need more than the machine has."""
     size, limit = size_of(corpus), _memory_limit()
     work = batches(corpus, lambda read: progress("bytes", read, size))
-    first, *others = counters = [make() for _ in range(threads)]
-    free = deque(counters)
+    counters = [make() for _ in range(threads)]
+    free = deque(range(threads))
+    held = [0] * threads  # memory of each counter when it was last at rest
 
     def one(batch: list[Chunk]) -> None:
-        counter = free.popleft()
-        counter.count(batch)
-        _check_memory(counter, limit)
-        free.append(counter)
+        number = free.popleft()
+        counters[number].count(batch)
+        held[number] = counters[number].memory
+        free.append(number)
+
+    def gather() -> None:
+        """All in one counter; nobody may be counting. Threads hold the same pieces: together they need less."""
+        first = counters[0]
+        for number in range(1, threads):
+            first.absorb(counters[number])
+            counters[number] = make()
+        _check_memory(first, limit)
+        held[:] = [first.memory, *[0] * (threads - 1)]
 
     try:
         if threads == 1:
             for batch in work:
                 one(batch)
+                _check_memory(counters[0], limit)
         else:
             with ThreadPoolExecutor(threads) as pool:
                 running: deque[Future[None]] = deque()
@@ -97,17 +108,19 @@ def count(corpus: Corpus, make: Callable[[], C], threads: int, progress: Progres
                     running.append(pool.submit(one, batch))
                     if len(running) > threads:  # one batch waits, so that nobody has to
                         running.popleft().result()
+                    if sum(held) > limit:
+                        while running:
+                            running.popleft().result()
+                        gather()
                 for future in running:
                     future.result()
     except UnicodeEncodeError as error:
         surrogate = ord(error.object[error.start])
         raise TokenizerError(f"wanted text, got the lone surrogate U+{surrogate:04X} in the corpus") from None
-    for other in others:
-        first.absorb(other)
-    _check_memory(first, limit)
-    if first.distinct == 0:
+    gather()
+    if counters[0].distinct == 0:
         raise TokenizerError("wanted a corpus with text, got an empty one")
-    return first
+    return counters[0]
 
 
 def _check_memory(counter: Held, limit: int) -> None:
