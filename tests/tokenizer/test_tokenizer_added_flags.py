@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, _streaming
-from tinylm.tokenizer._added import _WHITE, Finder, _word
+from tinylm.tokenizer._added import _WHITE, Finder, Flags, _word
 from tinylm.tokenizer.ladder import made_text
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -126,13 +126,51 @@ def test_word_characters_and_white_space_are_those_of_the_reference() -> None:
 
 def test_a_stream_of_tokens_that_stand_beside_letters_is_cut() -> None:
     """What is no token because of its neighbours is ordinary text: memory does not grow with the stream."""
-    from tinylm.tokenizer._added import Flags
-
     find = Finder({"<x>": 1}, {"<x>": Flags(single_word=True)})
     trained = Tokenizer.train([made_text(5000)], vocab_size=300)
     text = "word<x>s and " * 50
     cut = _streaming._safe_cut(text, True, trained.engine, find)
     assert len(text) - 40 < cut < len(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({"<m>a": Flags(single_word=True), "a": Flags(), "<m>": Flags(normalized=True)}, "<m>abhello how are you"),
+        ({"<x>": Flags(rstrip=True), " <y>": Flags()}, "ab<x>  <y>hello how are you"),
+    ],
+)
+def test_a_stream_is_not_cut_where_flags_work_together(
+    flags: dict[str, Flags], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name inside a longer one that letters refuse; white space that one token takes and the next begins with."""
+    monkeypatch.setattr(_streaming, "_ENOUGH", 8)
+    find = Finder({name: 1000 + number for number, name in enumerate(flags)}, flags)
+    engine = Tokenizer.train([made_text(5000)], vocab_size=300).engine
+    parts = [engine.encode(text[start:end]) if id is None else [id] for start, end, id in find.parts(text)]
+    assert list(_streaming.encode_stream(iter(text), engine, find)) == [id for part in parts for id in part]
+
+
+def test_a_token_inside_the_white_space_of_another(tmp_path: Path) -> None:
+    """`rstrip` takes white space in which the next token begins: parts overlap, as in tokenizers."""
+    content = json.loads(Tokenizer.train([made_text(5000)], vocab_size=300).engine.files()["tokenizer.json"])
+    last = max(entry["id"] for entry in content["added_tokens"])
+    content["added_tokens"] += [
+        {"id": last + 1, "content": "<x>", **none(rstrip=True)},
+        {"id": last + 2, "content": " <y>", **none()},
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tok, reference = Tokenizer.load(tmp_path), tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    text = "é <x>  <y>ka to"
+    wanted = reference.encode(text, add_special_tokens=False)
+    assert tok.encode(text) == wanted.ids
+    assert tok.offsets(text) == wanted.offsets
+    assert tok.count(text) == len(wanted.ids)
+    for number in range(len(wanted.ids)):
+        start = tok.truncate(text, number)
+        assert text.startswith(start)
+        assert tok.count(start) <= number
+    assert tok.truncate(text, len(wanted.ids)) == text
 
 
 def test_convert_says_what_is_lost(tmp_path: Path, write_json: Callable[[bytes], Path]) -> None:

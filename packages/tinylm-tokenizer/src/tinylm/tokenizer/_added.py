@@ -64,7 +64,8 @@ class Finder:
         self._words = any(flag.single_word for flag in self._flags.values())
 
     def parts(self, text: str) -> Iterator[Part]:
-        """The parts of `text`, in order; at least one, if empty."""
+        """The parts of `text`, in order; at least one, if empty. As in tokenizers, a token may begin inside the white
+        space that `rstrip` gave to the one before it: such parts overlap."""
         if not text:
             return iter([(0, 0, None)])
         found: Iterator[Part] = iter([(0, len(text), None)])
@@ -120,11 +121,26 @@ class Finder:
             closed = [span for span in spans if span[0] <= end]
         return Certain(fence, start, max(start, self._without_white(text, start, end)), sorted(closed))
 
+    def may_cut(self, text: str, place: int) -> bool:
+        """Whether text[:place] and text[place:] have the parts that `text` has, ordinary text joined."""
+        behind = ((place + start, place + end, id) for start, end, id in self.parts(text[place:]))
+        return _joined([*self.parts(text[:place]), *behind]) == _joined(self.parts(text))
+
     def _without_white(self, text: str, start: int, end: int) -> int:
         """The end of text[start:end] without the white space that a token which may follow it would take."""
         while self._strips and end > start and text[end - 1] in _WHITE:
             end -= 1
         return end
+
+
+def _joined(parts: Iterable[Part]) -> list[Part]:
+    """The parts, with neighbours of ordinary text as one."""
+    joined: list[Part] = []
+    for start, end, id in parts:
+        if id is None and joined and joined[-1][2] is None:
+            start = joined.pop()[0]
+        joined.append((start, end, id))
+    return joined
 
 
 def _compiled(names: Iterable[str]) -> re.Pattern[str]:

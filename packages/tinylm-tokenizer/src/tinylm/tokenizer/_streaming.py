@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tinylm.tokenizer._engines.protocol import Engine
 
 _ENOUGH = 1 << 16  # characters that are worth a look for a place to cut
-_TAIL = 1 << 12  # characters at the end among which a place is looked for first
+TAIL = 1 << 12  # characters at the end among which a place is looked for first
 _WORD_END = re.compile("[A-Za-z](?= [A-Za-z])")
 
 
@@ -95,10 +95,13 @@ def _safe_cut(text: str, first: bool, engine: Engine, find: Finder | None) -> in
     for left, right in reversed(closed):
         if left <= start + cut <= right:
             cut = engine.cut(text[start : left - 1], first and not start) if left > start else 0
-    return start + cut if cut else fence
+    places = (start + cut if cut else 0, fence)
+    if find:  # flags of neighbours can work together (white space that two want, a name inside a refused one)
+        return next((place for place in places if place and find.may_cut(text, place)), 0)
+    return places[0]
 
 
 def last_word_start(text: str) -> int:
     """The last place between an ASCII letter and a space with an ASCII letter behind it, near the end; or 0."""
-    places = [found.end() for found in _WORD_END.finditer(text, max(len(text) - _TAIL, 0))]
+    places = [found.end() for found in _WORD_END.finditer(text, max(len(text) - TAIL, 0))]
     return places[-1] if places else 0

@@ -197,8 +197,8 @@ class Tokenizer:
             raise
 
     def encode_stream(self, chunks: Iterable[str], *, allowed_special: Allowed = ()) -> Iterator[int]:
-        """The ids of `"".join(chunks)` one by one, in memory that does not grow with the stream (a file is an iterable
-        of lines; open it with newline="" to keep every "\\r")."""
+        """The ids of `"".join(chunks)` one by one, in memory that does not grow with the stream, but with its longest
+        stretch that may not be cut (a file is an iterable of lines; open it with newline="" to keep every "\\r")."""
         from tinylm.tokenizer._streaming import encode_stream
 
         names = allowed_special if isinstance(allowed_special, str) else tuple(allowed_special)
@@ -229,18 +229,20 @@ class Tokenizer:
     def offsets(self, text: str, unit: Literal["character", "byte"] = "character") -> list[tuple[int, int]]:
         """Where each id of `encode(text)` stands in `text`: (start, end), end excluded.
 
-        A token that holds part of a character stands, in characters, at the whole of it.
+        A token that holds part of a character stands, in characters, at the whole of it. Added tokens overlap where
+        one begins inside the white space that the one before it took (`rstrip`), as in tokenizers.
         """
         if unit not in ("character", "byte"):
             raise TokenizerError(f"wanted the unit 'character' or 'byte', got {unit!r}")
         spans: list[tuple[int, int]] = []
-        before = 0  # bytes
+        before = done = 0  # bytes, and characters
         try:
             for start, end, id in whole(self._finder(()), text):
+                before -= len(text[start:done].encode())  # parts may overlap
                 size = len(text[start:end].encode())
                 inner = self.engine.spans(text[start:end], start == 0) if id is None else [(0, size)]
                 spans += [(before + left, before + right) for left, right in inner] if before else inner
-                before += size
+                before, done = before + size, end
         except (UnicodeEncodeError, TypeError, AttributeError):
             refuse_text(text)
         if unit == "byte" or text.isascii():

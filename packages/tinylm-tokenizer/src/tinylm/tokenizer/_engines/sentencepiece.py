@@ -17,10 +17,12 @@ from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING
 
+import regex
+
 from tinylm.tokenizer import sentencepiece_bpe, unigram
 from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Kind, Prepend, SentencePieceModel, Spaces, Strip
 from tinylm.tokenizer._explain import Merge
-from tinylm.tokenizer._streaming import last_word_start
+from tinylm.tokenizer._streaming import TAIL
 from tinylm.tokenizer._text.sentencepiece_words import Found, byte_ids, fill_in, user_defined, words
 from tinylm.tokenizer.kernels.sentencepiece import make_encoder
 from tinylm.tokenizer.normalizer import normalize, normalize_with_starts
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _AROUND = 32  # characters on each side of a cut that are looked at; no compiled rule is longer
+_TRIED = 64  # places that are looked at, from the last one
+_BEFORE_SPACE = re.compile(rf"[^\s{SPACE}](?= [^\s{SPACE}])")
+# Letters without case and the marks between them: none combines, and none changes how another is written in lower case.
+_UNSPACED = r"[\p{Lo}\u3001\u3002\u300c-\u300f\uff01\uff08\uff09\uff0c\uff1f]"
+_BETWEEN = regex.compile(rf"{_UNSPACED}(?={_UNSPACED})")
+_PAIR = regex.compile(_UNSPACED * 2)
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,11 @@ class SentencePieceEngine:
         added = {id: text.replace(SPACE, " ").encode() for text, id in self.added_tokens.items()}
         special = {id: text.encode() for text, id in self.special_tokens.items()}
         self._bytes = {**self._tokens(), **added, **special}
-        # A text may be cut between a letter and a space if no piece crosses that and nothing is put at the end.
-        self._cuts = not any(
+        # A text may be cut before a space if no piece crosses that; anywhere only if nothing is put at the end.
+        self._may_end = not any(isinstance(step, Spaces) and step.suffix for step in model.steps)
+        self._cuts = self._may_end and not any(
             re.search(f"[^{SPACE}]{SPACE}| ", text) for text in (*model.pieces, *self.added_tokens)
-        ) and not any(isinstance(step, Spaces) and step.suffix for step in model.steps)
+        )
         # What is done with the part behind a cut: nothing is put before it, and its first space stays.
         self._later_steps = tuple(
             Strip(False, step.right) if isinstance(step, Strip) else step
@@ -257,12 +266,32 @@ class SentencePieceEngine:
         return found
 
     def cut(self, text: str, first: bool = True) -> int:
-        """Between a letter and a space with a letter, where no piece crosses that and normalising does not look over
-        it."""
-        place = last_word_start(text) if self._cuts else 0
+        """The last place before a space, or else between two characters that no piece has side by side, where
+        normalising does not look over it."""
+        if self._cuts:
+            for place in _last_places(_BEFORE_SPACE, text):
+                left, right = self._sides(text, place) or ("", "")
+                if left and left[-1] not in (SPACE, " ") and right.startswith((SPACE, " ")):
+                    return place
+        if self._may_end and not self.model.words:  # what is cut out as a word is encoded as a whole
+            for place in _last_places(_BETWEEN, text):
+                if text[place - 1 : place + 1] in self._all_pieces or not (sides := self._sides(text, place)):
+                    continue
+                pair = sides[0][-1:] + sides[1][:1]
+                if _PAIR.fullmatch(pair) and pair not in self._all_pieces:
+                    return place
+        return 0
+
+    @cached_property
+    def _all_pieces(self) -> str:
+        """Every piece, to look for a pair of characters in."""
+        return "\0".join((*self.model.pieces, *self.added_tokens))
+
+    def _sides(self, text: str, place: int) -> tuple[str, str] | None:
+        """What stands around `place`, normalised; None if that is something else when it is normalised as one."""
         left, right = text[max(place - _AROUND, 0) : place], text[place : place + _AROUND]
-        sides = self._normalize_later(left) + self._normalize_later(right)
-        return place if self._normalize_later(left + right) == sides else 0
+        sides = self._normalize_later(left), self._normalize_later(right)
+        return sides if self._normalize_later(left + right) == sides[0] + sides[1] else None
 
     def _normalize_later(self, text: str) -> str:
         text.encode()
@@ -303,3 +332,12 @@ class SentencePieceEngine:
         from tinylm.tokenizer._formats.json_sentencepiece import write
 
         return {"tokenizer.json": write(self.model)}
+
+
+def _last_places(pattern: re.Pattern[str] | regex.Pattern[str], text: str) -> list[int]:
+    """Up to `_TRIED` ends of what `pattern` finds, the last first: near the end of `text`, else anywhere."""
+    for start in (max(len(text) - TAIL, 0), 0):
+        places = [found.end() for found in pattern.finditer(text, start)]
+        if places or not start:
+            break
+    return places[: -_TRIED - 1 : -1]
