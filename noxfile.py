@@ -185,6 +185,8 @@ def minimums(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """Run the packages' benchmarks, or those with a word in their path: `-- [--quick] ngram`. Not in plain `nox`."""
     options = [word for word in session.posargs if word.startswith("-")]
+    if unknown := {*options} - {"--quick"}:
+        session.error(f"wanted --quick, got {', '.join(sorted(unknown))}: run the script itself with its other options")
     install(session, *wheels(session), *TEST_NEEDS["tokenizer"], *TEST_NEEDS["model"], "-r", PEERS)
     session.run("python", FETCH_DATA, "--all")
     for script in benchmark_scripts({*session.posargs} - {*options}):

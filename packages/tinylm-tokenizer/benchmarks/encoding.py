@@ -261,6 +261,7 @@ def main() -> None:
     need(
         *(f"text/{text}.txt" for text in TEXTS if "," not in text),
         "vocabularies/cl100k/cl100k_base.tiktoken",
+        "vocabularies/o200k/o200k_base.tiktoken",
         packages=["tiktoken"],
     )
     for encoding in ("cl100k", "o200k"):

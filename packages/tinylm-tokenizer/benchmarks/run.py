@@ -4,7 +4,7 @@
     python packages/tinylm-tokenizer/benchmarks/run.py [--quick] [PART ...]
 
 PART: encoding, worst, training, wordpiece, sentencepiece_family (without one: all). Each is a file beside this one that
-writes its own tables below results/. The summary is made from those tables, whenever they were measured;
+writes its own tables below results/. The summary is made from those tables, whenever they were measured (no --quick);
 `run.py summary` measures nothing.
 The peers: pip install -r packages/tinylm-tokenizer/benchmarks/peers.txt
 """
@@ -22,6 +22,7 @@ from _bench import HERE, RESULTS, table
 PARTS = ("encoding", "worst", "training", "wordpiece", "sentencepiece_family")
 RESULT_OF = {  # the last that a part writes
     "encoding": "start_and_worst.json",
+    "training": "training.json",
     "worst": "worst.json",
     "wordpiece": "wordpiece.json",
     "sentencepiece_family": "sentencepiece.json",
@@ -70,12 +71,14 @@ def main() -> None:
     for part in [] if wanted == ["summary"] else wanted or PARTS:
         if subprocess.run([sys.executable, str(HERE / f"{part}.py"), *options]).returncode:
             raise SystemExit(f"{part}.py ended with the error above")
+    if "--quick" in options:  # nothing was written: the summary would be of older figures
+        return
     found: list[dict[str, Any]] = []
     for part in PARTS:
-        if part == "training" and (RESULTS / "training.json").is_file():
-            found += training()
-        elif part != "training" and (RESULTS / RESULT_OF[part]).is_file():
-            found += importlib.import_module(part).summary()
+        if not (RESULTS / RESULT_OF[part]).is_file():
+            print(f"no results of {part}: rows left out")
+        else:
+            found += training() if part == "training" else importlib.import_module(part).summary()
     table(
         "summary",
         "The rungs and the best peer of each job; × peer above 1: ours is ahead",

@@ -145,7 +145,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="SentencePiece-BPE and Unigram beside sentencepiece.")
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
     count = 1 if parser.parse_args().quick else 5
-    need("text/english.txt", "text/botchan.txt", *(f"vocabularies/{name}/tokenizer.model" for name in MODELS))
+    files = ["text/english.txt", "text/botchan.txt", *(f"vocabularies/{name}/tokenizer.model" for name in MODELS)]
+    need(*files, packages=["sentencepiece"])
     table(
         "sentencepiece",
         "SentencePiece-BPE and Unigram beside sentencepiece: MB per CPU second, in a fresh process",

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from _bench import DATA, table
+from _bench import DATA, need, table
 
 MIX = DATA / "text" / "mix.txt"
 PEERS = ("gigabpe", "rustbpe", "tokenizers")
@@ -247,6 +247,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         return run_here(options.one, str(options.text), options.vocabulary, options.threads)
+    need(packages=PEERS)
     if not options.text.is_file():
         raise SystemExit(f"wanted a text, found none at {options.text}: fetch it with fetch_data.py mix")
     rounds = 1 if options.quick else options.rounds

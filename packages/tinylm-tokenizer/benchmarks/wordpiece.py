@@ -159,6 +159,8 @@ def summary() -> list[dict[str, Any]]:
         for number, text in enumerate(TEXTS)
     ]
     written = RESULTS / "wordpiece_training.json"
+    if not written.is_file():
+        print(f"no results of {written.name}: rows left out")
     ours, theirs = json.loads(written.read_text())["rows"] if written.is_file() else ([], [])
     trained = [
         {

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of the 1 MB texts")
     parser.add_argument("--quick", action="store_true", help="1 MB only, one round")
     options = parser.parse_args()
-    need("vocabularies/cl100k/cl100k_base.tiktoken", "vocabularies/o200k/o200k_base.tiktoken")
+    need("vocabularies/cl100k/cl100k_base.tiktoken", "vocabularies/o200k/o200k_base.tiktoken", packages=["bpe_openai"])
     cases = [(encoding, case) for encoding in ENCODINGS for case in WORST]
     tasks = [("worst", who, *case, str(MB)) for case in cases for who in ("tinylm", "bpe-openai")]
     found = rounds("encoding.py", tasks, 1 if options.quick else options.rounds)
