@@ -166,6 +166,9 @@ def test_a_token_inside_the_white_space_of_another(tmp_path: Path) -> None:
     assert tok.encode(text) == wanted.ids
     assert tok.offsets(text) == wanted.offsets
     assert tok.count(text) == len(wanted.ids)
+    steps = tok.explain(text)
+    assert steps
+    assert all(text.encode()[step.position :].startswith(step.left + step.right) for step in steps)
     for number in range(len(wanted.ids)):
         start = tok.truncate(text, number)
         assert text.startswith(start)

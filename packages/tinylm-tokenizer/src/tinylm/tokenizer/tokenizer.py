@@ -259,13 +259,14 @@ class Tokenizer:
         from dataclasses import replace
 
         steps: list[Any] = []
-        before = 0
+        before = done = 0
         try:
             for start, end, id in whole(self._finder(()), text):
+                before -= len(text[start:done].encode())  # parts may overlap
                 if id is None:
                     inner = self.engine.explain(text[start:end], start == 0)
                     steps += [replace(step, position=step.position + before) for step in inner] if before else inner
-                before += len(text[start:end].encode())
+                before, done = before + len(text[start:end].encode()), end
         except (UnicodeEncodeError, TypeError, AttributeError):
             refuse_text(text)
         return steps
