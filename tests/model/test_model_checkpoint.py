@@ -320,3 +320,13 @@ def test_a_full_disk_leaves_no_new_folder(small, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             small("gpt2").save(tmp_path / name)
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+def test_a_type_or_device_that_is_not_there_is_refused(small, tmp_path):
+    small("qwen3").save(tmp_path / "model")
+    with pytest.raises(ModelError, match="dtype"):
+        Transformer.load(tmp_path / "model", dtype=torch.int8)
+    for device in ("nope", "cuda:99", torch.device("cuda:99")):
+        with pytest.raises(ModelError, match="device"):
+            Transformer.load(tmp_path / "model", device=device)
+    assert Transformer.load(tmp_path / "model", device="cpu").embed.weight.device.type == "cpu"

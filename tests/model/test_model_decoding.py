@@ -83,6 +83,18 @@ def test_the_cache_says_when_it_is_full(small, ids):
         KVCache(model.config, 0, 6)
 
 
+def test_a_cache_that_does_not_fit_is_refused(small, ids):
+    model = small("qwen3")
+    with torch.no_grad():
+        for other in ({"depth": 3}, {"head_dim": 8}):
+            with pytest.raises(ModelError, match="made for this model"):
+                model(ids(1, 4), cache=KVCache(small("qwen3", **other).config, 1, 6))
+        with pytest.raises(ModelError, match=r"own type torch\.float64"):
+            model(ids(1, 4), cache=KVCache(model.config, 1, 6, dtype=torch.float64))
+    with pytest.raises(ModelError, match="no gradient"):
+        model(ids(1, 4), cache=KVCache(model.config, 1, 6))
+
+
 def test_a_cache_without_a_common_length_needs_positions(small, ids):
     class Own:
         """A cache as inference may bring one: only `attend`."""

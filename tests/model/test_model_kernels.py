@@ -6,10 +6,12 @@ does not check either, the compiler does: the last test compiles the kernels for
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,8 +21,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="Triton is not installed: it has wheels for Linux only")
 
-from tinylm.model import ModelError, Transformer, kernels
-from tinylm.model.kernels import attention, cross_entropy
+from tinylm.model import ModelError, Transformer, generate, kernels
+from tinylm.model.attention import attend
+from tinylm.model.kernels import _launch, attention, attention_backward, attention_forward, cross_entropy
 from tinylm.model.kernels.attention import attention_reference, flash_attention, flash_attention_varlen
 from tinylm.model.kernels.cross_entropy import cross_entropy_reference, linear_cross_entropy
 from tinylm.model.kernels.rmsnorm import rmsnorm, rmsnorm_reference
@@ -225,6 +228,71 @@ def test_the_model_with_kernels_is_the_model_without(preset, options, small, ids
     torch.testing.assert_close(loss, wanted, atol=1e-5, rtol=1e-5)
     for mine, theirs in zip(torch.autograd.grad(loss, list(model.parameters())), gradients, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("preset", "options"), [("llama", {}), ("qwen3", {"norm": "layernorm"})])
+def test_under_autocast_keys_and_queries_may_be_of_another_type(preset, options, small, ids, anywhere):
+    """A float32 cache, and a LayerNorm of queries and keys, which gives float32 on CUDA under autocast."""
+    model, tokens = small(preset, **options).to(DEVICE), ids(2, 7).to(DEVICE)
+    with torch.autocast(DEVICE, torch.float16):
+        written = generate(model, tokens, 3)
+        model.loss(tokens, tokens).backward()
+    assert written.shape == (2, 3)
+    q = torch.randn(1, 2, 5, 16, device=DEVICE)
+    with torch.autocast(DEVICE, torch.float16):
+        y = attend(q, q, q.half())
+    assert y.dtype == torch.float16
+    torch.testing.assert_close(y.float(), attention_reference(q, q, q), atol=3e-3, rtol=0)
+
+
+@pytest.mark.parametrize("target", [50, 55, -1, -101])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_target_outside_the_vocabulary_is_not_a_number(target, reduction):
+    hidden, weight = numbers(3, 8), numbers(50, 8)
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([1, target, -100], device=DEVICE), reduction)
+    if reduction == "none":
+        assert loss.isnan().tolist() == [False, True, False]
+        loss = loss.sum()
+    assert loss.isnan()
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    assert gradient.isnan().any(dim=1).tolist()[1:] == [True, False]
+
+
+def test_every_grid_has_one_axis(monkeypatch):
+    """A second one would end at 65,535 programs: so many sequences and heads are a batch."""
+    grids = []
+
+    class Recorded:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return self.kernel[grid]
+
+    for module, name in ((attention_forward, "_forward"), (attention_backward, "_delta"),
+                         (attention_backward, "_key_gradients"), (attention_backward, "_query_gradients")):  # fmt: skip
+        monkeypatch.setattr(module, name, Recorded(getattr(module, name)))
+    q, k = numbers(2, 4, 70, 8), numbers(2, 2, 70, 8)
+    same(flash_attention, attention_reference, q, k, k)
+    assert [len(grid) for grid in grids] == [1, 1, 1, 1]
+
+
+def test_every_launch_is_on_the_tensors_own_device(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device", asked.append)
+    _launch.on(SimpleNamespace(is_cuda=True, device="cuda:1"))
+    assert asked == ["cuda:1"]
+    for path in Path(kernels.__file__).parent.glob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        launches = {node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript)}
+        guarded = {
+            inner
+            for node in nodes
+            if isinstance(node, ast.With) and ast.unparse(node.items[0]).startswith("_launch.on(")
+            for inner in ast.walk(node)
+        }
+        assert launches <= guarded, path
 
 
 def test_training_compiles_without_a_graph_break(small, ids, anywhere):

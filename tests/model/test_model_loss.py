@@ -117,3 +117,10 @@ def test_what_does_not_fit_is_refused(small, ids):
         model.loss(tokens, tokens, reduction="max")
     with pytest.raises(ModelError, match="shape"):
         model.loss(tokens, tokens[:, 1:])
+    for wrong in (97, -1, -101):
+        with pytest.raises(ModelError, match=f"targets: wanted 0 to 96 .* got {wrong}"):
+            model.loss(tokens, torch.full_like(tokens, wrong))
+    for dtype in (torch.float32, torch.bool):
+        with pytest.raises(ModelError, match="targets: wanted whole numbers"):
+            model.loss(tokens, tokens.to(dtype))
+    assert torch.equal(model.loss(tokens, tokens.int()), model.loss(tokens, tokens))

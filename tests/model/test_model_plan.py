@@ -125,3 +125,9 @@ def test_more_devices_hold_less_each():
         training_memory(config, 4096, layout=Layout(tensor=3))
     with pytest.raises(ModelError, match="fsdp to be a whole number"):
         Layout(fsdp=0)
+
+
+def test_the_plan_counts_the_heads_own_chunk():
+    from tinylm.model import loss, plan
+
+    assert loss.CHUNK_NUMBERS == plan._CHUNK  # written twice, since plan.py does not import torch

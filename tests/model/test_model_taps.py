@@ -82,3 +82,21 @@ def test_the_logit_lens_ends_where_the_model_does(preset, small, ids):
     assert list(seen) == ["embed", "blocks.0.output", "blocks.1.output", "blocks.2.output"]
     assert torch.equal(seen["blocks.2.output"], logits)
     assert not torch.allclose(seen["embed"], logits)
+
+
+def test_where_the_statement_cannot_be_told_the_line_itself_is_named(tmp_path):
+    """At a module's top level, bound by a for, and typed at a prompt, which keeps no file."""
+    code = "for x in values:\n    taps['mine'] = x\n"
+    for file, text in ((tmp_path / "mine.py", "taps['mine'] = x"), (tmp_path / "gone.py", "")):
+        if text:
+            file.write_text(code, encoding="utf-8")
+        taps = Taps()
+        exec(compile(code, str(file), "exec"), {"__name__": "mine", "taps": taps, "values": [torch.ones(1)]})
+        assert taps.sources["mine"] == (str(file), 2, text)
+
+
+def test_a_value_bound_by_a_for_is_named_by_its_line():
+    taps = Taps()
+    for x in [torch.ones(1)]:
+        taps["mine"] = x
+    assert taps.sources["mine"].text == 'taps["mine"] = x'

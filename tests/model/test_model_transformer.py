@@ -100,6 +100,14 @@ def test_logits_at(small, ids):
     close(model(tokens, logits_at=torch.tensor([[8], [3]])), torch.stack([logits[0, [8]], logits[1, [3]]]))
 
 
+def test_logits_at_places_that_are_not_there_are_refused(small, ids):
+    model, tokens = small("qwen3"), ids(2, 9)
+    close(model(tokens, logits_at=torch.tensor([[-1], [3]])), model(tokens, logits_at=torch.tensor([[8], [3]])))
+    for wrong, match in (([99], "got 99"), ([-10], "got -1"), ([0.5], "whole"), ([], "whole"), ([[1]] * 3, "shape")):
+        with pytest.raises(ModelError, match=match):
+            model(tokens, logits_at=wrong)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_positions_given_are_used(preset, small, ids):
     model, tokens = small(preset), ids(1, 8)
@@ -124,6 +132,15 @@ def test_ids_that_do_not_fit_are_refused(small):
         model(torch.tensor([1, 2]))
     with pytest.raises(ModelError, match="whole numbers"):
         model(torch.tensor([[1.0, 2.0]]))
+    for dtype in (torch.bool, torch.int8, torch.int16):
+        with pytest.raises(ModelError, match="whole numbers"):
+            model(torch.zeros(1, 2, dtype=dtype))
+    for shape in ((0, 3), (3, 0)):
+        with pytest.raises(ModelError, match="at least one of each"):
+            model(torch.zeros(shape, dtype=torch.long))
+    for positions in (torch.arange(3), torch.zeros(2, 2, dtype=torch.long), torch.zeros(2)):
+        with pytest.raises(ModelError, match="positions"):
+            model(torch.tensor([[1, 2]]), positions=positions)
     with pytest.raises(ModelError, match="mask"):
         model(torch.tensor([[1, 2]]), positions=torch.arange(2), mask=torch.ones(1, 1, dtype=torch.bool))
     with pytest.raises(ModelError, match="context"):

@@ -6,7 +6,7 @@ The kernels' own wrappers are called as the model calls them, on small CPU tenso
 sm_80 or an sm_90; each launch is compiled with just the types, constants, warps and stages it would have, then dropped.
 ptxas comes with Triton. For each kernel: registers a thread, bytes of them spilled to memory, shared memory of a block.
 Exits with 1 if one does not compile, or asks for more shared memory than a small GPU of the generation gives (99 KiB).
-It does NOT run anything and measures no time. Next: kernels.py, which does, on a GPU.
+It does NOT run anything and measures no time. Next: on_gpu.py, which does, on a GPU.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import argparse
 import re
 import statistics
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,12 @@ def training(rounds: int, peak: float | None) -> Iterator[Row]:
             torch.cuda.empty_cache()
 
 
+def words(device: str) -> set[str]:
+    """A device's name in words, and each two neighbours as one: "rtx4090" is two of them to the driver."""
+    found = re.findall(r"[a-z0-9]+", device.lower())
+    return {*found, *(a + b for a, b in pairwise(found))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The Triton kernels' speed on this GPU.")
     parser.add_argument("--quick", action="store_true", help="three rounds each: does it run?")
@@ -156,7 +163,7 @@ def main() -> None:
         print("on_gpu.py measures on an NVIDIA GPU, and torch.cuda.is_available() is False here: nothing measured")
         return
     device = torch.cuda.get_device_name()
-    found = next((name for name in DEVICES if name in re.sub(r"[^a-z0-9]", "", device.lower())), None)
+    found = next((name for name in DEVICES if name in words(device)), None)
     rounds = 3 if options.quick else 30
     rows: list[Row] = []
     for part in (

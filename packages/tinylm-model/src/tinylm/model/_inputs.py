@@ -1,4 +1,4 @@
-"""What a forward pass is given, checked: ids, positions and masks; and positions counted where none are given.
+"""What a forward pass is given, checked: ids, targets, positions and masks; and positions counted where none are given.
 
 Not here: the forward pass (transformer.py). Next: transformer.py.
 """
@@ -24,6 +24,39 @@ def count_positions(ids: Tensor, mask: Tensor | None, start: int | None, context
             "longer context"
         )
     return torch.arange(start, end, device=ids.device)
+
+
+def check_whole(name: str, values: Tensor) -> None:
+    """Types that torch looks up by."""
+    if values.dtype not in (torch.int64, torch.int32):
+        raise ModelError(f"{name}: wanted whole numbers (int64 or int32), got {values.dtype}")
+
+
+def check_ids(ids: Tensor) -> None:
+    """At least one whole number, (batch, time)."""
+    check_whole("ids", ids)
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise ModelError(f"ids: wanted shape (batch, time), at least one of each, got {tuple(ids.shape)}")
+
+
+def check_positions(ids: Tensor, positions: Tensor) -> None:
+    """Whole numbers, (time,) or (batch, time)."""
+    check_whole("positions", positions)
+    batch, time = ids.shape
+    if positions.shape not in ((time,), (1, time), (batch, time)):
+        raise ModelError(f"positions: wanted shape {(time,)} or {(batch, time)}, got {tuple(positions.shape)}")
+
+
+def places(at: Tensor, ids: Tensor) -> Tensor:
+    """`logits_at` as places from 0 on, (len,) or (batch, len)."""
+    check_whole("logits_at", at)
+    batch, time = ids.shape
+    if at.ndim not in (1, 2) or (at.ndim == 2 and at.shape[0] != batch):
+        raise ModelError(f"logits_at: wanted shape (len,) or ({batch}, len), got {tuple(at.shape)}")
+    at = at.to(torch.int64)
+    at = at.where(at >= 0, at + time)
+    check_range("logits_at", at, time, "the places of ids")
+    return at
 
 
 def check_mask(ids: Tensor, mask: Tensor, start: int | None) -> None:

@@ -14,11 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinylm.model import kernels
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """What sums of many numbers of this type are computed in: float32 at least."""
-    return torch.promote_types(dtype, torch.float32)
+from tinylm.model._dtypes import compute_dtype, wide
 
 
 def causal_mask(queries: int, keys: int, device: torch.device, window: int | None = None) -> Tensor:
@@ -48,7 +44,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: 
     if mask is None and q.shape[2] > 1 and kernels.chosen("attention", q):
         from tinylm.model.kernels.attention import flash_attention
 
-        return flash_attention(q, k, v, window)
+        kind = compute_dtype(q)  # under autocast a norm's queries, or a cache's keys, may be of another type
+        return flash_attention(q.to(kind), k.to(kind), v.to(kind), window)
     if window is not None:
         k, v, mask = _within(window, q.shape[2], k, v, mask)
     queries, keys = q.shape[2], k.shape[2]

@@ -53,11 +53,20 @@ class KVCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
 
+    def check(self, config: TransformerConfig) -> None:
+        """ModelError where it was made for another shape than config's."""
+        depth, _, kv_heads, _, head_dim = self.keys.shape
+        if (depth, kv_heads, head_dim) != (config.depth, config.kv_heads, config.head_dim):
+            raise ModelError(
+                f"KVCache: wanted one made for this model (depth {config.depth}, kv_heads {config.kv_heads}, head_dim "
+                f"{config.head_dim}), got depth {depth}, kv_heads {kv_heads}, head_dim {head_dim}"
+            )
+
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None
     ) -> Tensor:
-        """Append k and v, then attend over all that is there, or the window's part of it. Raises ModelError when full
-        or of another batch size."""
+        """Append k and v, then attend over all that is there, or the window's part of it. Raises ModelError when full,
+        of another batch size or type, and where a gradient is wanted."""
         layers, batch, _, room, _ = self.keys.shape
         end = self.length + k.shape[2]
         if end > room:
@@ -67,6 +76,12 @@ class KVCache:
             )
         if k.shape[0] != batch:
             raise ModelError(f"KVCache: wanted a batch of {batch}, got {k.shape[0]}")
+        if k.dtype != self.keys.dtype and not torch.is_autocast_enabled(k.device.type):
+            raise ModelError(
+                f"KVCache: wanted keys of its own type {self.keys.dtype}, got {k.dtype}; make it with dtype="
+            )
+        if torch.is_grad_enabled() and k.requires_grad:
+            raise ModelError("KVCache: wanted no gradient, since it is filled in place; call within torch.no_grad()")
         self.keys[layer, :, :, self.length : end] = k
         self.values[layer, :, :, self.length : end] = v
         if layer == layers - 1:

@@ -2,7 +2,7 @@
 llama.cpp open.
 
 Not here: the table of names (_huggingface.py), the tokenizer's and the optimiser's files (tinylm.training writes those
-beside). Nothing is ever unpickled: a *.bin or *.pt file is refused. Next: _huggingface.py.
+beside). Nothing is ever unpickled: a *.bin or *.pt file is refused. Next: _layout.py.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tinylm.model._files import is_gguf, read_json, usual_name, weight_files
 from tinylm.model._huggingface import check_format, from_json, to_json
 from tinylm.model._layout import Stored, check_shapes, shapes, tensors
 from tinylm.model.config import TransformerConfig
+from tinylm.model.device import pick_device
 from tinylm.model.transformer import Transformer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -68,10 +69,12 @@ def load(
     (*.gguf).
 
     dtype: "float32", "bfloat16", "float16", "float64" or torch's; None keeps the file's (float32 for a GGUF file).
+    device: as `device.pick_device` takes it, "auto" too.
     ModelError says what is wrong with the files: missing, truncated, of another shape, with a tensor too few or too
     many, with a weight that is no number.
     """
     wanted = _dtype(dtype)
+    device = None if device is None else pick_device(str(device))
     folder = Path(directory)
     if is_gguf(folder):
         from tinylm.model.gguf import files
@@ -171,4 +174,6 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
         if dtype not in _DTYPES:
             raise ModelError(f"dtype: wanted one of {sorted(_DTYPES)}, got {dtype!r}")
         return _DTYPES[dtype]
+    if dtype is not None and dtype not in _DTYPES.values():
+        raise ModelError(f"dtype: wanted one of {sorted(_DTYPES)}, got {dtype}")
     return dtype

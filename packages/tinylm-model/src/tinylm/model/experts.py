@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tinylm.model.attention import wide
+from tinylm.model._dtypes import compute_dtype, wide
 from tinylm.model.config import TransformerConfig
-from tinylm.model.norm import compute_dtype
 from tinylm.model.swiglu import gated
 
 # the router's probabilities (N, experts), and the experts chosen (N, experts_per_token)

@@ -18,8 +18,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from tinylm.model import kernels
+from tinylm.model._dtypes import wide
 
-IGNORED = -100
+IGNORED = -100  # a target that counts for nothing
 CHUNK_NUMBERS = 1 << 20  # logits per chunk; measured, see README: they stay in the processor's cache
 
 
@@ -35,7 +36,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduc
     valid = targets != IGNORED
     if reduction == "none":
         return _rowwise(hidden, weight, targets)
-    per_row = valid.to(_wide(hidden))
+    per_row = valid.to(wide(hidden.dtype))
     if reduction == "mean":
         per_row = per_row / valid.sum().clamp(min=1)
     apply: Callable[..., Tensor] = _FusedHead.apply  # torch leaves it untyped
@@ -46,30 +47,25 @@ def _rows_per_chunk(vocab_size: int) -> int:
     return max(1, CHUNK_NUMBERS // vocab_size)
 
 
-def _wide(hidden: Tensor) -> torch.dtype:
-    """The loss is summed in float32 at least."""
-    return torch.promote_types(hidden.dtype, torch.float32)
-
-
 class _FusedHead(torch.autograd.Function):
     """loss = Σₙ sₙ · (logsumexp(zₙ) − zₙ[tₙ]) with z = h Wᵀ;  ∂loss/∂zₙ = sₙ · (softmax(zₙ) − onehot(tₙ))."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, per_row: Tensor) -> Tensor:
         wants_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        wide = _wide(hidden)
-        loss = torch.zeros((), dtype=wide, device=hidden.device)
+        kind = wide(hidden.dtype)
+        loss = torch.zeros((), dtype=kind, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_grad else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if wants_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=kind) if wants_grad else None
         step = _rows_per_chunk(weight.shape[0])
         for start in range(0, hidden.shape[0], step):
             rows = slice(start, start + step)
             h, s, t = hidden[rows], per_row[rows], targets[rows, None]
-            log_p = torch.log_softmax((h @ weight.T).to(wide), dim=-1)
+            log_p = torch.log_softmax((h @ weight.T).to(kind), dim=-1)
             loss -= (log_p.gather(1, t)[:, 0] * s).sum()
             if grad_hidden is None or grad_weight is None:
                 continue
-            delta = log_p.exp_().scatter_add_(1, t, torch.full_like(t, -1, dtype=wide)).to(h.dtype)
+            delta = log_p.exp_().scatter_add_(1, t, torch.full_like(t, -1, dtype=kind)).to(h.dtype)
             # s is applied to the narrow side of each product, D numbers a row instead of V
             grad_hidden[rows] = (delta @ weight.to(h.dtype)) * s[:, None]
             grad_weight += delta.T @ (h * s[:, None].to(h.dtype))
@@ -90,10 +86,10 @@ def _rowwise(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     step = _rows_per_chunk(weight.shape[0])
 
     def chunk(h: Tensor, w: Tensor, t: Tensor) -> Tensor:
-        return F.cross_entropy((h @ w.T).to(_wide(h)), t, ignore_index=IGNORED, reduction="none")
+        return F.cross_entropy((h @ w.T).to(wide(h.dtype)), t, ignore_index=IGNORED, reduction="none")
 
     pieces = [
         checkpoint(chunk, hidden[i : i + step], weight, targets[i : i + step], use_reentrant=False)
         for i in range(0, hidden.shape[0], step)
     ]
-    return torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=_wide(hidden))
+    return torch.cat(pieces) if pieces else hidden.new_zeros(0, dtype=wide(hidden.dtype))

@@ -14,14 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm.model import kernels
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type that matrix products take x in: autocast's if it is on, else x's own."""
-    kind = x.device.type
-    if kind == "meta" or not torch.is_autocast_enabled(kind):  # torch raises for a device that cannot autocast
-        return x.dtype
-    return torch.get_autocast_dtype(kind)
+from tinylm.model._dtypes import compute_dtype, wide
 
 
 class RMSNorm(nn.Module):
@@ -55,7 +48,7 @@ class _RMSNormOnCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide(x.dtype))  # of squares
         r = (norm.square() / x.shape[-1] + eps).rsqrt()
         ctx.save_for_backward(x, weight, r)
         y: Tensor = (x * r).mul_(weight).to(dtype)
@@ -70,8 +63,3 @@ class _RMSNormOnCPU(torch.autograd.Function):
         shift = (p @ weight.to(p.dtype)).unsqueeze(-1) / x.shape[-1]
         dx = (dy * weight).to(p.dtype).sub_(x_hat.mul_(shift)).mul_(r)
         return dx.to(x.dtype), p.flatten(0, -2).sum(0).to(weight.dtype), None, None
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """Squares are summed in float32 at least."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tinylm.model import kernels
-from tinylm.model.attention import wide
+from tinylm.model._dtypes import wide
 from tinylm.model.config import TransformerConfig
 from tinylm.model.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
 

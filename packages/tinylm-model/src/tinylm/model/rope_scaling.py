@@ -120,7 +120,7 @@ def _apply_mscale(given: dict[str, Any]) -> None:
     """DeepSeek's two fields set the attention factor where it is not given itself."""
     both = [given.pop(name, None) for name in ("mscale", "mscale_all_dim")]
     for value in both:
-        if value is not None and not _is_number(value):
+        if value is not None and not _is_bounded_number(value):
             raise ModelError(f"rope_scaling: wanted mscale and mscale_all_dim to be numbers, got {value!r}")
     if all(both) and "attention_factor" not in given:
         _check_factor(given.get("factor"))
@@ -143,12 +143,12 @@ def _refuse_unknown(given: Mapping[str, Any], names: list[str] | tuple[str, ...]
         )
 
 
-def _is_number(value: Any) -> bool:
+def _is_bounded_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -1e18 < value < 1e18
 
 
 def _check_factor(value: Any) -> None:
-    if not _is_number(value) or value < 1:
+    if not _is_bounded_number(value) or value < 1:
         raise ModelError(f"rope_scaling: wanted factor to be a number of at least 1, got {value!r:.80}")
 
 
@@ -162,5 +162,5 @@ def _check_context(value: Any) -> None:
 def _check_positive(scaling: Any, *names: str) -> None:
     for name in names:
         value = getattr(scaling, name)
-        if not _is_number(value) or value <= 0:
+        if not _is_bounded_number(value) or value <= 0:
             raise ModelError(f"rope_scaling: wanted {name} to be a number above 0, got {value!r:.80}")

@@ -57,7 +57,14 @@ def logit_lens(model: Transformer, taps: Mapping[str, Tensor]) -> Iterator[tuple
 
 @lru_cache(maxsize=256)
 def _recorded(file: str, line: int, module: str) -> Source:
-    """The statement that computed what the line `file`:`line` records."""
+    """The statement that computed what the line `file`:`line` records; that line where it cannot be told."""
+    try:
+        return _computed(file, line, module)
+    except (ValueError, SyntaxError):  # typed at a prompt, at a module's top level, or bound by a for
+        return Source(file, line, linecache.getline(file, line).strip())
+
+
+def _computed(file: str, line: int, module: str) -> Source:
     function, at = _statement(file, line)
     value = at.value if isinstance(at, ast.Assign) else None
     if isinstance(value, ast.Name):

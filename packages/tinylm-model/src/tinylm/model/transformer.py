@@ -30,19 +30,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tinylm.model._dtypes import compute_dtype
 from tinylm.model._errors import ModelError
-from tinylm.model._inputs import check_mask, check_range, count_positions
+from tinylm.model._inputs import (
+    check_ids,
+    check_mask,
+    check_positions,
+    check_range,
+    check_whole,
+    count_positions,
+    places,
+)
 from tinylm.model.attention import attend, attend_with_pattern, padding_mask
-from tinylm.model.cache import Cache
+from tinylm.model.cache import Cache, KVCache
 from tinylm.model.config import TransformerConfig
 from tinylm.model.experts import Experts, Routing, balance_loss
 from tinylm.model.initialisation import initialise
-from tinylm.model.loss import chunked_cross_entropy
-from tinylm.model.norm import RMSNorm, compute_dtype
+from tinylm.model.loss import IGNORED, chunked_cross_entropy
+from tinylm.model.norm import RMSNorm
 from tinylm.model.rope import Rotation, rotate, rotation
 from tinylm.model.swiglu import gated
 
-Taps = dict[str, Tensor]
+TapDict = dict[str, Tensor]
 
 
 def _norm(config: TransformerConfig, size: int) -> nn.Module:
@@ -65,7 +74,7 @@ class Attention(nn.Module):
         self.k_norm = _norm(config, config.head_dim) if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, cos_sin: Rotation | None, mask: Tensor | None, cache: Cache | None, taps: Taps | None
+        self, x: Tensor, cos_sin: Rotation | None, mask: Tensor | None, cache: Cache | None, taps: TapDict | None
     ) -> Tensor:
         batch, time, _ = x.shape
         q, k, v = (project(x).view(batch, time, -1, self.head_dim) for project in (self.q, self.k, self.v))
@@ -118,7 +127,7 @@ class Block(nn.Module):
         self.mlp = Experts(config) if config.experts else MLP(config)
 
     def forward(
-        self, x: Tensor, cos_sin: Rotation | None, mask: Tensor | None, cache: Cache | None, taps: Taps | None
+        self, x: Tensor, cos_sin: Rotation | None, mask: Tensor | None, cache: Cache | None, taps: TapDict | None
     ) -> tuple[Tensor, Routing | None]:
         """The residual stream after the block, and where its tokens were sent if it has experts."""
         normed = self.attention_norm(x)
@@ -164,7 +173,7 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        taps: Taps | None = None,
+        taps: TapDict | None = None,
     ) -> Tensor:
         """(B, T) int64 -> (B, T, D), after the final norm.
 
@@ -177,16 +186,18 @@ class Transformer(nn.Module):
         return self._hidden(ids, positions, mask, cache, taps)[0]
 
     def _hidden(
-        self, ids: Tensor, positions: Tensor | None, mask: Tensor | None, cache: Cache | None, taps: Taps | None
+        self, ids: Tensor, positions: Tensor | None, mask: Tensor | None, cache: Cache | None, taps: TapDict | None
     ) -> tuple[Tensor, list[Routing]]:
         """As `hidden`, and the routing of each layer that has experts."""
-        if ids.ndim != 2 or ids.is_floating_point():
-            raise ModelError(f"ids: wanted whole numbers of shape (batch, time), got {ids.dtype} {tuple(ids.shape)}")
+        check_ids(ids)
+        if isinstance(cache, KVCache):
+            cache.check(self.config)
         start = 0 if cache is None else getattr(cache, "length", None)
         if mask is not None:
             check_mask(ids, mask, start)
         if positions is None:
             positions = count_positions(ids, mask, start, self.config.context)
+        check_positions(ids, positions)
         check_range("ids", ids, self.config.vocab_size, "the vocabulary")
         check_range("positions", positions, self.config.context, "the context")
         x = self.embed(ids) if self.positions is None else self.embed(ids) + self.positions(positions)
@@ -210,13 +221,14 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        taps: Taps | None = None,
+        taps: TapDict | None = None,
         logits_at: Sequence[int] | Tensor | None = None,
     ) -> Tensor:
-        """(B, T) int64 -> logits (B, T, V), or (B, len, V) at the positions `logits_at` in T: (len,), or (B, len)."""
+        """(B, T) int64 -> logits (B, T, V), or (B, len, V) at the positions `logits_at` in T: (len,), or (B, len);
+        negative ones count from the end."""
         hidden = self.hidden(ids, positions, mask, cache, taps)
         if logits_at is not None:
-            at = torch.as_tensor(logits_at, device=hidden.device)
+            at = places(torch.as_tensor(logits_at, device=hidden.device), ids)
             hidden = hidden[:, at] if at.ndim == 1 else hidden.take_along_dim(at[..., None], dim=1)
         logits = F.linear(hidden, self.head_weight)
         if taps is not None:
@@ -237,7 +249,10 @@ class Transformer(nn.Module):
             raise ModelError(f"loss: wanted reduction 'mean', 'sum' or 'none', got {reduction!r}")
         if targets.shape != ids.shape:
             raise ModelError(f"loss: wanted targets of the shape of ids {tuple(ids.shape)}, got {tuple(targets.shape)}")
+        check_whole("targets", targets)
+        check_range("targets", targets.where(targets != IGNORED, 0), self.config.vocab_size, "the vocabulary")
         hidden, routings = self._hidden(ids, None, None, None, None)
+        targets = targets.to(torch.int64)
         loss = chunked_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten(), reduction)
         loss = loss.view(targets.shape) if reduction == "none" else loss
         if items is not None:

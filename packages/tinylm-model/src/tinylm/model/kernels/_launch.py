@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import triton
@@ -34,6 +35,18 @@ def check(name: str, *tensors: Tensor) -> None:
         )
     if first.dtype == torch.bfloat16:
         raise ModelError(f"{name}: Triton's interpreter computes bfloat16 wrongly; use float32 or float16 on the CPU")
+
+
+def on(x: Tensor) -> AbstractContextManager[object]:
+    """Around a launch: Triton launches on the current GPU, which need not be the one that x is on."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def heads_like(x: Tensor) -> Tensor:
+    """Room for a result of x's shape (B, heads, T, head_dim), in memory (B, T, heads, head_dim): how the projections
+    write and attention reads."""
+    batch, heads, time, size = x.shape
+    return torch.empty((batch, time, heads, size), dtype=x.dtype, device=x.device).transpose(1, 2)
 
 
 def rows_of(x: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ def flash_attention_varlen(
     q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, window: int | None = None,
     key_starts: Tensor | None = None, longest_keys: int | None = None,
 ) -> Tensor:  # fmt: skip
-    """Sequences of different lengths, one after the other: each attends within itself as `flash_attention` does.
+    """For packed batches, which the model itself does not make: sequences of different lengths, one after the other,
+    each attending within itself as `flash_attention` does.
 
     q (tokens, H, head_dim); k, v (key tokens, K, head_dim). `starts` (B + 1,) int32 on the same device, also known as
     cu_seqlens: sequence b is the tokens starts[b] to starts[b + 1]; sequences may be empty. `longest`: the length of

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tinylm.model.kernels import _launch
 from tinylm.model.kernels.attention_forward import Blocks, key_range, span, visible
 
 
@@ -40,16 +41,18 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """-> ∂q, ∂k, ∂v, each laid out in memory (B, tokens, heads, head_dim)."""
     dy = dy if dy.stride(3) == 1 else dy.contiguous()
-    dq, dk, dv = (_like(x) for x in (q, k, v))
+    dq, dk, dv = (_launch.heads_like(x) for x in (q, k, v))
     batch, heads, time, size = q.shape
     sequences = batch if starts is None else len(starts) - 1
     if key_starts is None:
         key_starts = starts
     delta, padded = torch.empty_like(log_sum), max(16, triton.next_power_of_2(size))
     if delta.numel():
-        _delta[(triton.cdiv(time, 64), batch * heads)](
-            dy, y, delta, heads, time, size, *dy.stride()[:3], *y.stride()[:3], 64, padded, num_warps=4
-        )
+        parts = triton.cdiv(time, 64)
+        with _launch.on(q):
+            _delta[(parts * heads * batch,)](
+                dy, y, delta, parts, heads, time, size, *dy.stride()[:3], *y.stride()[:3], 64, padded, num_warps=4
+            )
     for_keys, for_queries = blocks(q)
     log2_scale = math.log2(math.e) / math.sqrt(size)
     common = (
@@ -58,16 +61,19 @@ def backward(
     )  # fmt: skip
     parts = triton.cdiv(longest_keys, for_keys.keys)
     if parts * sequences:
-        _key_gradients[(parts * k.shape[1] * sequences,)](
-            *common, dk, dv, parts, *dk.stride()[:3], *dv.stride()[:3], starts is not None, window > 0,
-            for_keys.queries, for_keys.keys, padded, num_warps=for_keys.warps, num_stages=for_keys.stages,
-        )  # fmt: skip
+        with _launch.on(q):
+            _key_gradients[(parts * k.shape[1] * sequences,)](
+                *common, dk, dv, parts, *dk.stride()[:3], *dv.stride()[:3], starts is not None, window > 0,
+                for_keys.queries, for_keys.keys, padded, num_warps=for_keys.warps, num_stages=for_keys.stages,
+            )  # fmt: skip
     parts = triton.cdiv(longest, for_queries.queries)
     if parts * sequences:
-        _query_gradients[(parts * heads * sequences,)](
-            *common, dq, parts, *dq.stride()[:3], starts is not None, window > 0,
-            for_queries.queries, for_queries.keys, padded, num_warps=for_queries.warps, num_stages=for_queries.stages,
-        )  # fmt: skip
+        with _launch.on(q):
+            _query_gradients[(parts * heads * sequences,)](
+                *common, dq, parts, *dq.stride()[:3], starts is not None, window > 0,
+                for_queries.queries, for_queries.keys, padded, num_warps=for_queries.warps,
+                num_stages=for_queries.stages,
+            )  # fmt: skip
     return dq, dk, dv
 
 
@@ -76,21 +82,17 @@ def _(
     dy: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, log_sum: Tensor, starts: Tensor | None,
     key_starts: Tensor | None, longest: int, longest_keys: int, window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _like(q), _like(k), _like(v)
-
-
-def _like(x: Tensor) -> Tensor:
-    batch, heads, time, size = x.shape
-    return torch.empty((batch, time, heads, size), dtype=x.dtype, device=x.device).transpose(1, 2)
+    return _launch.heads_like(q), _launch.heads_like(k), _launch.heads_like(v)
 
 
 @triton.jit
 def _delta(
-    dy, y, delta, heads, time, size, dy_batch, dy_head, dy_time, y_batch, y_head, y_time,
+    dy, y, delta, parts, heads, time, size, dy_batch, dy_head, dy_time, y_batch, y_head, y_time,
     ROWS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    b, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
+    which = tl.program_id(0) // parts  # a grid's second axis ends at 65,535 programs
+    row = tl.program_id(0) % parts * ROWS + tl.arange(0, ROWS)
+    b, head = (which // heads).to(tl.int64), (which % heads).to(tl.int64)
     dim = tl.arange(0, SIZE)[None, :]
     mask = (row < time)[:, None] & (dim < size)
     at = row.to(tl.int64)[:, None]

@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tinylm.model.kernels import _launch
+
 
 class Blocks(NamedTuple):
     """How a kernel cuts its work: queries and keys of a block, warps, blocks of keys (or queries) in flight."""
@@ -53,13 +55,14 @@ def forward(
     cut = blocks(q)
     programs = triton.cdiv(longest, cut.queries) * heads * sequences
     if programs:
-        _forward[(programs,)](
-            q, k, v, y, log_sum, starts, key_starts, time, k.shape[2], heads, heads // k.shape[1], size, window,
-            math.log2(math.e) / math.sqrt(size), triton.cdiv(longest, cut.queries),
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3],
-            starts is not None, window > 0, cut.queries, cut.keys, max(16, triton.next_power_of_2(size)),
-            num_warps=cut.warps, num_stages=cut.stages,
-        )  # fmt: skip
+        with _launch.on(q):
+            _forward[(programs,)](
+                q, k, v, y, log_sum, starts, key_starts, time, k.shape[2], heads, heads // k.shape[1], size, window,
+                math.log2(math.e) / math.sqrt(size), triton.cdiv(longest, cut.queries),
+                *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *y.stride()[:3],
+                starts is not None, window > 0, cut.queries, cut.keys, max(16, triton.next_power_of_2(size)),
+                num_warps=cut.warps, num_stages=cut.stages,
+            )  # fmt: skip
     return y, log_sum
 
 

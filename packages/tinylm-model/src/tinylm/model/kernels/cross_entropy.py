@@ -24,14 +24,14 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tinylm.model._dtypes import compute_dtype
 from tinylm.model._errors import ModelError
 from tinylm.model.kernels import _launch
-from tinylm.model.norm import compute_dtype
+from tinylm.model.loss import IGNORED
 
 CHUNK_NUMBERS = 1 << 27  # logits of a chunk: 256 MiB in bfloat16, 2,670 rows of GPT-2's vocabulary
 ALIGNED = 64  # numbers that a row of logits begins at a multiple of
 BLOCK = 4096  # logits of a row that a program holds at once
-IGNORED = -100
 
 
 def cross_entropy_reference(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,8 +50,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduct
     """hidden (N, D), weight (V, D), targets (N,) int64 -> loss in nats: a scalar, or (N,) with reduction "none".
 
     The products are in hidden's type (autocast's, where it is on), sums and the loss in float32. Targets of -100 count
-    for nothing; when all are ignored the mean is 0 and every gradient is 0. ModelError for shapes or a reduction that
-    do not fit.
+    for nothing; when all are ignored the mean is 0 and every gradient is 0. A target outside the vocabulary makes loss
+    and gradients NaN (refusing it would wait for the device). ModelError for shapes or a reduction that do not fit.
     """
     hidden = hidden.to(compute_dtype(hidden))
     _launch.check("cross_entropy", hidden)
@@ -166,7 +166,8 @@ def _softmax(logits: Tensor, targets: Tensor, losses: Tensor, gradient: bool) ->
     rows, size = logits.shape
     room = logits.stride(0)
     block = min(BLOCK, triton.next_power_of_2(room))
-    _rows_kernel[(rows,)](logits, targets, losses, size, room, gradient, IGNORED, block, num_warps=8)
+    with _launch.on(logits):
+        _rows_kernel[(rows,)](logits, targets, losses, size, room, gradient, IGNORED, block, num_warps=8)
 
 
 @triton.jit
@@ -177,7 +178,8 @@ def _rows_kernel(
     base = logits + row * room
     target = tl.load(targets + row)
     valid = target != IGNORED
-    z_target = tl.load(base + tl.where(valid, target, 0)).to(tl.float32)
+    inside = (target >= 0) & (target < size)
+    z_target = tl.load(base + tl.where(inside, target, 0)).to(tl.float32)
     top = tl.full((), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)  # a sum for each lane, added up at the end
     for start in range(0, room, BLOCK):
@@ -188,6 +190,7 @@ def _rows_kernel(
         total = total * tl.exp(top - higher) + tl.exp(z - higher)
         top = higher
     log_sum = top + tl.log(tl.sum(total, axis=0))
+    log_sum = tl.where(inside | (target == IGNORED), log_sum, float("nan"))  # and with it the loss and its gradient
     tl.store(losses + row, tl.where(valid, log_sum - z_target, 0.0))
     if GRADIENT:
         tl.debug_barrier()  # every thread has read z_target before one of them overwrites it

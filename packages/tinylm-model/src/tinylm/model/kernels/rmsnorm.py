@@ -69,9 +69,10 @@ def rmsnorm_forward(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -
     r = torch.empty(rows, dtype=torch.float32, device=x.device)
     if rows:
         per_program, block, warps = _tile(size)
-        _forward[(triton.cdiv(rows, per_program),)](
-            flat, weight.contiguous(), y, r, rows, size, flat.stride(0), eps, per_program, block, num_warps=warps
-        )
+        with _launch.on(x):
+            _forward[(triton.cdiv(rows, per_program),)](
+                flat, weight.contiguous(), y, r, rows, size, flat.stride(0), eps, per_program, block, num_warps=warps
+            )
     return y, r
 
 
@@ -84,10 +85,11 @@ def rmsnorm_backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> tuple[
     per_program, block, warps = _tile(size)
     partial = torch.zeros(_programs(rows, size), size, dtype=torch.float32, device=x.device)
     if rows:
-        _backward[(partial.shape[0],)](
-            upstream, flat, weight.contiguous(), r, dx, partial, rows, size, upstream.stride(0), flat.stride(0),
-            per_program, block, num_warps=warps,
-        )  # fmt: skip
+        with _launch.on(x):
+            _backward[(partial.shape[0],)](
+                upstream, flat, weight.contiguous(), r, dx, partial, rows, size, upstream.stride(0), flat.stride(0),
+                per_program, block, num_warps=warps,
+            )  # fmt: skip
     return dx, partial
 
 

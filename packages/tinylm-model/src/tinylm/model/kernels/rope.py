@@ -5,7 +5,7 @@
 in Hugging Face's half-split layout. A rotation's transpose is the rotation back, so the backward pass is the same
 kernel with −sin. Memory traffic for N numbers: reads N and writes N, forward and backward; the tables of cosines and
 sines are read once a token for all of its heads and stay in the cache. torch's form moves about four times as much.
-What it does not do: make the tables (transformer.py does), interleaved pairs, heads of an odd size. Next: swiglu.py.
+What it does not do: make the tables (../rope.py does), interleaved pairs, heads of an odd size. Next: swiglu.py.
 """
 
 from __future__ import annotations
@@ -64,29 +64,24 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     """Turn x by the tables' angles, or back. The result keeps the order in memory of x's axes."""
     x = x if x.stride(3) == 1 else x.contiguous()
     cos, sin = cos.contiguous(), sin.contiguous()
-    y = _like(x)
+    y = _launch.heads_like(x)
     batch, heads, time, size = x.shape
     rows, half = batch * heads * time, size // 2
     if rows:
         block = triton.next_power_of_2(half)
         per_program = max(1, TILE // max(block, 32))
         table_stride = time * half if cos.ndim == 4 and cos.shape[0] > 1 else 0
-        _rotate[(triton.cdiv(rows, per_program),)](
-            x, y, cos, sin, rows, heads, time, half, *x.stride()[:3], *y.stride()[:3], table_stride,
-            back, per_program, block, num_warps=4,
-        )  # fmt: skip
+        with _launch.on(x):
+            _rotate[(triton.cdiv(rows, per_program),)](
+                x, y, cos, sin, rows, heads, time, half, *x.stride()[:3], *y.stride()[:3], table_stride,
+                back, per_program, block, num_warps=4,
+            )  # fmt: skip
     return y
 
 
 @rotate.register_fake
 def _(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
-    return _like(x if x.stride(3) == 1 else x.contiguous())
-
-
-def _like(x: Tensor) -> Tensor:
-    """Room for a result: (B, T, heads, head_dim) in memory, which is how the projections write and attention reads."""
-    batch, heads, time, size = x.shape
-    return torch.empty((batch, time, heads, size), dtype=x.dtype, device=x.device).transpose(1, 2)
+    return _launch.heads_like(x if x.stride(3) == 1 else x.contiguous())
 
 
 @triton.jit

@@ -60,7 +60,8 @@ def swiglu_forward(gate: Tensor, up: Tensor) -> Tensor:
     y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     if y.numel():
         parts = triton.cdiv(size, BLOCK)
-        _forward[(rows * parts,)](g, u, y, size, parts, g.stride(0), u.stride(0), BLOCK, num_warps=4)
+        with _launch.on(gate):
+            _forward[(rows * parts,)](g, u, y, size, parts, g.stride(0), u.stride(0), BLOCK, num_warps=4)
     return y
 
 
@@ -73,9 +74,10 @@ def swiglu_backward(dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tenso
     d_up = torch.empty_like(d_gate)
     if d_up.numel():
         parts = triton.cdiv(size, BLOCK)
-        _backward[(rows * parts,)](
-            d, g, u, d_gate, d_up, size, parts, d.stride(0), g.stride(0), u.stride(0), BLOCK, num_warps=4
-        )
+        with _launch.on(gate):
+            _backward[(rows * parts,)](
+                d, g, u, d_gate, d_up, size, parts, d.stride(0), g.stride(0), u.stride(0), BLOCK, num_warps=4
+            )
     return d_gate, d_up
 
 
