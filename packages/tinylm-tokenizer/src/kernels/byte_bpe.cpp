@@ -8,11 +8,11 @@
 #include <atomic>
 #include <exception>
 #include <optional>
-#include <thread>
 #include <unordered_map>
 
 #include "bindings.hpp"
 #include "byte_bpe_text.hpp"
+#include "threads.hpp"
 
 namespace nb = nanobind;
 
@@ -162,8 +162,7 @@ class Encoder {
         };
         {
             nb::gil_scoped_release unlocked;
-            std::vector<std::thread> others;
-            for (size_t i = 1; i < threads; i++) others.emplace_back(work, std::ref(done[i]));
+            std::vector<std::thread> others = start_threads(threads - 1, [&](size_t i) { work(done[i]); });
             work(done[0]);
             for (std::thread& other : others) other.join();
         }

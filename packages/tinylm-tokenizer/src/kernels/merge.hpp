@@ -10,17 +10,13 @@
 #include <functional>
 #include <vector>
 
+#include "hash.hpp"
+
 namespace tinylm {
 
 constexpr uint32_t kNone = 0xFFFFFFFF;
 
 inline uint64_t pair_key(uint32_t left, uint32_t right) { return uint64_t(left) << 32 | right; }
-
-inline uint64_t mix(uint64_t key) {  // the finaliser of splitmix64: every bit of the key moves every bit of the hash
-    key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9;
-    key = (key ^ key >> 27) * 0x94D049BB133111EB;
-    return key ^ key >> 31;
-}
 
 struct Merge {
     uint32_t rank = kNone;

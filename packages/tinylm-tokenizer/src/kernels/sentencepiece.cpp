@@ -8,9 +8,9 @@
 
 #include <atomic>
 #include <exception>
-#include <thread>
 
 #include "bindings.hpp"
+#include "threads.hpp"
 
 namespace nb = nanobind;
 
@@ -106,9 +106,8 @@ class SentencePieceEncoder {
         {
             nb::gil_scoped_release unlocked;
             std::atomic<size_t> next = 0;
-            std::vector<std::thread> others;
-            for (size_t i = 1; i < encoded.size(); i++)
-                others.emplace_back([&, i] { encode_some(views, next, encoded[i]); });
+            std::vector<std::thread> others =
+                start_threads(encoded.size() - 1, [&](size_t i) { encode_some(views, next, encoded[i]); });
             encode_some(views, next, encoded[0]);
             for (std::thread& other : others) other.join();
         }

@@ -6,6 +6,7 @@
 #include <queue>
 #include <unordered_map>
 
+#include "hash.hpp"
 #include "sentencepiece_text.hpp"
 #include "sentencepiece_trie.hpp"
 
@@ -16,12 +17,6 @@ struct Token {
     uint32_t id;
     uint32_t size;  // bytes
 };
-
-inline uint64_t mix(uint64_t key) {  // the finaliser of splitmix64: every bit of the key moves every bit of the hash
-    key = (key ^ key >> 30) * 0xBF58476D1CE4E5B9;
-    key = (key ^ key >> 27) * 0x94D049BB133111EB;
-    return key ^ key >> 31;
-}
 
 class Bpe {
   public:

@@ -30,7 +30,7 @@ class Trainer {
 
     Trainer(Words words, size_t wanted, size_t threads, Pulse pulse)
         : words_(std::move(words)), wanted_(wanted), pulse_(std::move(pulse)), team_(threads) {
-        for (size_t thread = 0; thread < threads; thread++) found_.emplace_back(256 + wanted);
+        for (size_t thread = 0; thread < team_.size(); thread++) found_.emplace_back(256 + wanted);
         threshold_ = std::max<int64_t>(1, words_.pairs() / int64_t(kPairsPerMerge * std::max<size_t>(wanted, 1)));
     }
 

@@ -2,6 +2,7 @@
 // between two jobs the threads first wait without sleeping, then sleep.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <exception>
@@ -9,12 +10,15 @@
 #include <thread>
 #include <vector>
 
+#include "threads.hpp"
+
 namespace tinylm {
 
 class Team {
   public:
-    explicit Team(size_t size) {
-        for (size_t number = 1; number < size; number++) threads_.emplace_back([this, number] { work(number); });
+    // Of at most `size` threads: as many as the system gives.
+    explicit Team(size_t size) : thrown_(std::max<size_t>(size, 1)) {
+        threads_ = start_threads(thrown_.size() - 1, [this](size_t number) { work(number); });
     }
     Team(const Team&) = delete;
     ~Team() {
@@ -25,21 +29,17 @@ class Team {
 
     size_t size() const { return threads_.size() + 1; }
 
-    // Calls job(0), job(1), ... job(size - 1), each on a thread of its own, the first on this one. What the first throws
-    // is thrown on when all have ended; the others must not throw.
+    // Calls job(0), job(1), ... job(size - 1), each on a thread of its own, the first on this one. What one of
+    // them throws is thrown on when all have ended.
     void run(const std::function<void(size_t)>& job) {
         job_ = &job;
+        thrown_.assign(thrown_.size(), nullptr);
         working_.store(threads_.size(), std::memory_order_relaxed);
         start();
-        std::exception_ptr thrown;
-        try {
-            job(0);
-        } catch (...) {
-            thrown = std::current_exception();
-        }
+        attempt(0);
         for (size_t spins = 0; working_.load(std::memory_order_acquire) != 0; spins++)
             if (spins > kSpins) std::this_thread::yield();
-        if (thrown) std::rethrow_exception(thrown);
+        rethrow_first(thrown_);
     }
 
   private:
@@ -50,13 +50,21 @@ class Team {
         round_.notify_all();
     }
 
+    void attempt(size_t number) {
+        try {
+            (*job_)(number);
+        } catch (...) {
+            thrown_[number] = std::current_exception();
+        }
+    }
+
     void work(size_t number) {
         for (unsigned seen = 0;;) {
             for (size_t spins = 0; round_.load(std::memory_order_acquire) == seen; spins++)
                 if (spins > kSpins) round_.wait(seen, std::memory_order_acquire);
             seen++;
             if (!job_) return;
-            (*job_)(number);
+            attempt(number);
             working_.fetch_sub(1, std::memory_order_release);
         }
     }
@@ -64,6 +72,7 @@ class Team {
     const std::function<void(size_t)>* job_ = nullptr;
     std::atomic<unsigned> round_ = 0;
     std::atomic<size_t> working_ = 0;
+    std::vector<std::exception_ptr> thrown_;  // by each thread
     std::vector<std::thread> threads_;
 };
 

@@ -1,5 +1,5 @@
 // Training a Unigram vocabulary, and the counting that both SentencePiece trainers begin with: the border to Python.
-// kernels/unigram.py says what the arguments are.
+// kernels/sentencepiece_training.py says what the arguments are.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>

@@ -11,8 +11,9 @@
 #include <limits>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <vector>
+
+#include "threads.hpp"
 
 namespace tinylm::unigram_training {
 
@@ -90,17 +91,23 @@ struct Lattice {
         update();
     }
 
-    // Runs work(shard, first word, last word) for all shards, on as many threads as there are.
+    // Runs work(shard, first word, last word) for all shards, on as many threads as there are. What one of
+    // them throws is thrown on when all have ended.
     void in_shards(const std::function<void(size_t, size_t, size_t)>& work) const {
         std::atomic<size_t> next = 0;
-        const auto loop = [&] {
-            for (size_t shard; (shard = next++) < kShards;)
-                work(shard, words.size() * shard / kShards, words.size() * (shard + 1) / kShards);
+        std::vector<std::exception_ptr> thrown(threads);
+        const auto loop = [&](size_t thread) {
+            try {
+                for (size_t shard; (shard = next++) < kShards;)
+                    work(shard, words.size() * shard / kShards, words.size() * (shard + 1) / kShards);
+            } catch (...) {
+                thrown[thread] = std::current_exception();
+            }
         };
-        std::vector<std::thread> others;
-        for (size_t i = 1; i < threads; i++) others.emplace_back(loop);
-        loop();
+        std::vector<std::thread> others = start_threads(threads - 1, loop);
+        loop(0);
         for (std::thread& thread : others) thread.join();
+        rethrow_first(thrown);
     }
 
     static std::vector<double> sum(const std::vector<std::vector<double>>& shards) {

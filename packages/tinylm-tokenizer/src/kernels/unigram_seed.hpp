@@ -144,7 +144,9 @@ class Seed {
                 for (uint32_t id : open) *edge++ = {id, lattice_.pieces[id].size};
             }
             if (fill) break;
-            for (size_t i = 0; i < lattice_.text.size(); i++) lattice_.first_edge[i + 1] += lattice_.first_edge[i];
+            uint64_t edges = 0;
+            for (uint32_t& places : lattice_.first_edge) places = uint32_t(edges += places);
+            if (edges > UINT32_MAX) throw std::length_error("pieces stand in the distinct words at 4 G places");
             lattice_.edges.resize(lattice_.first_edge.back());
         }
     }

@@ -30,6 +30,9 @@ class Trainer {
         : longest_(longest), classes_(std::move(classes)) {
         if (longest < 1 || longest > kLongest) throw std::invalid_argument("wanted pieces of 1 to 16 characters");
         lattice_.threads = std::clamp<size_t>(threads, 1, kShards);
+        uint64_t characters = 0;
+        for (const std::u32string& word : words) characters += word.size();
+        if (characters >= UINT32_MAX) throw std::length_error("the distinct words of the corpus have 4 G characters");
         for (size_t i = 0; i < words.size(); i++) {
             if (words[i].empty()) continue;
             lattice_.words.push_back({uint32_t(lattice_.text.size()), uint32_t(words[i].size()), double(counts[i])});

@@ -15,11 +15,16 @@ the Python rung, and one warning says so at first use.
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tinylm.tokenizer._errors import TokenizerError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tinylm.tokenizer.kernels.byte_bpe import Encoder, make_encoder, read_ranks
     from tinylm.tokenizer.kernels.training import PieceCounter, train_merges
 
@@ -46,6 +51,19 @@ def _warn_once() -> None:
 def available() -> bool:
     """Whether the compiled kernel is installed."""
     return _compiled() is not None
+
+
+@contextmanager
+def _corpus_limits() -> Iterator[None]:
+    """What the training kernels refuse because it does not fit their 32-bit places, as a TokenizerError."""
+    try:
+        yield
+    except UnicodeError:
+        raise
+    except ValueError as error:
+        raise TokenizerError(
+            f"wanted a corpus with fewer distinct words, got: {error}; train on a part of it"
+        ) from None
 
 
 # The modules of the algorithms ask the functions above, and each is imported when it is needed.

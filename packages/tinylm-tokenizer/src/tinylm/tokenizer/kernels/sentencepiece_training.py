@@ -68,10 +68,11 @@ def train_unigram(
     counted = _count(texts, options)
     room = options.vocab_size - len(options.first_pieces())
     words, numbers = list(counted.words), list(counted.words.values())
-    trainer = kernels._compiled().UnigramTrainer(
-        words, numbers, *_classes(counted), options.longest, threads or os.cpu_count() or 1
-    )
-    first = trainer.seed(options.seeds)
+    with kernels._corpus_limits():
+        trainer = kernels._compiled().UnigramTrainer(
+            words, numbers, *_classes(counted), options.longest, threads or os.cpu_count() or 1
+        )
+        first = trainer.seed(options.seeds)
     surplus = int(options.vocab_size * unigram_training._SURPLUS)
     while True:
         for _ in range(unigram_training._ITERATIONS):
@@ -86,7 +87,7 @@ def train_unigram(
 
 
 def _count(texts: Iterable[str], options: Options) -> Counted:
-    """`_sentencepiece_corpus.count`, with the words counted in C++."""
+    """`_trainers/sentencepiece_corpus.py: count`, with the words counted in C++."""
     spaces, charsmap = fused(options.steps) or (Spaces(), b"")
     flags = (spaces.dummy_prefix, spaces.remove_extra, spaces.suffix, spaces.escape)
     counter = kernels._compiled().WordCounter(charsmap, flags, [text for text, _ in options.first_pieces()])

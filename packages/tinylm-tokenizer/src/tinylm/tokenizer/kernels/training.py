@@ -25,7 +25,9 @@ def train_merges(
         kernels._warn_once()
         return byte_bpe_fast.train_merges(pieces, wanted, progress)
     wanted = max(wanted, 0)
-    trainer = kernels._compiled().make_trainer(list(pieces), list(pieces.values()), ID_OF_BYTE, wanted, threads)
+    numbers = list(pieces.values())
+    with kernels._corpus_limits():
+        trainer = kernels._compiled().make_trainer(list(pieces), numbers, ID_OF_BYTE, wanted, threads)
     return _learn(trainer, wanted, progress)
 
 
@@ -57,7 +59,9 @@ class PieceCounter:
 
     def learn(self, wanted: int, progress: Callable[[int], None], threads: int = 1) -> list[Pair]:
         """Learn at most `wanted` merges from all that was counted. The counter is empty afterwards."""
-        return _learn(self._counter.trainer(ID_OF_BYTE, wanted, threads), wanted, progress)
+        with kernels._corpus_limits():
+            trainer = self._counter.trainer(ID_OF_BYTE, wanted, threads)
+        return _learn(trainer, wanted, progress)
 
 
 def _learn(trainer: Any, wanted: int, progress: Callable[[int], None]) -> list[Pair]:
