@@ -43,7 +43,7 @@ def _from_environment(value: str) -> frozenset[str]:
     return _checked(tuple(name.strip() for name in value.split(",")), "TINYLM_KERNELS (all, none, or a list)")
 
 
-_on = _from_environment((os.environ.get("TINYLM_KERNELS") or "all"))
+_on = _from_environment(os.environ.get("TINYLM_KERNELS") or "all")
 _missing = find_spec("triton") is None
 
 
