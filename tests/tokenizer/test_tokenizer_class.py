@@ -260,7 +260,8 @@ def test_offsets_of_normalized_text_point_into_the_text(normalizing: Tokenizer, 
     assert not text or (spans[0][0] == 0 and spans[-1][1] == len(data))
     for id, (start, end) in zip(ids, spans, strict=True):
         stretch = unicodedata.normalize("NFC", data[start:end].decode(errors="ignore")).encode()
-        assert normalizing.id_to_bytes(id) in stretch or len(normalizing.id_to_bytes(id)) < 4
+        token = normalizing.id_to_bytes(id)
+        assert token.decode(errors="ignore").encode() in stretch or len(token) < 4  # it may end inside a character
 
 
 def test_added_tokens_stand_for_themselves_in_any_text(tok: Tokenizer) -> None:

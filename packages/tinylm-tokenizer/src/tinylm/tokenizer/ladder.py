@@ -82,7 +82,8 @@ def _train_wordpiece_kernel(text: str) -> list[str]:
 
 @lru_cache(maxsize=2)
 def _learned(algorithm: str) -> SentencePieceModel:
-    return _sentencepiece_trainer("kernels", algorithm)([made_text(200_000, seed=1)], Options(2000))
+    quickest = "kernels" if kernels.available() else "readable"
+    return _sentencepiece_trainer(quickest, algorithm)([made_text(200_000, seed=1)], Options(2000))
 
 
 def _sentencepiece_trainer(rung: str, algorithm: str) -> Callable[..., SentencePieceModel]:
@@ -200,7 +201,7 @@ def _rung(ladder: str, rung: str, change: str, equals: str | None, run: Callable
 
 
 def rungs() -> list[dict[str, Any]]:
-    """Every rung, the lowest of each ladder first."""
+    """Every rung, the lowest of each ladder first; those in C++ where they were compiled."""
     naive, naive_encoding = "naive BPE training", "naive BPE encoding"
     training, encoding = "byte-level BPE training", "byte-level BPE encoding"
 
@@ -210,7 +211,7 @@ def rungs() -> list[dict[str, Any]]:
     def with_new(make_encoder: Callable[[Vocabulary], Any]) -> Callable[[str], Any]:  # nothing remembered from before
         return lambda text: make_encoder(_vocabulary()).encode(text)
 
-    return [
+    every = [
         _rung(naive, "naive_bpe", "the algorithm of Sennrich et al. 2015 as written", None, _train_naive),
         _rung(
             naive,
@@ -291,6 +292,7 @@ def rungs() -> list[dict[str, Any]]:
         ),
         *_sentencepiece_rungs(),
     ]
+    return [rung for rung in every if rung["rung"] != "kernels" or kernels.available()]
 
 
 def _kernel(ladder: str, change: str, equals: str, run: Callable[[str], Any]) -> dict[str, Any]:
