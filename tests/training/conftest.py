@@ -121,22 +121,26 @@ if {limit!r}:
 os.environ["COLUMNS"] = "200"
 sys.argv = {argv!r}
 from tinylm.training.cli import main
+{before}
 main()
 """
 
 
 @pytest.fixture(scope="session")
 def start() -> Callable[..., multiprocessing.Process]:
-    """start(config, log=FILE, limit=None) -> a running `tinylm-train pretrain`; limit: bytes that a file may have."""
+    """start(config, log=FILE, limit=None, before="") -> a running `tinylm-train pretrain`.
+
+    limit: bytes that a file may have; before: code that the process runs first.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tinylm.training.trainer", "tinylm.training.cli"])
 
-    def begin(config: TrainConfig, log: Path, limit: int | None = None) -> multiprocessing.Process:
+    def begin(config: TrainConfig, log: Path, limit: int | None = None, before: str = "") -> multiprocessing.Process:
         argv = ["tinylm-train", "pretrain"]
         for name, value in config.description().items():
             if value is not None:
                 argv += [f"--{name.replace('_', '-')}", str(value)]
-        code = _CHILD.format(log=str(log), limit=limit, argv=argv)
+        code = _CHILD.format(log=str(log), limit=limit, argv=argv, before=before)
         process = context.Process(target=exec, args=(code, {}))  # `exec` can be named in another process; a test cannot
         process.start()
         return process

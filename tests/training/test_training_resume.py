@@ -130,15 +130,22 @@ def test_ctrl_c_saves_and_says_how_to_go_on(options, unbroken, start, tmp_path):
     assert "already finished: 60 steps" in log.read_text()
 
 
+ENDLESS_STEP = """
+import time
+from tinylm.training import trainer
+trainer.Trainer._step = lambda *arguments: print("stepping", flush=True) or time.sleep(600)
+"""
+
+
 def test_a_second_ctrl_c_stops_at_once(tiny, start, tmp_path):
     out, log = tmp_path / "m", tmp_path / "log.txt"
-    process = start(tiny(out, steps=5, batch_size=800, context=256, checkpoint_every=1), log)  # steps of many seconds
-    wait_for(lambda: (out / "run" / "run.json").exists(), process)
+    process = start(tiny(out, steps=5, checkpoint_every=1), log, before=ENDLESS_STEP)
+    wait_for(lambda: log.exists() and "stepping" in log.read_text(), process)
     os.kill(process.pid, signal.SIGINT)
     wait_for(lambda: "Ctrl-C again" in log.read_text(), process)
     os.kill(process.pid, signal.SIGINT)
     process.join()
-    assert process.exitcode == 130
+    assert process.exitcode == 130, log.read_text()
     assert "Traceback" not in log.read_text()
     assert rows_written(out) == 0  # it did not wait for the step
     assert not list((out / "steps").glob("*"))
