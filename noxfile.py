@@ -41,7 +41,7 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "tests", "integration", "notebooks", "docs", "build", "minimums"]
 
 DEVICES = {"cpu": "not cuda", "cuda": "cuda"}  # the device: the mark that picks its tests
-COMPILED = ["tinylm-tokenizer"]  # wheels that must hold kernels
+COMPILED = ["tinylm-tokenizer", "tinylm-infer"]  # wheels that must hold kernels
 PYTEST = ["pytest", "pytest-timeout", "hypothesis"]
 TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the package itself needs
     "tokenizer": ["jinja2", "protobuf", "sentencepiece", "tiktoken", "tokenizers", "transformers"],
@@ -163,11 +163,16 @@ def build(session: nox.Session) -> None:
         session.run("python", "-m", "build", "--outdir", "dist", f"packages/{name}", silent=True)
         (wheel,) = ROOT.glob(f"dist/{name.replace('-', '_')}-*.whl")
         check_wheel(session, wheel, holds_kernels=name in COMPILED)
-    pure = build_wheel(session, copy_source(session, "tinylm-tokenizer"), CC="/nonexistent", CXX="/nonexistent")
-    if not is_pure(pure):
-        session.error(f"{pure.name} was built without a compiler and is not pure")
-    install(session, str(pure), *PYTEST, *TEST_NEEDS["tokenizer"])
+    pure = [
+        build_wheel(session, copy_source(session, name), CC="/nonexistent", CXX="/nonexistent") for name in COMPILED
+    ]
+    for wheel in pure:
+        if not is_pure(wheel):
+            session.error(f"{wheel.name} was built without a compiler and is not pure")
+    siblings = wheels(session, "tinylm-model", "tinylm-obs")
+    install(session, *siblings, *map(str, pure), *PYTEST, *TEST_NEEDS["tokenizer"])
     pytest(session, "tokenizer", "-m", DEVICES["cpu"])
+    pytest(session, "inference", "-m", DEVICES["cpu"], "-k", "quantization")  # no other test asks for the kernels
 
 
 @nox.session

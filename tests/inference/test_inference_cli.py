@@ -85,7 +85,7 @@ def test_an_empty_prompt_begins_a_text(run: Run, checkpoint: Path) -> None:
         (["generate", "CHECKPOINT", "x", "--dtype", "int3"], "dtype"),
         (["generate", "CHECKPOINT", "good soup " * 100], "context"),
         (["generate", "CHECKPOINT", "\udcff"], "surrogate"),
-        (["bench", "CHECKPOINT", "--quantization", "int8"], "not built"),
+        (["bench", "CHECKPOINT", "--quantization", "int3"], "int8, int4"),
         (["bench", "CHECKPOINT", "--prompt-tokens", "1000"], "context"),
         (["bench", "CHECKPOINT", "--perplexity", "nowhere.txt"], "nowhere.txt, got No such file"),
         (["chat", "nowhere"], "config.json"),

@@ -280,8 +280,6 @@ def test_bad_prompts_are_refused_before_any_work(llm: LLM, write: Callable[[list
 def test_unsupported_arguments_are_refused_by_name(llm: LLM, checkpoint: Path) -> None:
     with pytest.raises(InferenceError, match=r"LLM does not support tensor_parallel_size"):
         LLM(str(checkpoint), tensor_parallel_size=2)
-    with pytest.raises(InferenceError, match="quantization='int8' is not built"):
-        LLM(str(checkpoint), quantization="int8")
     with pytest.raises(InferenceError, match=r"LLM.generate does not support lora_request"):
         llm.generate("x", lora_request=1)
     with pytest.raises(InferenceError, match="n must be 1"):

@@ -38,6 +38,9 @@ Checkpoint = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto (cuda > mps > cpu), cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16.")]
+Quantization = Annotated[
+    str | None, typer.Option(help="int8 or int4: round the weights when they are loaded; faster, on the CPU.")
+]
 MaxTokens = Annotated[int, typer.Option(help="Write at most this many tokens.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the most likely token; higher is more varied.")]
 TopK = Annotated[int, typer.Option(help="Draw from the k most likely tokens; 0: from all.")]
@@ -47,16 +50,18 @@ Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
 
 
-def _open(checkpoint: Path, dtype: str, device: str) -> "LLM":
+def _open(checkpoint: Path, dtype: str, device: str, quantization: str | None) -> "LLM":
     """Loads the model and states on stderr what it runs on."""
     from tinylm.inference.llm import LLM
 
-    llm = LLM(str(checkpoint), dtype=dtype, device=device)
+    llm = LLM(str(checkpoint), dtype=dtype, device=device, quantization=quantization)
     millions = llm.model.config.parameter_count() / 1e6
-    print(f"device: {llm.device}, {str(llm.dtype).removeprefix('torch.')}, {millions:.1f}M parameters", file=sys.stderr)
+    numbers = quantization or str(llm.dtype).removeprefix("torch.")
+    print(f"device: {llm.device}, {numbers}, {millions:.1f}M parameters", file=sys.stderr)
     return llm
 
 
+@_bounded
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
@@ -64,20 +69,22 @@ def _print_version(wanted: bool) -> None:
 
     import torch
 
+    from tinylm.inference import kernels
     from tinylm.model import pick_device
 
     try:
         version = importlib.metadata.version("tinylm-infer")
     except importlib.metadata.PackageNotFoundError:
         version = "(not installed: run from a checkout)"
-    print(f"tinylm-infer {version}, torch {torch.__version__}, device {pick_device('auto')}")
+    print(f"tinylm-infer {version}, torch {torch.__version__}, device {pick_device('auto')}, {kernels.backend()}")
     raise typer.Exit
 
 
 @app.callback()
 def _app(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version, torch and device.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Version, torch, device and kernels."),
     ] = False,
 ) -> None:
     pass
@@ -97,6 +104,7 @@ def generate(
     stop: Stop = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantization: Quantization = None,
 ) -> None:
     """Continue a text. It appears as it is written; the speed is printed on stderr."""
     from tinylm.inference.sampling_params import SamplingParams
@@ -104,7 +112,7 @@ def generate(
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p, stop=stop
     )
-    llm = _open(checkpoint, dtype, device)
+    llm = _open(checkpoint, dtype, device, quantization)
     start = time.perf_counter()
     generation = llm.stream(prompt, params)
     print(prompt, end="", flush=True)
@@ -140,6 +148,7 @@ def chat(
     stop: Stop = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantization: Quantization = None,
 ) -> None:
     """Talk to a model. /clear forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer."""
     from tinylm.inference.conversation import Conversation
@@ -148,7 +157,7 @@ def chat(
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p, stop=stop
     )
-    llm = _open(checkpoint, dtype, device)
+    llm = _open(checkpoint, dtype, device, quantization)
     if not llm.tuned_for_chat:
         print("note: this model is not tuned for chat; it continues your text instead of answering", file=sys.stderr)
     conversation = Conversation(llm, params, system)
@@ -207,12 +216,13 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantization: Quantization = None,
 ) -> None:
     """Answer over HTTP as OpenAI does: /v1/completions, /v1/chat/completions, /v1/models, /health."""
     from tinylm.inference import server
 
     with server.bind(host, port) as listener:
-        llm = _open(checkpoint, dtype, device)
+        llm = _open(checkpoint, dtype, device, quantization)
         server.serve(llm, checkpoint.resolve().name, listener)
 
 
@@ -223,18 +233,14 @@ def bench(
     prompt_tokens: Annotated[int, typer.Option(help="Length of the prompt (random tokens).")] = 64,
     max_tokens: MaxTokens = 128,
     repetitions: Annotated[int, typer.Option(min=1, help="The figures are medians of so many runs.")] = 3,
-    quantization: Annotated[str | None, typer.Option(help="Not built yet: refused.")] = None,
     perplexity: Annotated[Path | None, typer.Option(help="Also: how well the model predicts this text file.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantization: Quantization = None,
 ) -> None:
     """Measure speed, and with --perplexity quality. The last line of the output is one JSON object."""
-    if quantization is not None:
-        raise InferenceError(
-            f"--quantization {quantization} is not built yet: weights run as they are stored; leave it out"
-        )
     text = None if perplexity is None else _read_text(perplexity)
-    llm = _open(checkpoint, dtype, device)
+    llm = _open(checkpoint, dtype, device, quantization)
     from tinylm.inference import bench as measure
 
     figures: dict[str, Any] = {
@@ -242,6 +248,7 @@ def bench(
         "checkpoint": str(checkpoint),
         "device": str(llm.device),
         "dtype": str(llm.dtype).removeprefix("torch."),
+        "quantization": quantization,
         "parameters": llm.model.config.parameter_count(),
         **measure.speed(llm, prompt_tokens, max_tokens, repetitions),
     }

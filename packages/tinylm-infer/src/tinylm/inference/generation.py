@@ -83,7 +83,7 @@ class Generation:
 
     def _decode(self) -> Iterator[str]:
         """The loop: prompt in, then token by token, each through the model once."""
-        weight = self._model.head_weight
+        weight = self._model.embed.weight
         cache = KVCache(self._model.config, 1, len(self.prompt_token_ids) + self._most, weight.device, weight.dtype)
         new_ids = self.prompt_token_ids
         while self.finish_reason is None:

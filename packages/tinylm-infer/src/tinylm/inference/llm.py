@@ -16,6 +16,7 @@ from tinylm.inference._errors import InferenceError
 from tinylm.inference.checkpoint import open_checkpoint
 from tinylm.inference.generation import Generation
 from tinylm.inference.outputs import RequestOutput
+from tinylm.inference.quantization import place, quantize
 from tinylm.inference.sampling_params import SamplingParams
 
 Prompt = str | Mapping[str, Any]
@@ -43,20 +44,17 @@ class LLM:
         """Opens the checkpoint directory `model`. InferenceError, or the model's or the tokenizer's own error (all are
         ValueErrors), says what is wrong with it.
 
-        `dtype` "auto" keeps the type of the stored weights; `device` "auto" is cuda > mps > cpu.
+        `dtype` "auto" keeps the type of the stored weights; `device` "auto" is cuda > mps > cpu. `quantization` "int8"
+        or "int4" rounds the weights as they are loaded (quantization/) and runs on the CPU, float32 between them.
         """
-        _refuse(unsupported, "LLM", "model, dtype, device, quantization=None, skip_tokenizer_init")
-        if quantization is not None:
-            raise InferenceError(
-                f"quantization={quantization!r} is not built yet: weights run as stored; leave it None"
-            )
-        checkpoint = open_checkpoint(model, dtype, device, skip_tokenizer_init)
-        self.model = checkpoint.model
+        _refuse(unsupported, "LLM", "model, dtype, device, quantization, skip_tokenizer_init")
+        checkpoint = open_checkpoint(model, *place(quantization, dtype, device), skip_tokenizer_init)
+        self.model = checkpoint.model if quantization is None else quantize(checkpoint.model, quantization)
         self.tokenizer = checkpoint.tokenizer
         self.eos_token_ids = checkpoint.eos_token_ids
         self.tuned_for_chat = checkpoint.tuned_for_chat
-        self.device = self.model.head_weight.device
-        self.dtype = self.model.head_weight.dtype
+        self.device = self.model.embed.weight.device
+        self.dtype = self.model.embed.weight.dtype
         self._request_ids = itertools.count()
 
     def generate(

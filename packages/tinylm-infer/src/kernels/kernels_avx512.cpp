@@ -1,0 +1,66 @@
+// The kernels for AVX-512 with VNNI (Cascade Lake, Zen 4 and later): 16 outputs are one vector, and one instruction
+// multiplies 64 pairs of bytes and adds them up by fours.
+#include "packed.hpp"
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+
+namespace tinylm {
+namespace {
+
+constexpr int kRows = 4, kTokens = 6, kRowsGrouped = 2, kTokensGrouped = 4;  // 32 registers
+
+using Ints = __m512i;
+using Floats = __m512;
+
+Ints zero_ints() { return _mm512_setzero_si512(); }
+Floats zero_floats() { return _mm512_setzero_ps(); }
+Floats to_float(Ints a) { return _mm512_cvtepi32_ps(a); }
+Floats set(float x) { return _mm512_set1_ps(x); }
+Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+void store(float* to, Floats a) { _mm512_storeu_ps(to, a); }
+Floats half(const uint8_t* from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+
+__m512i four(const int8_t* x) {
+  int32_t together;
+  __builtin_memcpy(&together, x, 4);
+  return _mm512_set1_epi32(together);
+}
+
+template <int Bits>
+struct Weights {  // unsigned: the instruction multiplies an unsigned byte with a signed one
+  __m512i first, second;
+  explicit Weights(const uint8_t* from) : first(_mm512_loadu_si512(from)), second() {
+    if constexpr (Bits == 4) {
+      second = _mm512_and_si512(_mm512_srli_epi16(first, 4), _mm512_set1_epi8(15));
+      first = _mm512_and_si512(first, _mm512_set1_epi8(15));
+    }
+  }
+  void dot(Ints& sum, const int8_t* x) const {
+    sum = _mm512_dpbusd_epi32(sum, first, four(x));
+    if constexpr (Bits == 4) sum = _mm512_dpbusd_epi32(sum, second, four(x + 4));
+  }
+  static Ints finish(Ints sum, int32_t activations, int32_t zero_point) {
+    const int32_t zero = Bits == 8 ? 128 : zero_point;
+    return _mm512_sub_epi32(sum, _mm512_set1_epi32(zero * activations));
+  }
+};
+
+#include "kernels.inc"
+
+const Kernels kTable{"avx512", quantize, linear};
+
+}  // namespace
+
+const Kernels* const kAvx512 = &kTable;
+
+}  // namespace tinylm
+#else
+namespace tinylm {
+const Kernels* const kAvx512 = nullptr;
+}
+#endif

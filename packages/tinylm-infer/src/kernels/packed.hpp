@@ -1,0 +1,66 @@
+// The one layout of quantised matrices, and the table of functions that each instruction set offers over it.
+//
+// A matrix (outputs, inputs) is cut into blocks of 16 outputs (the last one padded with zero scales), its inputs are
+// padded to a multiple of 32 and cut into groups that share a scale: of 32, or all inputs in one group. A block is
+//
+//     scales   groups × 16 float16, padded to a multiple of 64 bytes
+//     minima   the same, only where the matrix has them
+//     numbers  8 bits: for each 4 inputs  64 bytes, [16 outputs][4 inputs], q + 128
+//              4 bits: for each 8 inputs  64 bytes, [16 outputs][4 bytes], byte j = input j, and input j + 4 above it
+//
+// and weight = scale · (q - zero) + minimum, where zero is 128 for 8 bits; for 4 bits 8, or 0 with minima. Outputs stand
+// side by side in a vector's lanes, so no lane is ever added to another, and every instruction set, and PyTorch, adds
+// the same numbers in the same order: results are equal to the last bit (which is why nothing here is contracted to
+// fused multiply-adds). Not here: how weights are rounded (quantization/rounding.py). Next: kernels.inc.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace tinylm {
+
+constexpr int kLanes = 16;      // outputs in a block
+constexpr int kGroup = 32;      // inputs that share a scale, unless all do
+constexpr size_t kAlign = 64;   // bytes: one cache line, one AVX-512 vector
+
+constexpr size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
+
+struct Packed {
+  const uint8_t* data;
+  int outputs, inputs;  // as the caller knows them
+  int bits;             // 8 or 4
+  bool grouped;         // a scale for each 32 inputs, or one for all
+  bool minima;
+
+  int padded_inputs() const { return int(round_up(size_t(inputs), kGroup)); }
+  int groups() const { return grouped ? padded_inputs() / kGroup : 1; }
+  int group() const { return grouped ? kGroup : padded_inputs(); }
+  int blocks() const { return (outputs + kLanes - 1) / kLanes; }
+  size_t scale_bytes() const { return round_up(size_t(groups()) * kLanes * 2, kAlign); }
+  size_t number_offset() const { return scale_bytes() * (minima ? 2 : 1); }
+  size_t block_bytes() const { return number_offset() + size_t(padded_inputs()) * kLanes * bits / 8; }
+  size_t bytes() const { return block_bytes() * size_t(blocks()); }
+};
+
+// Activations of some tokens, rounded to 8 bits: x ≈ scale · q for each token and group.
+struct Activations {
+  int8_t* numbers;  // (tokens, padded inputs), zeros behind the last input
+  float* scales;    // (tokens, groups)
+  int32_t* sums;    // (tokens, groups): sum of q
+  int tokens, padded_inputs, groups;
+};
+
+// What a file of one instruction set exports.
+struct Kernels {
+  const char* name;
+  // scale = max|x| / 127, q = round(x · (127 / max|x|)), halves to even; a group of zeros has scale 0.
+  void (*quantize)(const float* x, int inputs, int tokens, const Activations& out);
+  // y (tokens, stride) at blocks first to last - 1 of the matrix: x Wᵀ + bias; bias may be null.
+  void (*linear)(const Packed& matrix, const Activations& x, const float* bias, float* y, size_t stride, int first,
+                 int last);
+};
+
+extern const Kernels kPortable;
+extern const Kernels* const kAvx2;    // null where the compiler cannot build them
+extern const Kernels* const kAvx512;  // AVX-512 F, BW and VNNI
+
+}  // namespace tinylm

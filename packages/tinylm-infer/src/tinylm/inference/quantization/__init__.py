@@ -1,0 +1,9 @@
+"""Weights of 8 and 4 bits: smaller and faster, nearly as good. `quantize(model, "int8")` is all there is to call.
+
+Read `weights.py` (rounding), then `reference.py` (what is computed, in PyTorch), `packing.py` and `linear.py` (the C++
+rung), `model.py` (a whole model).
+"""
+
+from tinylm.inference.quantization.model import SCHEMES, QuantizedTransformer, place, quantize
+
+__all__ = ["SCHEMES", "QuantizedTransformer", "place", "quantize"]
