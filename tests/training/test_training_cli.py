@@ -76,7 +76,7 @@ def test_a_toml_file_holds_options_and_flags_win(run, house, tmp_path):
         ("forge", 2, "forge"),
         ("pretrain", 1, "data and out"),
         ("pretrain --data nowhere --out {new}", 1, "nowhere"),
-        ("pretrain --data {data} --out {new} --optimizer sgd", (1, 2), "sgd"),
+        ("pretrain --data {data} --out {new} --optimizer sophia", (1, 2), "sophia"),
         ("pretrain --data {data} --out {new} --depth 0", 1, "depth"),
         ("pretrain --data {data} --out {new} --steps 1 --minutes 1", 1, "minutes and steps"),
         ("pretrain --data {data} --out {new} --device tpu", 1, "tpu"),

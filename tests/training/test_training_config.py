@@ -33,7 +33,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         ("seed = [1]", "seed to be int"),
         ("learning_rate = 'high'", "learning_rate to be float"),
         ("preset = 7", "preset to be str"),
-        ("optimizer = 'sgd'", "optimizer.*muon, adamw.*sgd"),
+        ("optimizer = 'sophia'", "optimizer.*muon, adamw.*sophia"),
         ("optimizer = 7", "optimizer.*muon, adamw.*7"),
         ("dtype = 'float16'", "dtype.*float32.*float16"),
         ("depth = 0", "depth > 0"),

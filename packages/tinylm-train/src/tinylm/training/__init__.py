@@ -1,6 +1,6 @@
 """tinylm.training: text to token data sets, and token data sets to trained checkpoints.
 
-Start at `prepare.py` (text to shards), `data.py` (shards to batches), `optimizers.py` (AdamW and Muon by hand),
+Start at `prepare.py` (text to shards), `data.py` (shards to batches), `optimizers/` (update rules by hand),
 `schedule.py` (the learning rate), `trainer.py` (the loop) and `checkpoint.py` (what survives a kill). Names load when
 they are first used, so that `tinylm-train --help` does not wait for torch. Not here: the model (`tinylm.model`).
 """

@@ -36,9 +36,8 @@ from tinylm.model import Transformer
 from tinylm.training._errors import TrainingError
 from tinylm.training._files import LaterFormat, new_directory, publish, read_json, sha256, write_json
 from tinylm.training.data import LoaderState, TokenDataset
-from tinylm.training.optimizers import AdamW, Muon
 
-Optimizers = Mapping[str, AdamW | Muon]
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +197,7 @@ def _write_settings(folder: Path, dataset: TokenDataset) -> None:
         (folder / file).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _named(model: Transformer, optimizer: AdamW | Muon) -> list[tuple[str, torch.nn.Parameter]]:
+def _named(model: Transformer, optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.nn.Parameter]]:
     mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) in mine]
 

@@ -1,0 +1,47 @@
+"""Which parameter gets which rule, rate and weight decay.
+
+Weight decay is for the matrices of the blocks only: gains and biases have no scale to keep small, and an embedding's
+row that is not in the batch would be forgotten a little at every step. Not here: the rules (loop.py), the rates
+(config.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from tinylm.model import Transformer
+from tinylm.training.config import TrainConfig
+from tinylm.training.optimizers._base import Optimizer
+from tinylm.training.optimizers.fused import SGD, Adam, AdamW, Lion, Muon
+
+
+def optimizers_for(model: Transformer, config: TrainConfig) -> dict[str, Optimizer]:
+    """Muon for the matrices of the blocks and AdamW for the rest; with another optimizer, that one for everything.
+
+    Each group keeps its peak rate as "peak_lr". The keys are the names under which a checkpoint keeps their state.
+    """
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (matrices if name.startswith("blocks.") and parameter.ndim > 1 else rest).append(parameter)
+    rate, embedding_rate = config.learning_rate or 0.0, config.embedding_learning_rate or 0.0
+    inner: dict[str, Any] = {"params": matrices, "lr": rate, "weight_decay": config.weight_decay}
+    outer: dict[str, Any] = {"params": rest, "lr": embedding_rate, "weight_decay": 0.0}
+    betas = (0.9, 0.95)
+    optimizers: dict[str, Optimizer]
+    if config.optimizer == "muon":
+        optimizers = {"adamw": AdamW([outer], betas=betas), "muon": Muon([inner])}
+    elif config.optimizer == "adamw":
+        optimizers = {"adamw": AdamW([outer, inner], betas=betas)}
+    elif config.optimizer == "adam":
+        optimizers = {"adam": Adam([outer, inner], betas=betas)}
+    elif config.optimizer == "lion":
+        optimizers = {"lion": Lion([outer, inner])}
+    else:
+        optimizers = {"sgd": SGD([outer, inner], momentum=0.9)}
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
