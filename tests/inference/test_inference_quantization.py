@@ -182,14 +182,15 @@ def test_an_untied_head_is_quantised_too() -> None:
 
 
 def test_without_the_kernels_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of the kernels one by one (taps={}); test_inference_quantization_decoder.py compares them as a whole."""
     model = small("qwen3")
     ids = torch.arange(10)[None]
     with torch.inference_mode():
-        wanted = {scheme: quantize(model, scheme)(ids) for scheme in ("int8", "int4")}
+        wanted = {scheme: quantize(model, scheme)(ids, taps={}) for scheme in ("int8", "int4")}
         monkeypatch.setattr(kernels, "_compiled", lambda: None)
         kernels._warn_once.cache_clear()
         with pytest.warns(RuntimeWarning, match="install a C\\+\\+20 compiler") as warned:
-            got = {scheme: quantize(model, scheme)(ids) for scheme in ("int8", "int4")}
+            got = {scheme: quantize(model, scheme)(ids, taps={}) for scheme in ("int8", "int4")}
     assert len([warning for warning in warned if "compiler" in str(warning.message)]) == 1
     assert kernels.backend().startswith("python")
     for scheme in wanted:

@@ -22,6 +22,13 @@ void store(float* to, const Floats& a) {
   _mm256_storeu_ps(to, a.low);
   _mm256_storeu_ps(to + 8, a.high);
 }
+Floats load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+float sum(const Floats& a) {
+  const __m256 eight = _mm256_add_ps(a.low, a.high);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
 Floats half(const uint8_t* from) {
   const auto* halves = reinterpret_cast<const __m128i*>(from);
   return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
@@ -72,8 +79,9 @@ struct Weights {
 };
 
 #include "kernels.inc"
+#include "elementwise.inc"
 
-const Kernels kTable{"avx2", quantize, linear};
+const Kernels kTable{"avx2", quantize, linear, norm, rotate, attend, activate};
 
 }  // namespace
 

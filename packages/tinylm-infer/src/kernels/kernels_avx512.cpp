@@ -20,6 +20,14 @@ Floats set(float x) { return _mm512_set1_ps(x); }
 Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 void store(float* to, Floats a) { _mm512_storeu_ps(to, a); }
+Floats load(const float* from) { return _mm512_loadu_ps(from); }
+float sum(Floats a) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a),
+                                     _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
 Floats half(const uint8_t* from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
@@ -51,8 +59,9 @@ struct Weights {  // unsigned: the instruction multiplies an unsigned byte with 
 };
 
 #include "kernels.inc"
+#include "elementwise.inc"
 
-const Kernels kTable{"avx512", quantize, linear};
+const Kernels kTable{"avx512", quantize, linear, norm, rotate, attend, activate};
 
 }  // namespace
 

@@ -27,6 +27,13 @@ void store(float* to, const Floats& a) {
   for (int i = 0; i < kLanes; ++i) to[i] = a.lane[i];
 }
 
+Floats load(const float* from) { return each([&](int i) { return from[i]; }); }
+float sum(Floats a) {
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) a.lane[i] += a.lane[i + half];
+  return a.lane[0];
+}
+
 float half_to_float(uint16_t h) {
   const uint32_t sign = uint32_t(h >> 15) << 31, exponent = (h >> 10) & 31, fraction = h & 1023;
   if (exponent == 0) return (sign ? -1.0f : 1.0f) * float(fraction) * 0x1p-24f;  // subnormal
@@ -59,9 +66,10 @@ struct Weights {
 };
 
 #include "kernels.inc"
+#include "elementwise.inc"
 
 }  // namespace
 
-const Kernels kPortable{"portable", quantize, linear};
+const Kernels kPortable{"portable", quantize, linear, norm, rotate, attend, activate};
 
 }  // namespace tinylm

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -13,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "decoder.hpp"
 #include "packed.hpp"
 #include "team.hpp"
 
@@ -81,6 +83,13 @@ struct Rounded {
     }
 };
 
+// The calling thread's own team.
+Team& team_of(int threads) {
+    static thread_local std::unique_ptr<Team> kept;
+    if (!kept || kept->size() != std::max(threads, 1)) kept = std::make_unique<Team>(threads);
+    return *kept;
+}
+
 class Matrix {
   public:
     Matrix(Bytes data, int outputs, int inputs, int bits, bool grouped, bool minima, std::optional<Bias> bias,
@@ -107,23 +116,136 @@ class Matrix {
         kernels_->quantize(x.data(), packed_.inputs, a.tokens, a);
         const float* bias = bias_ ? bias_->data() : nullptr;
         const int blocks = packed_.blocks();
-        auto part = [&](int thread, int of) {
-            kernels_->linear(packed_, a, bias, y.data(), y.shape(1), int(int64_t(blocks) * thread / of),
-                             int(int64_t(blocks) * (thread + 1) / of));
-        };
-        if (threads <= 1) return part(0, 1);
-        static thread_local std::unique_ptr<Team> kept;
-        if (!kept || kept->size() != threads) kept = std::make_unique<Team>(threads);
-        kept->run([&part, of = kept->size()](int thread) { part(thread, of); });
+        Team& team = team_of(threads);
+        team.run([&](int thread) {
+            kernels_->linear(packed_, a, bias, y.data(), y.shape(1), int(int64_t(blocks) * thread / team.size()),
+                             int(int64_t(blocks) * (thread + 1) / team.size()), false);
+        });
     }
 
     const char* instruction_set() const { return kernels_->name; }
+    Projection projection() const { return {packed_, bias_ ? bias_->data() : nullptr}; }
 
   private:
     Bytes data_;
     std::optional<Bias> bias_;
     const Kernels* kernels_;
     Packed packed_;
+};
+
+using Numbers = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Places = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Tables = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Memory = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using NormPair = std::pair<std::optional<Numbers>, std::optional<Numbers>>;  // weight and bias
+
+// `Decoder` with the Python objects that its pointers point into.
+class Model {
+  public:
+    Model(const Shape& shape, Numbers embedding, std::optional<Numbers> learned_positions, std::optional<Numbers> cos,
+          std::optional<Numbers> sin, const std::string& instruction_set) {
+        decoder_.shape = shape;
+        decoder_.kernels = by_name(instruction_set);
+        decoder_.embedding = keep(embedding, size_t(shape.vocabulary) * shape.width);
+        context_ = cos ? cos->shape(0) : (learned_positions ? learned_positions->shape(0) : 0);
+        decoder_.learned_positions = keep(learned_positions, context_ * shape.width);
+        decoder_.cos = keep(cos, context_ * (shape.head_dim / 2));
+        decoder_.sin = keep(sin, context_ * (shape.head_dim / 2));
+    }
+
+    void add_layer(const std::vector<NormPair>& norms, const std::vector<const Matrix*>& matrices, int64_t window) {
+        const Shape& s = decoder_.shape;
+        if (norms.size() != 4 || matrices.size() != 7) throw std::invalid_argument("wanted 4 norms and 7 matrices");
+        const int queries = s.heads * s.head_dim, keys = s.kv_heads * s.head_dim;
+        decoder_.layers.push_back({norm(norms[0], s.width), norm(norms[1], s.head_dim), norm(norms[2], s.head_dim),
+                                   norm(norms[3], s.width), keep(matrices[0], queries, s.width),
+                                   keep(matrices[1], keys, s.width), keep(matrices[2], keys, s.width),
+                                   keep(matrices[3], s.width, queries), keep(matrices[4], s.mlp_width, s.width),
+                                   keep(matrices[5], s.mlp_width, s.width), keep(matrices[6], s.width, s.mlp_width),
+                                   window});
+    }
+
+    void set_end(const NormPair& final_norm, const Matrix* head) {
+        decoder_.final_norm = norm(final_norm, decoder_.shape.width);
+        decoder_.head = keep(head, decoder_.shape.vocabulary, decoder_.shape.width);
+    }
+
+    // Logits of the tokens `rows`. See Step for the rest; keys and values are one tensor each, strides in floats.
+    void forward(Places ids, Places positions, Places starts, Places cached, Tables blocks, Memory keys, Memory values,
+                 std::vector<int64_t> strides, int64_t block_size, Places rows, FloatsOut logits, int threads) {
+        const Shape& shape = decoder_.shape;
+        const Step step{int(ids.size()), int(cached.size()), ids.data(), positions.data(), starts.data(),
+                        cached.data(), blocks.data(), int64_t(blocks.shape(1)), keys.data(), values.data(),
+                        strides.at(0), strides.at(1), strides.at(2), strides.at(3), block_size, rows.data(),
+                        int(rows.size()), logits.data()};
+        if (!decoder_.head.matrix.data) throw std::invalid_argument("wanted set_end before forward");
+        if (positions.size() != ids.size() || starts.size() != cached.size() + 1 ||
+            blocks.shape(0) != cached.size() || starts.data()[0] != 0 ||
+            starts.data()[cached.size()] != int64_t(ids.size()) || block_size < 1)
+            throw std::invalid_argument("wanted a position for each id, and a start, a length and blocks for each sequence");
+        check(ids, shape.vocabulary, "ids");
+        check(positions, int64_t(context_), "positions");
+        check(rows, step.tokens, "rows");
+        if (logits.shape(0) != rows.size() || logits.shape(1) != size_t(shape.vocabulary))
+            throw std::invalid_argument("wanted logits (rows, vocabulary)");
+        check_cache(step, keys, values);
+        const nb::gil_scoped_release release;
+        const std::lock_guard lock(mutex_);  // the rows between the layers are the decoder's
+        decoder_.forward(step, team_of(threads));
+    }
+
+  private:
+    static void check(const Places& values, int64_t end, const char* what) {
+        for (size_t i = 0; i < values.size(); ++i)
+            if (values.data()[i] < 0 || values.data()[i] >= end)
+                throw std::invalid_argument(std::string("wanted ") + what + " from 0 to " + std::to_string(end - 1));
+    }
+
+    // That every place that a step reads or writes lies inside of keys and values.
+    void check_cache(const Step& step, const Memory& keys, const Memory& values) const {
+        const Shape& shape = decoder_.shape;
+        const int64_t within = int64_t(decoder_.layers.size() - 1) * step.layer_stride +
+                               (shape.kv_heads - 1) * step.head_stride + (step.block_size - 1) * step.token_stride +
+                               shape.head_dim;
+        for (int s = 0; s < step.sequences; ++s) {
+            const int64_t count = step.starts[s + 1] - step.starts[s], length = step.cached[s] + count;
+            const int64_t needed = (length + step.block_size - 1) / step.block_size;
+            if (count < 0 || step.cached[s] < 0 || needed > step.blocks_stride)
+                throw std::invalid_argument("wanted room in the cache for all tokens");
+            for (int64_t b = 0; b < needed; ++b) {
+                const int64_t block = step.blocks[s * step.blocks_stride + b];
+                const int64_t end = block * step.block_stride + within;
+                if (block < 0 || end > int64_t(keys.size()) || end > int64_t(values.size()))
+                    throw std::invalid_argument("wanted blocks inside of the cache");
+            }
+        }
+    }
+
+    const float* keep(const std::optional<Numbers>& numbers, size_t size) {
+        if (!numbers) return nullptr;
+        if (numbers->size() != size) throw std::invalid_argument("wanted " + std::to_string(size) + " numbers");
+        kept_.push_back(*numbers);
+        return numbers->data();
+    }
+
+    Norm norm(const NormPair& pair, int size) {
+        return {keep(pair.first, size_t(size)), keep(pair.second, size_t(size))};
+    }
+
+    Projection keep(const Matrix* matrix, int outputs, int inputs) {
+        if (!matrix) return {};
+        const Projection out = matrix->projection();
+        if (out.matrix.outputs != outputs || out.matrix.inputs != inputs)
+            throw std::invalid_argument("wanted a matrix of another shape");
+        matrices_.push_back(*matrix);
+        return out;
+    }
+
+    Decoder decoder_{};
+    size_t context_ = 0;
+    std::mutex mutex_;
+    std::vector<Numbers> kept_;
+    std::vector<Matrix> matrices_;
 };
 
 size_t packed_bytes(int outputs, int inputs, int bits, bool grouped, bool minima) {
@@ -152,4 +274,20 @@ NB_MODULE(_kernels, module) {
              nb::arg("bias").none(), nb::arg("instruction_set"))
         .def("linear", &Matrix::linear, nb::arg("x"), nb::arg("y"), nb::arg("threads") = 1)
         .def_prop_ro("instruction_set", &Matrix::instruction_set);
+    nb::class_<Model>(module, "Model")
+        .def("__init__",
+             [](Model* self, int width, int heads, int kv_heads, int head_dim, int mlp_width, int vocabulary, float eps,
+                Numbers embedding, std::optional<Numbers> learned_positions, std::optional<Numbers> cos,
+                std::optional<Numbers> sin, const std::string& instruction_set) {
+                 new (self) Model({width, heads, kv_heads, head_dim, mlp_width, vocabulary, eps}, embedding,
+                                  learned_positions, cos, sin, instruction_set);
+             }, nb::kw_only(), nb::arg("width"), nb::arg("heads"), nb::arg("kv_heads"), nb::arg("head_dim"),
+             nb::arg("mlp_width"), nb::arg("vocabulary"), nb::arg("eps"), nb::arg("embedding"),
+             nb::arg("learned_positions").none(), nb::arg("cos").none(), nb::arg("sin").none(),
+             nb::arg("instruction_set"))
+        .def("add_layer", &Model::add_layer, nb::arg("norms"), nb::arg("matrices"), nb::arg("window"))
+        .def("set_end", &Model::set_end, nb::arg("final_norm"), nb::arg("head"))
+        .def("forward", &Model::forward, nb::arg("ids"), nb::arg("positions"), nb::arg("starts"), nb::arg("cached"),
+             nb::arg("blocks"), nb::arg("keys"), nb::arg("values"), nb::arg("strides"), nb::arg("block_size"),
+             nb::arg("rows"), nb::arg("logits"), nb::arg("threads"));
 }

@@ -49,14 +49,37 @@ struct Activations {
   int tokens, padded_inputs, groups;
 };
 
+// Where the keys or values of one sequence and one key head lie: token t at
+// data + blocks[t / block_size] · block_stride + (t % block_size) · token_stride, head_dim floats. A cache in one piece
+// is one block.
+struct CacheView {
+  const float* data;
+  const int64_t* blocks;
+  int64_t block_size, block_stride, token_stride;
+
+  const float* at(int64_t token) const {
+    return data + blocks[token / block_size] * block_stride + token % block_size * token_stride;
+  }
+};
+
 // What a file of one instruction set exports.
 struct Kernels {
   const char* name;
   // scale = max|x| / 127, q = round(x · (127 / max|x|)), halves to even; a group of zeros has scale 0.
   void (*quantize)(const float* x, int inputs, int tokens, const Activations& out);
-  // y (tokens, stride) at blocks first to last - 1 of the matrix: x Wᵀ + bias; bias may be null.
+  // y (tokens, stride) at blocks first to last - 1 of the matrix: x Wᵀ + bias, added to y or instead of it; bias may be
+  // null.
   void (*linear)(const Packed& matrix, const Activations& x, const float* bias, float* y, size_t stride, int first,
-                 int last);
+                 int last, bool add);
+  // LayerNorm where there is a bias, else RMSNorm, of one row.
+  void (*norm)(const float* x, const float* weight, const float* bias, float eps, int size, float* y);
+  // Turns the pairs (x[i], x[i + size / 2]) of one head in place (RoPE); cos and sin have size / 2 numbers.
+  void (*rotate)(float* x, const float* cos, const float* sin, int size);
+  // softmax(q kᵀ / √size) v of one query over the tokens first to last; `scores` has room for all of them.
+  void (*attend)(const float* q, const CacheView& keys, const CacheView& values, int64_t first, int64_t last, int size,
+                 float* scores, float* out);
+  // gate null: up = GELU(up), tanh form; else up = SiLU(gate) · up.
+  void (*activate)(const float* gate, float* up, int size);
 };
 
 extern const Kernels kPortable;

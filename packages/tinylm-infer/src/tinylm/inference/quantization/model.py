@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from tinylm.inference import kernels
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.quantization import packing
+from tinylm.inference.quantization.decoder import CacheLayout, Decoder, layout_of
 from tinylm.inference.quantization.linear import QuantizedLinear
 from tinylm.inference.quantization.weights import QuantizedWeight, round_weight
-from tinylm.model import Cache, Transformer
+from tinylm.model import Cache, KVCache, Transformer
 
 SCHEMES = {"int8": 8, "int4": 4}
-_ROWS = 256  # tokens whose logits are held at once when a loss is computed
 
 
 class QuantizedTransformer(Transformer):
@@ -54,6 +54,7 @@ class QuantizedTransformer(Transformer):
         self.quantized_head = linears["head"]
         self.requires_grad_(False)
         self.eval()
+        self._decoder = Decoder(self, linears["head"]) if kernels.available() else None
 
     @property
     def head_weight(self) -> Tensor:
@@ -69,7 +70,12 @@ class QuantizedTransformer(Transformer):
         taps: dict[str, Tensor] | None = None,
         logits_at: Sequence[int] | Tensor | None = None,
     ) -> Tensor:
-        """As `Transformer.forward`."""
+        """As `Transformer.forward`; one call of C++ unless there is a mask, taps, or a cache of unknown layout."""
+        if self._decoder is not None and mask is None and taps is None:
+            cache = KVCache(self.config, *ids.shape) if cache is None else cache
+        layout = layout_of(cache) if self._decoder is not None and mask is None and taps is None else None
+        if layout is not None:
+            return self._compiled(ids, positions, cache, layout, logits_at)
         hidden = self.hidden(ids, positions, mask, cache, taps)
         if logits_at is not None:
             at = torch.as_tensor(logits_at)
@@ -79,15 +85,41 @@ class QuantizedTransformer(Transformer):
             taps["logits"] = logits
         return logits
 
+    def _compiled(
+        self,
+        ids: Tensor,
+        positions: Tensor | None,
+        cache: Cache | None,
+        layout: CacheLayout,
+        logits_at: Sequence[int] | Tensor | None,
+    ) -> Tensor:
+        assert self._decoder is not None
+        batch, time = ids.shape
+        if positions is None:
+            positions = layout.lengths[:, None] + torch.arange(time)
+        rows = torch.arange(batch * time).view(batch, time)
+        if logits_at is not None:
+            at = torch.as_tensor(logits_at)
+            rows = rows[:, at] if at.ndim == 1 else rows.take_along_dim(at % time, dim=1)
+        logits = self._decoder.forward(
+            ids.flatten().contiguous(),
+            positions.expand(batch, time).flatten().contiguous(),
+            torch.arange(0, batch * time + 1, time),
+            layout,
+            rows.flatten().contiguous(),
+        )
+        if isinstance(cache, KVCache):
+            cache.length += time
+        return logits.view(*rows.shape, -1)
+
     def loss(
         self, ids: Tensor, targets: Tensor, reduction: str = "mean", items: dict[str, Tensor] | None = None
     ) -> Tensor:
         """As `Transformer.loss`, without gradients."""
-        hidden = self.hidden(ids).flatten(0, 1)
-        pairs = zip(torch.split(hidden, _ROWS), torch.split(targets.flatten(), _ROWS), strict=True)
-        each = torch.cat([F.cross_entropy(self.quantized_head(h), t, reduction="none") for h, t in pairs])
+        pairs = zip(ids, targets, strict=True)  # one sequence's logits at a time
+        each = torch.stack([F.cross_entropy(self(row[None])[0], wanted, reduction="none") for row, wanted in pairs])
         counted = (targets != -100).sum()
-        loss = {"none": each.view(targets.shape), "sum": each.sum(), "mean": each.sum() / counted}[reduction]
+        loss = {"none": each, "sum": each.sum(), "mean": each.sum() / counted}[reduction]
         if items is not None:
             items["cross_entropy"] = loss
         return loss
