@@ -24,7 +24,8 @@ def round_activations(x: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     size = GROUP if groups > 1 else x.shape[1]
     x = F.pad(x, (0, groups * size - x.shape[1])).view(len(x), groups, size)
     most = x.abs().amax(dim=2, keepdim=True)
-    factor = torch.where(most > 0, 127.0 / most, torch.zeros_like(most))
+    factor = torch.full_like(most, 127.0).div_(most)  # 127.0 / most would be 127 times the reciprocal, rounded twice
+    factor = torch.where(most > 0, factor, torch.zeros_like(most))
     p = (x * factor).round()
     return p, most.squeeze(2) / 127.0, p.sum(dim=2, dtype=torch.float64).float()
 
