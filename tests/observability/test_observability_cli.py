@@ -62,6 +62,17 @@ def test_compare_shows_what_differs(runs: Path) -> None:
     assert "configurations are equal" in command("compare", runs / "a", runs / "a").stdout
 
 
+def test_alerts_are_shown_by_list_and_compare(runs: Path) -> None:
+    with obs.init(runs / "a" / "run") as run:
+        run.alert("nan", "blocks.3.mlp.up", "its output is not finite", step=17)
+        run.alert("spike", "blocks.0", "the loss is 9", step=30)
+    (line,) = [line for line in command("list", runs).stdout.splitlines() if "a/run" in line]
+    assert line.rstrip().endswith("nan blocks.3.mlp.up step 17 (+1)")
+    shown = command("compare", runs / "a", runs / "b").stdout
+    assert "nan, step 17, blocks.3.mlp.up: its output is not finite" in shown
+    assert "spike, step 30, blocks.0: the loss is 9" in shown
+
+
 def test_export_writes_csv(runs: Path) -> None:
     printed = command("export", runs / "a").stdout
     rows = list(csv.DictReader(printed.splitlines()))

@@ -6,8 +6,9 @@
     obs.read_metrics("runs/first")
 
 Where to go: `jsonl.py` (how a row reaches the disk), `_run.py` (what a run is), `_readers.py` (reading back),
-`timing.py` and `climb.py` (measuring ladders), `tables.py` (results in Markdown), `cli.py` (the command). Nothing is
-imported before it is used. This package does NOT train, and does NOT import the other TinyLM packages.
+`watching.py` and `alerts.py` (layers while they train), `system.py` (the machine), `timing.py` and `climb.py`
+(measuring ladders), `tables.py` (results in Markdown), `cli.py` (the command). Nothing is imported before it is used.
+This package does NOT train, and does NOT import the other TinyLM packages.
 """
 
 from typing import TYPE_CHECKING
@@ -15,21 +16,49 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._errors import ObservabilityError
     from ._facts import machine
-    from ._readers import find_runs, read_metrics, read_run
-    from ._run import Run, finish, init, log
+    from ._readers import find_runs, read_alerts, read_histograms, read_metrics, read_run, read_system
+    from ._run import Run
+    from ._start import finish, init, log
+    from .system import sample_system
+    from .throughput import Throughput
+    from .watching import Watch, watch
 
-__all__ = ["ObservabilityError", "Run", "find_runs", "finish", "init", "log", "machine", "read_metrics", "read_run"]
+__all__ = [
+    "ObservabilityError",
+    "Run",
+    "Throughput",
+    "Watch",
+    "find_runs",
+    "finish",
+    "init",
+    "log",
+    "machine",
+    "read_alerts",
+    "read_histograms",
+    "read_metrics",
+    "read_run",
+    "read_system",
+    "sample_system",
+    "watch",
+]
 
 _HOMES = {
     "ObservabilityError": "_errors",
     "machine": "_facts",
     "find_runs": "_readers",
+    "read_alerts": "_readers",
+    "read_histograms": "_readers",
     "read_metrics": "_readers",
     "read_run": "_readers",
+    "read_system": "_readers",
     "Run": "_run",
-    "finish": "_run",
-    "init": "_run",
-    "log": "_run",
+    "finish": "_start",
+    "init": "_start",
+    "log": "_start",
+    "sample_system": "system",
+    "Throughput": "throughput",
+    "Watch": "watching",
+    "watch": "watching",
 }
 
 

@@ -19,6 +19,9 @@ from ._values import decode_row
 FORMAT = 1
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+HISTOGRAMS_FILE = "histograms.jsonl"
+ALERTS_FILE = "alerts.jsonl"
+SYSTEM_FILE = "system.jsonl"
 
 
 def read_run(directory: str | os.PathLike[str]) -> dict[str, Any]:
@@ -64,6 +67,35 @@ def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
         elif row["attempt"] == known["attempt"]:
             known.update(row)
     return [rows[step] for step in sorted(rows)]
+
+
+def read_histograms(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The histograms of a run in order of steps: step, time, attempt, name, counts, edges; of a step and name that
+    occur in several attempts the highest attempt's. Raises ObservabilityError when `directory` is no run."""
+    return _newest(Path(directory), HISTOGRAMS_FILE, "name")
+
+
+def read_alerts(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The alerts of a run in order of steps: step, time, attempt, alert (its kind), layer, message. Raises
+    ObservabilityError when `directory` is no run."""
+    return _newest(Path(directory), ALERTS_FILE, "alert", "layer")
+
+
+def read_system(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The samples of the machine in order of time, every attempt's: step, time, attempt, "cpu (%)" and so on. Raises
+    ObservabilityError when `directory` is no run."""
+    read_run(directory)
+    return sorted(read_rows(Path(directory) / SYSTEM_FILE), key=lambda row: row.get("time") or 0.0)
+
+
+def _newest(directory: Path, file: str, *names: str) -> list[dict[str, Any]]:
+    read_run(directory)
+    rows: dict[tuple[object, ...], dict[str, Any]] = {}
+    for row in read_rows(directory / file):
+        key = (row["step"], *(str(row.get(name)) for name in names))
+        if key not in rows or row["attempt"] >= rows[key]["attempt"]:
+            rows[key] = row
+    return sorted(rows.values(), key=lambda row: int(row["step"]))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

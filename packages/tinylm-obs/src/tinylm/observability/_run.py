@@ -1,12 +1,12 @@
-"""tinylm-obs · write a run: init, log, finish.
+"""tinylm-obs · write a run: rows of metrics, histograms, alerts, artifacts.
 
-A run is a directory (run.json, metrics.jsonl, histograms.jsonl, profile/). `init` writes run.json, each `log` appends
-one row (`jsonl.py`), `finish` closes run.json. Starting in a directory that holds a run already raises `attempt` and
-appends: nothing is truncated. It does NOT sample the system, draw or upload. Next: `_readers.py` reads it back,
-`_held.py` is the way of CUDA scalars.
+A run is a directory (run.json, metrics.jsonl, histograms.jsonl, alerts.jsonl, system.jsonl, profile/). `init`
+(`_start.py`) opens it, each `log` appends one row (`jsonl.py`), `finish` closes run.json. It does NOT measure
+(`watching.py`, `system.py`), draw or upload. Next: `_readers.py` reads it back, `_held.py` is the way of CUDA scalars.
 """
 
 import atexit
+import contextlib
 import json
 import os
 import threading
@@ -19,10 +19,10 @@ from typing import Any, Self
 
 from ._atomic import write_text
 from ._errors import ObservabilityError
-from ._facts import command, git_commit, machine, now, versions
+from ._facts import now
 from ._held import HeldRow, is_cuda
 from ._locks import one_at_a_time
-from ._readers import FORMAT, METRICS_FILE, RUN_FILE, read_rows, read_run
+from ._readers import ALERTS_FILE, HISTOGRAMS_FILE, METRICS_FILE, RUN_FILE, SYSTEM_FILE, read_rows, read_run
 from ._values import RESERVED, jsonable, plain_row
 from .jsonl import JsonlFile
 
@@ -30,7 +30,6 @@ _HELD_LIMIT = 64  # rows with CUDA scalars held at most; beyond, log waits for t
 _PLAIN = frozenset((bool, int, float, str, type(None)))
 _STATUSES = ("finished", "failed", "interrupted")
 _encode = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":")).encode
-_current: "Run | None" = None
 
 
 class Run:
@@ -45,7 +44,7 @@ class Run:
         self._record = record
         self._lock = threading.RLock()  # re-entrant: a signal handler may log or finish
         self._metrics = JsonlFile(directory / METRICS_FILE)
-        self._histograms: JsonlFile | None = None
+        self._beside: dict[str, JsonlFile] = {}  # the files beside metrics.jsonl, opened at first use
         self._step: int | None = None
         self._held: deque[HeldRow] = deque()
         self._finished = False
@@ -60,9 +59,7 @@ class Run:
         """
         with self._lock:
             if self._finished:
-                raise ObservabilityError(
-                    f"wanted a running run, got one that is finished ({self.directory}); init it again"
-                )
+                self._check_open()
             step = self._next_step() if step is None else step
             row = {"step": step, "time": time.time(), "attempt": self.attempt, **values}
             if len(row) != len(values) + 3 or "nonfinite" in row or type(step) is not int or step < 0:
@@ -92,21 +89,32 @@ class Run:
                 f"wanted one edge more than counts for {name!r}, got {len(edges)} and {len(counts)}"
             )
         with self._lock:
-            if self._finished:
-                raise ObservabilityError(
-                    f"wanted a running run, got one that is finished ({self.directory}); init it again"
-                )
-            if self._histograms is None:
-                self._histograms = JsonlFile(self.directory / "histograms.jsonl")
-            row = {
-                "step": self._next_step() if step is None else step,
-                "time": time.time(),
-                "attempt": self.attempt,
-                "name": name,
-                "counts": jsonable(list(counts)),
-                "edges": jsonable(list(edges)),
-            }
-            self._histograms.append(_encode(row))
+            self._check_open()
+            self._append(
+                HISTOGRAMS_FILE, step, {"name": name, "counts": jsonable(list(counts)), "edges": jsonable(list(edges))}
+            )
+
+    def alert(self, kind: str, layer: str, message: str, step: int | None = None) -> None:
+        """Append one alert to alerts.jsonl: what was noticed ("nan", "spike", ...), in which layer, in one line."""
+        with self._lock:
+            self._check_open()
+            self._append(ALERTS_FILE, step, {"alert": kind, "layer": layer, "message": message})
+
+    def system(self, values: Mapping[str, float]) -> None:
+        """Append one row about the machine to system.jsonl, at the step that was logged last (`system.py` samples)."""
+        with self._lock:
+            self._check_open()
+            self._append(SYSTEM_FILE, max(0, self._next_step() - 1), plain_row(values))
+
+    def artifact(self, name: str, path: str | os.PathLike[str], step: int | None = None) -> None:
+        """Log where a file that belongs to the run stands, as "artifact/NAME": relative to the run's directory where
+        that is possible. Raises ObservabilityError when nothing is there."""
+        place = Path(path)
+        if not place.exists():
+            raise ObservabilityError(f"wanted a file or directory for the artifact {name!r}, got nothing at {place}")
+        with contextlib.suppress(ValueError):  # on another drive (Windows) the path stays as it is
+            place = Path(os.path.relpath(place, self.directory))
+        self.log({f"artifact/{name}": place.as_posix()}, step)
 
     @property
     def profile_directory(self) -> Path:
@@ -130,10 +138,10 @@ class Run:
             atexit.unregister(self._write_held)
             with one_at_a_time(self.directory):
                 if read_run(self.directory)["attempt"] == self.attempt:
-                    _write_record(self.directory, self._record | {"status": status, "finished": now()})
+                    write_record(self.directory, self._record | {"status": status, "finished": now()})
             self._metrics.close()
-            if self._histograms is not None:
-                self._histograms.close()
+            for file in self._beside.values():
+                file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -145,6 +153,20 @@ class Run:
             self.finish()
         else:
             self.finish("interrupted" if issubclass(kind, KeyboardInterrupt) else "failed")
+
+    def _check_open(self) -> None:
+        if self._finished:
+            raise ObservabilityError(
+                f"wanted a running run, got one that is finished ({self.directory}); init it again"
+            )
+
+    def _append(self, file: str, step: int | None, values: Mapping[str, object]) -> None:
+        step = self._next_step() if step is None else step
+        if type(step) is not int or step < 0:
+            _refuse_row({}, step)
+        if file not in self._beside:
+            self._beside[file] = JsonlFile(self.directory / file)
+        self._beside[file].append(_encode({"step": step, "time": time.time(), "attempt": self.attempt, **values}))
 
     def _next_step(self) -> int:
         if self._step is None:  # first use: go on after what earlier attempts wrote
@@ -163,61 +185,8 @@ class Run:
             self._metrics.append(_encode(plain_row(self._held.popleft().take())))
 
 
-def init(directory: str | os.PathLike[str], config: object = None, name: str | None = None) -> Run:
-    """Start a run in `directory` (made if missing), or the next attempt of the run that is there.
-
-    config: a mapping or dataclass; becomes JSON (see `_values.jsonable`). Without config or name a resumed run keeps
-    its own. name: the directory's name if not given. Raises ObservabilityError when the directory cannot be written,
-    or holds a run of a higher format or a foreign run.json.
-    """
-    global _current
-    path = Path(directory)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ObservabilityError(f"wanted a directory for the run at {path}, got {error.strerror}") from error
-    with one_at_a_time(path):
-        earlier = read_run(path) if (path / RUN_FILE).exists() else {}
-        settings = jsonable(config if config is not None else earlier.get("config", {}))
-        if not isinstance(settings, dict):
-            raise ObservabilityError(f"wanted a mapping or dataclass as config, got {type(config).__name__}")
-        started = now()
-        record = {
-            "format": FORMAT,
-            "name": name or earlier.get("name") or path.resolve().name,
-            "status": "running",
-            "attempt": earlier.get("attempt", 0) + 1,
-            "created": earlier.get("created", started),
-            "started": started,
-            "finished": None,
-            "command": command(),
-            "commit": git_commit(),
-            "versions": versions(),
-            "machine": machine(),
-            "config": settings,
-        }
-        _write_record(path, record)
-        _current = Run(path, record)
-    return _current
-
-
-def log(values: Mapping[str, object], step: int | None = None) -> None:
-    """`Run.log` of the run that this process started last."""
-    _started().log(values, step)
-
-
-def finish(status: str = "finished") -> None:
-    """`Run.finish` of the run that this process started last."""
-    _started().finish(status)
-
-
-def _started() -> Run:
-    if _current is None:
-        raise ObservabilityError("wanted a run, got none; call init(directory=...) first")
-    return _current
-
-
-def _write_record(directory: Path, record: Mapping[str, Any]) -> None:
+def write_record(directory: Path, record: Mapping[str, Any]) -> None:
+    """Replace run.json."""
     write_text(directory / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

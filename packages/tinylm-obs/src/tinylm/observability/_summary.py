@@ -50,6 +50,20 @@ def local_time(text: object) -> str:
         return "–"
 
 
+def alerts_in_short(alerts: Sequence[Mapping[str, Any]]) -> str:
+    """Where it went wrong first, and how many more there are: "nan blocks.3.mlp.up step 17 (+2)"; – for none."""
+    if not alerts:
+        return "–"
+    first = alerts[0]
+    more = f" (+{len(alerts) - 1})" if len(alerts) > 1 else ""
+    return f"{first.get('alert')} {first.get('layer')} step {first['step']}{more}"
+
+
+def alert_line(alert: Mapping[str, Any]) -> str:
+    """One alert in full."""
+    return f"{alert.get('alert')}, step {alert['step']}, {alert.get('layer')}: {alert.get('message')}"
+
+
 def sparkline(values: Sequence[float], width: int = 24) -> str:
     """A curve in `width` characters or fewer, each the mean of its share of the values; nan and inf are left out."""
     finite = [value for value in values if value - value == 0]

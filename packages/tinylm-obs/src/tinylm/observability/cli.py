@@ -59,7 +59,7 @@ def list_runs(
 ) -> None:
     """Every run below a directory: name, status, attempt, last step, loss, bits per character, validation, times."""
     from . import _summary as words
-    from ._readers import find_runs, read_metrics, read_run
+    from ._readers import find_runs, read_alerts, read_metrics, read_run
     from .tables import cell
 
     found = find_runs(directory)
@@ -68,7 +68,7 @@ def list_runs(
     rows, unreadable = [], []
     for path in found:
         try:
-            run, metrics = read_run(path), read_metrics(path)
+            run, metrics, alerts = read_run(path), read_metrics(path), read_alerts(path)
         except ObservabilityError as error:
             unreadable.append(str(error))
             continue
@@ -77,8 +77,10 @@ def list_runs(
         step = str(metrics[-1]["step"]) if metrics else "–"
         times = (words.local_time(run.get("started")), words.clock(words.duration(run, metrics)))
         rows.append([where, run["name"], run["status"], str(run["attempt"]), step, *map(cell, figures), *times])
+        rows[-1].append(words.alerts_in_short(alerts))
     if rows:
         columns = ["run", "name", "status", "attempt", "step", "loss", "bits/char", "validation", "started", "duration"]
+        columns.append("alerts")
         _print_table(columns, rows, numbers=range(3, 10))
     for message in unreadable:
         print(f"unreadable: {message}", file=sys.stderr)
@@ -91,7 +93,7 @@ def list_runs(
 def compare(runs: Annotated[list[Path], typer.Argument(help="Two runs or more.", show_default=False)]) -> None:
     """Two runs or more side by side: what differs in their configuration, their metrics, the shape of the loss."""
     from . import _summary as words
-    from ._readers import read_metrics, read_run
+    from ._readers import read_alerts, read_metrics, read_run
     from .tables import cell
 
     if len(runs) < 2:
@@ -108,7 +110,12 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="Two runs or more.",
         print("The configurations are equal.")
     rows = [["status", *(record["status"] for record in records)]]
     rows.append(["last step", *(str(each[-1]["step"]) if each else "–" for each in metrics)])
+    alerts = [read_alerts(path) for path in paths]
+    if any(alerts):
+        rows.append(["alerts", *("\n".join(map(words.alert_line, each)) or "–" for each in alerts)])
     for name in words.metric_names(metrics):
+        if "/" in name:  # per-layer figures: hundreds; export or the dashboard shows them
+            continue
         curves = [words.series(each, name) for each in metrics]
         rows.append([name, *(f"{cell(curve[-1])} (lowest {cell(min(curve))})" if curve else "–" for curve in curves)])
         if name.endswith("loss"):
