@@ -140,12 +140,13 @@ def bits_per_character(checkpoint: Path) -> float:
 
 def lower_bounds(session: nox.Session) -> dict[str, str]:
     """package -> `package==bound` for every lower bound that our packages state, torch and our own left out."""
-    stated = {need.partition(">=")[::2] for name in PHASES.values() for need in needs(name) if ">=" in need}
+    kept = ("torch", "triton", "tinylm")  # torch keeps its pin (older builds are gigabytes), and with it its Triton
+    every = [need for name in PHASES.values() for need in needs(name) if ">=" in need and not need.startswith(kept)]
+    stated = {need.partition(">=")[::2] for need in every}
     bounds = dict(stated)
     if len(bounds) < len(stated):
         session.error(f"the packages state different lower bounds for one dependency: {sorted(stated)}")
-    ours = ("torch", "triton", "tinylm")  # torch keeps its pin (older builds are gigabytes), and with it its Triton
-    return {package: f"{package}=={bound}" for package, bound in bounds.items() if not package.startswith(ours)}
+    return {package: f"{package}=={bound}" for package, bound in bounds.items()}
 
 
 def constraints_with(session: nox.Session, replaced: dict[str, str]) -> str:

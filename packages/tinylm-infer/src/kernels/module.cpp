@@ -252,6 +252,20 @@ size_t packed_bytes(int outputs, int inputs, int bits, bool grouped, bool minima
     return Packed{nullptr, outputs, inputs, bits, grouped, minima}.bytes();
 }
 
+using Signed2D = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Halves2D = nb::ndarray<const uint16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using BytesOut = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void pack_into(Signed2D numbers, Halves2D scales, std::optional<Halves2D> minima, int bits, bool grouped,
+               BytesOut out) {
+    const Packed m{nullptr, int(numbers.shape(0)), int(numbers.shape(1)), bits, grouped, minima.has_value()};
+    const size_t count = size_t(m.outputs) * m.groups();
+    if (out.size() != m.bytes() || scales.size() != count || (minima && minima->size() != count))
+        throw std::invalid_argument("wanted scales for each output and group, and bytes for all");
+    const nb::gil_scoped_release release;
+    pack(m, numbers.data(), scales.data(), minima ? minima->data() : nullptr, out.data());
+}
+
 std::vector<std::string> instruction_sets() {
     std::vector<std::string> names;
     for (const Kernels* kernels : at_hand()) names.emplace_back(kernels->name);
@@ -267,6 +281,8 @@ NB_MODULE(_kernels, module) {
     module.def("allocate", &allocate, nb::arg("bytes"));
     module.def("packed_bytes", &packed_bytes, nb::arg("outputs"), nb::arg("inputs"), nb::arg("bits"),
                nb::arg("grouped"), nb::arg("minima"));
+    module.def("pack", &pack_into, nb::arg("numbers"), nb::arg("scales"), nb::arg("minima").none(), nb::arg("bits"),
+               nb::arg("grouped"), nb::arg("out"));
     module.def("instruction_sets", &instruction_sets);
     nb::class_<Matrix>(module, "Matrix")
         .def(nb::init<Bytes, int, int, int, bool, bool, std::optional<Bias>, const std::string&>(), nb::arg("data"),

@@ -41,6 +41,33 @@ struct Packed {
   size_t bytes() const { return block_bytes() * size_t(blocks()); }
 };
 
+// Fills `out` (bytes() of zeros), of which `m` is the shape, with numbers (outputs, inputs) and float16 scales and minima
+// (outputs, groups). quantization/packing.py has the inverse.
+inline void pack(const Packed& m, const int8_t* numbers, const uint16_t* scales, const uint16_t* minima, uint8_t* out) {
+  const int step = m.bits == 8 ? 4 : 8, groups = m.groups();
+  const uint8_t padding = m.bits == 8 ? 128 : (m.minima ? 0 : 8 | 8 << 4);  // a weight of zero
+  for (int block = 0; block < m.blocks(); ++block, out += m.block_bytes()) {
+    uint8_t* to = out + m.number_offset();
+    __builtin_memset(to, padding, m.block_bytes() - m.number_offset());
+    for (int lane = 0; lane < kLanes && block * kLanes + lane < m.outputs; ++lane) {
+      const size_t output = size_t(block) * kLanes + lane;
+      for (int g = 0; g < groups; ++g) {
+        const size_t at = size_t(g * kLanes + lane) * 2;
+        __builtin_memcpy(out + at, scales + output * groups + g, 2);
+        if (m.minima) __builtin_memcpy(out + m.scale_bytes() + at, minima + output * groups + g, 2);
+      }
+      const int8_t* row = numbers + output * m.inputs;
+      for (int i = 0; i < m.inputs; i += step) {
+        uint8_t few[8], *bytes = to + size_t(i / step) * kAlign + lane * 4;
+        const int real = m.inputs - i < step ? m.inputs - i : step;
+        __builtin_memset(few, m.bits == 8 ? 0 : padding & 15, 8);
+        for (int j = 0; j < real; ++j) few[j] = uint8_t(row[i + j]);
+        for (int j = 0; j < 4; ++j) bytes[j] = m.bits == 8 ? few[j] ^ 128 : uint8_t(few[j] | few[j + 4] << 4);
+      }
+    }
+  }
+}
+
 // Activations of some tokens, rounded to 8 bits: x ≈ scale · q for each token and group.
 struct Activations {
   int8_t* numbers;  // (tokens, padded inputs), zeros behind the last input

@@ -1,7 +1,8 @@
-"""tinylm.inference: opens a checkpoint directory and checks that its parts belong together.
+"""tinylm.inference: opens a checkpoint, a directory or a GGUF file, and checks that its parts belong together.
 
 Reads config.json, model.safetensors, tokenizer.json, generation_config.json and chat_template.jinja: a checkpoint of
-`tinylm-train`, or any Hugging Face directory of a shape that `tinylm.model` knows. It draws no tokens: see `llm.py`.
+`tinylm-train`, or any Hugging Face directory of a shape that `tinylm.model` knows; or a GGUF file, which has all of it.
+It draws no tokens: see `llm.py`.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from tinylm.inference._errors import InferenceError
+from tinylm.inference.quantization import gguf
 from tinylm.model import Transformer, pick_device, read_config, read_provenance
 from tinylm.tokenizer import Tokenizer
 
@@ -51,14 +53,15 @@ def open_checkpoint(
     or does not belong together. The small files are checked first: a mistake is reported before gigabytes are read.
     """
     directory = Path(path)
+    if directory.suffix.lower() == ".gguf" and directory.is_file():
+        return _open_gguf(directory, dtype, device, skip_tokenizer_init)
     if not (directory / "config.json").is_file():
         found = "no such path" if not directory.exists() else "a file" if directory.is_file() else "no config.json"
         raise InferenceError(
             f"wanted a checkpoint directory with a config.json, got {found}: {directory}; "
-            "`tinylm-train pretrain --out DIR` makes one"
+            "`tinylm-train pretrain --out DIR` makes one, and a GGUF file's name ends in .gguf"
         )
-    if isinstance(dtype, str) and dtype not in _DTYPES:
-        raise InferenceError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    wanted = _torch_dtype(dtype)
     target = pick_device(device)
     config = read_config(directory)
     tokenizer = None if skip_tokenizer_init else _open_tokenizer(directory, config.vocab_size)
@@ -70,11 +73,37 @@ def open_checkpoint(
             raise InferenceError(
                 f"{directory}: end-of-text id {token_id} is outside the model's vocabulary of {config.vocab_size}"
             )
-    model = Transformer.load(directory, dtype=_DTYPES[dtype] if isinstance(dtype, str) else dtype, device=target)
+    model = Transformer.load(directory, dtype=wanted, device=target)
     provenance = read_provenance(directory)
     template = tokenizer is not None and tokenizer.chat_template is not None
     tuned = template and (not provenance or provenance.get("tuned_for") == "chat")
     return Checkpoint(model.eval(), tokenizer, tuple(dict.fromkeys(ends)), tuned)
+
+
+def _open_gguf(path: Path, dtype: str | torch.dtype, device: str, skip_tokenizer_init: bool) -> Checkpoint:
+    """One file that holds all. On a CPU with dtype "auto" its blocks of 4 and 8 bits run as they are
+    (quantization/gguf.py); for another dtype, or a GPU, they are decoded."""
+    wanted, target = _torch_dtype(dtype), pick_device(device)
+    tokenizer = None if skip_tokenizer_init else Tokenizer.load(path)
+    vocab_size = read_config(path).vocab_size
+    if tokenizer is not None and tokenizer.vocab_size > vocab_size:
+        raise InferenceError(
+            f"{path}: its tokenizer has {tokenizer.vocab_size} tokens, but its model knows {vocab_size}"
+        )
+    if wanted is None and target.type == "cpu" and gguf.is_quantized(path):
+        model: Transformer = gguf.load_gguf(path)
+    else:
+        model = Transformer.load(path, dtype=wanted, device=target)
+    ends = () if tokenizer is None or tokenizer.eos_id is None else (tokenizer.eos_id,)
+    return Checkpoint(model.eval(), tokenizer, ends, tokenizer is not None and tokenizer.chat_template is not None)
+
+
+def _torch_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
+    if not isinstance(dtype, str):
+        return dtype
+    if dtype not in _DTYPES:
+        raise InferenceError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+    return _DTYPES[dtype]
 
 
 def _open_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:

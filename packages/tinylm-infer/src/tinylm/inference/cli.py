@@ -34,7 +34,8 @@ app = typer.Typer(
 _bounded = bounded("try --device cpu, a smaller --dtype, or fewer tokens")
 
 Checkpoint = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint directory (Hugging Face layout).", show_default=False)
+    Path,
+    typer.Argument(metavar="CHECKPOINT", help="Directory in Hugging Face layout, or GGUF file.", show_default=False),
 ]
 Device = Annotated[str, typer.Option(help="auto (cuda > mps > cpu), cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16, float16.")]
@@ -56,7 +57,7 @@ def _open(checkpoint: Path, dtype: str, device: str, quantization: str | None) -
 
     llm = LLM(str(checkpoint), dtype=dtype, device=device, quantization=quantization)
     millions = llm.model.config.parameter_count() / 1e6
-    numbers = quantization or str(llm.dtype).removeprefix("torch.")
+    numbers = getattr(llm.model, "scheme", None) or str(llm.dtype).removeprefix("torch.")
     print(f"device: {llm.device}, {numbers}, {millions:.1f}M parameters", file=sys.stderr)
     return llm
 

@@ -41,8 +41,8 @@ class LLM:
         skip_tokenizer_init: bool = False,
         **unsupported: object,
     ) -> None:
-        """Opens the checkpoint directory `model`. InferenceError, or the model's or the tokenizer's own error (all are
-        ValueErrors), says what is wrong with it.
+        """Opens the checkpoint directory, or the GGUF file, `model`. InferenceError, or the model's or the tokenizer's
+        own error (all are ValueErrors), says what is wrong with it.
 
         `dtype` "auto" keeps the type of the stored weights; `device` "auto" is cuda > mps > cpu. `quantization` "int8"
         or "int4" rounds the weights as they are loaded (quantization/) and runs on the CPU, float32 between them.

@@ -6,14 +6,39 @@ Not here: the shapes (transformer.py). Next: training.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from tinylm.model._errors import ModelError
 
 if TYPE_CHECKING:
     from tinylm.model.transformer import Transformer
+
+
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """A model made within has its parameters on the meta device, without numbers: those of a file take their place.
+
+    `torch.device("meta")` alone would do, but drawing numbers there imports torch's compiler, a second or more.
+    """
+    with torch.device("meta"), _NoNumbers():
+        yield
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Whatever would fill a tensor leaves it as it is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init" or getattr(func, "__name__", "") in _FILLING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_FILLING = ("normal_", "uniform_", "fill_", "zero_")
 
 
 @torch.no_grad()

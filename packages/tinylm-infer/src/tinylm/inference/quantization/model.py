@@ -22,6 +22,7 @@ from tinylm.inference.quantization.decoder import CacheLayout, Decoder, layout_o
 from tinylm.inference.quantization.linear import QuantizedLinear
 from tinylm.inference.quantization.weights import QuantizedWeight, round_weight
 from tinylm.model import Cache, KVCache, Transformer
+from tinylm.model.initialisation import uninitialised
 
 SCHEMES = {"int8": 8, "int4": 4}
 
@@ -29,12 +30,12 @@ SCHEMES = {"int8": 8, "int4": 4}
 class QuantizedTransformer(Transformer):
     """What `quantize` returns: a Transformer to everything that calls one, for inference on a CPU.
 
-    `scheme` is "int8" or "int4". No gradients; `head_weight` is rebuilt in float32 at each access.
+    `scheme` is "int8", "int4", or "gguf" (gguf.py). No gradients; `head_weight` is rebuilt in float32 at each access.
     """
 
     def __init__(self, model: Transformer, scheme: str, weights: dict[str, QuantizedWeight]) -> None:
         """weights: by module name, in order of use; "head" is the head, tied to the embedding or not."""
-        with torch.device("meta"):
+        with uninitialised():
             super().__init__(model.config)
         self.scheme = scheme
         sizes = [packing.packed_bytes(weight) for weight in weights.values()] if kernels.available() else []
@@ -46,7 +47,7 @@ class QuantizedTransformer(Transformer):
             linears[name] = QuantizedLinear(weight, bias, place)
         for name, module in model.named_modules():
             if not isinstance(module, nn.Linear) and next(module.parameters(recurse=False), None) is not None:
-                _put(self, name, copy.deepcopy(module).float())
+                _put(self, name, _in_float32(module))
         for name, linear in linears.items():
             if name != "head":
                 _put(self, name, linear)
@@ -170,6 +171,16 @@ def check_scheme(scheme: str) -> None:
     """InferenceError for what is no scheme."""
     if scheme not in SCHEMES:
         raise InferenceError(f"quantization: wanted None or one of {', '.join(SCHEMES)}, got {scheme!r}")
+
+
+def _in_float32(module: nn.Module) -> nn.Module:
+    """The module with parameters in float32, those of the given one where they are that already."""
+    shared = copy.copy(module)
+    shared._parameters = {
+        name: None if parameter is None else nn.Parameter(parameter.detach().float(), requires_grad=False)
+        for name, parameter in module._parameters.items()
+    }
+    return shared
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:

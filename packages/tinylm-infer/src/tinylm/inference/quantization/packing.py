@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tinylm.inference import kernels
@@ -36,23 +35,13 @@ def allocate(sizes: Sequence[int]) -> list[Tensor]:
 
 
 def pack(weight: QuantizedWeight, out: Tensor) -> None:
-    """Fill `out`, uint8 of `packed_bytes`."""
-    outputs, inputs = weight.numbers.shape
-    blocks, columns = -(-outputs // _LANES), -(-inputs // GROUP) * GROUP
-    value = 0 if weight.bits == 8 else weight.zero
-    numbers = F.pad(weight.numbers, (0, columns - inputs, 0, blocks * _LANES - outputs), value=value)
-    if weight.bits == 8:
-        tiles = (numbers.view(torch.uint8) ^ 0x80).view(blocks, _LANES, columns // 4, 4).transpose(1, 2)
-    else:
-        low, high = numbers.view(torch.uint8).view(blocks, _LANES, columns // 8, 2, 4).unbind(3)
-        tiles = (low | (high << 4)).transpose(1, 2)
-    parts = [_halves(weight.scales, blocks)]
-    if weight.minima is not None:
-        parts.append(_halves(weight.minima, blocks))
-    at = 0
-    for part in (*parts, tiles.reshape(blocks, -1)):
-        out.view(blocks, -1)[:, at : at + part.shape[1]] = part
-        at += part.shape[1]
+    """Fill `out`, uint8 zeros of `packed_bytes`."""
+    scales, minima = (
+        None if t is None else t.contiguous().view(torch.uint16).numpy() for t in (weight.scales, weight.minima)
+    )
+    kernels._compiled().pack(
+        weight.numbers.contiguous().numpy(), scales, minima, weight.bits, weight.grouped, out.numpy()
+    )
 
 
 def unpack(data: Tensor, shape: tuple[int, int], bits: int, grouped: bool, minima: bool) -> QuantizedWeight:
@@ -74,11 +63,3 @@ def unpack(data: Tensor, shape: tuple[int, int], bits: int, grouped: bool, minim
         numbers = torch.stack((tiles & 15, tiles >> 4), dim=3).reshape(-1, columns)
     numbers = numbers[:outputs, :inputs].contiguous().view(torch.int8)
     return QuantizedWeight(numbers, per_group[0], per_group[1] if minima else None, bits)
-
-
-def _halves(per_group: Tensor, blocks: int) -> Tensor:
-    """(outputs, groups) float16 -> (blocks, bytes): [groups][16 outputs], padded with zeros to whole lines."""
-    groups = per_group.shape[1]
-    padded = F.pad(per_group, (0, 0, 0, blocks * _LANES - per_group.shape[0]))
-    data = padded.view(blocks, _LANES, groups).transpose(1, 2).reshape(blocks, -1).contiguous().view(torch.uint8)
-    return F.pad(data, (0, -data.shape[1] % _ALIGN))

@@ -82,7 +82,12 @@ class GGUF:
     def numbers(self, name: str) -> NDArray[np.float32]:
         """A tensor's numbers in its shape, decoded; whether they are finite is for the caller to see."""
         tensor = self.tensors[name]
-        return decode(self._data[tensor.offset : tensor.offset + tensor.size], tensor.kind).reshape(tensor.shape)
+        return decode(self.blocks(name), tensor.kind).reshape(tensor.shape)
+
+    def blocks(self, name: str) -> NDArray[np.uint8]:
+        """A tensor's bytes as they are in the file, mapped and read-only: (size,). blocks.py says what they mean."""
+        tensor = self.tensors[name]
+        return self._data[tensor.offset : tensor.offset + tensor.size]
 
     def get(self, key: str) -> Any:
         """The value of a pair, or None."""
@@ -143,10 +148,23 @@ class GGUF:
         kind, count = self._number("<I"), self._number("<Q")
         if kind == STRING:
             self._fits(count, 8, f"strings of {key}")
-            return Pair(ARRAY, [self._text(key) for _ in range(count)], kind)
+            return Pair(ARRAY, self._texts(key, count), kind)
         if kind not in SCALARS:
             self._wrong(f"{key} to be an array of numbers or strings", f"one of type {kind}")
         return Pair(ARRAY, self._numbers(key, kind, count), kind)
+
+    def _texts(self, key: str, count: int) -> list[str]:
+        """A vocabulary: as `_text` reads them one by one, in a loop without calls."""
+        unpack, data, at, end = struct.Struct("<Q").unpack_from, self._bytes, self._at, len(self._data)
+        texts = []
+        for _ in range(count):
+            if at + 8 > end or at + 8 + (length := unpack(data, at)[0]) > end:
+                self._at = at
+                self._text(key)  # says what is wrong
+            at += 8 + length
+            texts.append(str(data[at - length : at], "utf-8", "surrogateescape"))
+        self._at = at
+        return texts
 
     def _numbers(self, key: str, kind: int, count: int) -> NDArray[Any]:
         form = np.dtype(SCALARS[kind])
