@@ -1,7 +1,8 @@
 """Encoding, decoding and starting with cl100k and o200k, beside the libraries in use (`peers.py`).
 
-    python packages/tinylm-tokenizer/benchmarks/encoding.py [--quick]
+    python packages/tinylm-tokenizer/benchmarks/encoding.py [--quick] [TABLE ...]
 
+TABLE: cl100k-list, cl100k-array, o200k-list, o200k-array, others (without one: all, which takes a quarter of an hour).
 Every figure is the median of five rounds (--quick: one) in which everybody takes a turn; every turn is a fresh process
 whose first call meets text that it has not seen; CPU seconds of the process, one thread; a text's size is taken outside
 the timing. The ids of all are compared with tiktoken's: ours must be the same; who else differs is marked.
@@ -31,6 +32,7 @@ DOCUMENTS = ["english", "code", "scripts"]
 LIBRARIES = list(peers.LOADERS)
 FASTEST = ["tinylm", "gigatoken", "fastokens", "toktok-rs", "tiktoken"]  # what o200k and arrays are measured with
 LARGE = {"european", "chinese-japanese"}  # these with the fastest, too; quicktok-v1 was seen among them
+TABLES = ["cl100k-list", "cl100k-array", "o200k-list", "o200k-array", "others"]
 WORST = ["one letter", "letters", "spaces", "combining", "emoji"]
 WORST_LIBRARIES = ["tinylm", "gigatoken", "toktok-rs", "quicktok-v1", "bpe-openai", "tiktoken"]
 PACKAGES = ["numpy", "regex", *(name for name in LIBRARIES if name != "tinylm")]
@@ -257,18 +259,24 @@ def write_json_vocabulary(encoding: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Encoding beside the libraries in use.")
     parser.add_argument("--quick", action="store_true", help="one round instead of five")
-    count = 1 if parser.parse_args().quick else 5
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"which to measure: {', '.join(TABLES)}")
+    options = parser.parse_args()
+    if unknown := [name for name in options.tables if name not in TABLES]:
+        parser.error(f"unknown table {', '.join(unknown)}: choose from {', '.join(TABLES)}")
+    count = 1 if options.quick else 5
     need(
         *(f"text/{text}.txt" for text in TEXTS if "," not in text),
         "vocabularies/cl100k/cl100k_base.tiktoken",
         "vocabularies/o200k/o200k_base.tiktoken",
         packages=["tiktoken"],
     )
-    for encoding in ("cl100k", "o200k"):
-        write_json_vocabulary(encoding)
-        encode_table(encoding, "list", count)
-        encode_table(encoding, "array", count)
-    other_table(count)
+    for name in options.tables or TABLES:
+        encoding, _, output = name.partition("-")
+        write_json_vocabulary(encoding if output else "cl100k")
+        if output:
+            encode_table(encoding, output, count)
+        else:
+            other_table(count)
 
 
 def summary() -> list[dict[str, Any]]:

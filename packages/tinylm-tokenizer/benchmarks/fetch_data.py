@@ -83,7 +83,8 @@ def download(package: Package, folder: Path) -> Archive:
     else:
         binary = "--no-binary" if package.kind == "sdist" else "--only-binary"
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--retries", "1"]
-        command = [*pip, "--no-deps", binary, ":all:", "-d", str(folder), f"{package.name}=={package.version}"]
+        # The name, not ":all:": that would compile what an sdist builds with (cmake, for sentencepiece's), too.
+        command = [*pip, "--no-deps", binary, package.name, "-d", str(folder), f"{package.name}=={package.version}"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         client = "npm pack" if package.kind == "npm" else "pip download"
