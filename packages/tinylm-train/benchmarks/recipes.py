@@ -2,8 +2,8 @@
 
 The model is tinylm.model's Transformer in Qwen3's shape. From the third record on another embedding looks up the last
 two, then the last three characters as well: what a first layer would have to learn about neighbours then costs a
-look-up instead of matrix products (as in modded-nanogpt's hashed bigram embedding, 2025; the idea is that of Clark et al. 2022,
-CANINE, section 3). Not here: who is measured how (speedrun.py).
+look-up instead of matrix products (as in modded-nanogpt's hashed bigram embedding, 2025; the idea is that of Clark et
+al. 2022, CANINE, section 3). Not here: who is measured how (speedrun.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Recipe:
     mlp_width: int = 256
     context: int = 64
     batch: int = 16
-    steps: int = 100
+    steps: int = 120
     optimizer: Literal["adamw", "muon"] = "muon"
     rate: float = 0.05  # the blocks' matrices
     embedding_rate: float = 0.1
@@ -150,7 +150,7 @@ RECORDS = (
         changed="Qwen3's shape, 4 layers of 128, 0.8 M parameters, AdamW",
         **_FOUR_LAYERS,
         batch=32,
-        steps=280,
+        steps=300,
         optimizer="adamw",
         rate=0.004,
         embedding_rate=0.004,
@@ -162,7 +162,7 @@ RECORDS = (
         name="muon",
         changed="Muon for the blocks' matrices, half the batch",
         **_FOUR_LAYERS,
-        steps=200,
+        steps=215,
         rate=0.02,
         embedding_rate=0.02,
         residual="scaled",
@@ -171,7 +171,7 @@ RECORDS = (
         name="pairs",
         changed="a table for the last two characters; 2 layers of 96 that begin at zero; higher rates",
         depth=2,
-        steps=150,
+        steps=165,
         pairs=4225,
     ),
     Recipe(
