@@ -31,7 +31,7 @@ def runs(tmp_path: Path) -> Path:
 
 def test_help_and_version_are_quick_to_ask_and_import_no_torch() -> None:
     assert "Every run below a directory" in command("--help").stdout
-    for name in ("list", "compare", "export", "ladder"):
+    for name in ("list", "compare", "export", "ladder", "profile", "roofline"):
         assert "Try: tinylm-obs" in command(name, "--help").stdout
     assert command("--version").stdout.startswith("tinylm-obs ")
     code = "import sys, tinylm.observability.cli; print('torch' in sys.modules, 'rich.table' in sys.modules)"

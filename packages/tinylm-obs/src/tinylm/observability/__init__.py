@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from ._readers import find_runs, read_alerts, read_histograms, read_metrics, read_run, read_system
     from ._run import Run
     from ._start import finish, init, log
+    from .profiling import Profile, profile
     from .system import sample_system
     from .throughput import Throughput
     from .watching import Watch, watch
 
 __all__ = [
     "ObservabilityError",
+    "Profile",
     "Run",
     "Throughput",
     "Watch",
@@ -33,6 +35,7 @@ __all__ = [
     "init",
     "log",
     "machine",
+    "profile",
     "read_alerts",
     "read_histograms",
     "read_metrics",
@@ -55,6 +58,8 @@ _HOMES = {
     "finish": "_start",
     "init": "_start",
     "log": "_start",
+    "Profile": "profiling",
+    "profile": "profiling",
     "sample_system": "system",
     "Throughput": "throughput",
     "Watch": "watching",

@@ -142,6 +142,44 @@ def export(
         print(f"wrote {out}", file=sys.stderr)
 
 
+@app.command(
+    epilog="Try: tinylm-obs profile --out profile -- tinylm-infer generate model 'Once' --max-tokens 20",
+    context_settings={"ignore_unknown_options": True},
+)
+@bounded()
+def profile(
+    command: Annotated[list[str], typer.Argument(help="A Python program: file.py, python -m ..., tinylm-...")],
+    out: Annotated[Path, typer.Option(help="The directory to write into.")] = Path("profile"),
+    after: Annotated[float, typer.Option(min=0, help="Seconds until torch's operations are recorded.")] = 0.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for which they are.")] = 5.0,
+    roofline: Annotated[bool, typer.Option(help="Place the operations on this machine's measured limits.")] = True,
+) -> None:
+    """Run a Python program and write where its time and memory went: profile.html, profile.json, trace.json."""
+    from ._target import profile_command
+
+    code = profile_command(command, out, after, seconds, roofline)
+    print(f"wrote {out / 'profile.html'}, profile.json and trace.json", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Try: tinylm-obs roofline")
+@bounded()
+def roofline(
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    again: Annotated[bool, typer.Option("--again", help="Measure anew instead of taking the cached figures.")] = False,
+) -> None:
+    """This machine's limits, measured with torch: bandwidth by footprint, operations per second by type."""
+    from .roofline import measured
+    from .tables import cell
+
+    found = measured(device, again)
+    rows = [[cell(size / 1e6), cell(speed / 1e9)] for size, speed in found.bandwidth.items()]
+    _print_table(["footprint (MB)", "bandwidth (GB/s)"], rows, numbers=range(2))
+    peaks = [[kind, cell(speed / 1e9)] for kind, speed in found.peak.items()]
+    _print_table(["type", "10⁹ operations/s"], peaks, numbers=range(1, 2))
+    print(f"{found.device}, {found.threads} threads, {found.facts['cpu']}, torch {found.facts['torch']}")
+
+
 @app.command(epilog="Try: tinylm-obs ladder tokenizer --json ladder.json")
 @bounded()
 def ladder(

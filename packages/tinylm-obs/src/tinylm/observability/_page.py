@@ -1,0 +1,126 @@
+"""tinylm-obs · a profile as one page: no other file, no network, no library.
+
+The template `_page.html` holds style and the script of the timeline; tables and charts are made here. It does NOT
+measure. Next: `_svg.py`.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from . import _svg
+from .tables import cell
+
+_LONGEST = 15_000  # events in the page's timeline; trace.json has them all
+
+
+def page(results: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:
+    """The page's text."""
+    template = Path(__file__).with_name("_page.html").read_text(encoding="utf-8")
+    facts = results["machine"]
+    seconds = f"{results['seconds']:.3g} s, {results['cpu_seconds']:.3g} s of CPU"
+    used = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    about = f"{seconds} · {facts['cpu']}, {facts['cores']} cores · {used} · {results['date']}"
+    parts = {
+        "TITLE": escape(results["title"]),
+        "ABOUT": escape(about),
+        "OPERATIONS": _operations(results["operations"][:80]),
+        "MODULES": _modules(results["modules"][:200]),
+        "FUNCTIONS": _functions(results["functions"], results["seconds"]),
+        "MEMORY": _memory(results["memory"]),
+        "ROOFLINE": _roofline(results),
+        "EVENTS": _timeline(events),
+    }
+    return re.sub(r"<!--([A-Z]+)-->", lambda match: parts[match[1]], template)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    if not rows:
+        return "<p>None was recorded.</p>"
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell(value))}</td>" for value in row) + "</tr>" for row in rows)
+    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _operations(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = ["operation", "type", "calls", "CPU ms", "GPU ms", "GFLOP", "MB", "% of roofline", "bound by"]
+    return _table(
+        columns,
+        [
+            [
+                *(row["operation"], row["type"], row["calls"], row["cpu"] * 1e3, row["gpu"] * 1e3 or None),
+                *(row["flops"] / 1e9 or None, row["bytes"] / 1e6 or None),
+                *(row["fraction of roofline"] and 100 * row["fraction of roofline"], row["bound"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _modules(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = ["module", "calls", "forward CPU ms", "backward CPU ms", "GPU ms"]
+    return _table(
+        columns,
+        [
+            [row["module"], row["calls"], row["forward"] * 1e3, row["backward"] * 1e3, row["gpu"] * 1e3 or None]
+            for row in rows
+        ],
+    )
+
+
+def _functions(rows: Sequence[Mapping[str, Any]], seconds: float) -> str:
+    columns = ["function", "% itself", "% with what it calls"]
+    whole = max(seconds, 1e-9) / 100
+    return _table(columns, [[row["function"], row["own"] / whole, row["with callees"] / whole] for row in rows])
+
+
+def _memory(curves: Mapping[str, Sequence[tuple[float, int]]]) -> str:
+    drawn = []
+    for name, points in curves.items():
+        peak = max((size for _, size in points), default=0)
+        line = _svg.chart([("", [(t, size / 1e6) for t, size in points])], [], "seconds", "MB", height=180)
+        drawn.append(f"<h3>{escape(name)}, peak {cell(peak / 1e6)} MB</h3>{line}")
+    return "".join(drawn) or "<p>None was recorded.</p>"
+
+
+def _roofline(results: Mapping[str, Any]) -> str:
+    limit = results["roofline"]
+    if not limit:
+        return "<p>Operations of torch are placed on the machine's measured limits; none was recorded.</p>"
+    fastest = max(limit["bandwidth"].values())
+    slowest = min(limit["bandwidth"].values())
+    lines = []
+    for kind in ("float32", "bfloat16"):
+        if kind in limit["peak"]:
+            top = limit["peak"][kind]
+            for word, speed in (("cache", fastest), ("memory", slowest)):
+                intensities = [0.01, top / speed, max(1000.0, 2 * top / speed)]
+                lines.append((f"{kind}, {word}", [(x, min(top, x * speed) / 1e9) for x in intensities]))
+    points = [
+        (f"{row['operation']}: {cell(row['flops'] / row['bytes'])} FLOP per byte", row["flops"] / row["bytes"], speed)
+        for row in results["operations"]
+        if row["bytes"] and row["flops"] and (speed := row["flops"] / (row["gpu"] or row["cpu"] or 1e-9) / 1e9) > 0
+    ]
+    return _svg.chart(lines, points, "FLOP per byte", "GFLOP/s", logarithmic=True, height=360)
+
+
+def _timeline(events: Iterable[Mapping[str, Any]]) -> str:
+    """[name, category, lane, start ms, length ms] of the longest events, as JSON that cannot end the script."""
+    kept = [
+        e for e in events if e.get("ph") == "X" and e.get("cat") in ("python", "cpu_op", "user_annotation", "kernel")
+    ]
+    kept = sorted(kept, key=lambda event: -float(event["dur"]))[:_LONGEST]
+    kept.sort(key=lambda event: (float(event["ts"]), -float(event["dur"])))
+    origin = min((float(event["ts"]) for event in kept), default=0.0)
+    lanes = {name: number for number, name in enumerate(dict.fromkeys(f"{e['pid']} {e['tid']}" for e in kept))}
+    rows = [
+        [
+            *(event["name"], event["cat"], lanes[f"{event['pid']} {event['tid']}"]),
+            *(round((float(event["ts"]) - origin) / 1e3, 4), round(float(event["dur"]) / 1e3, 4)),
+        ]
+        for event in kept
+    ]
+    return json.dumps(rows, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,0 +1,107 @@
+"""tinylm-obs · small charts as SVG text, no library: lines and points on linear or logarithmic axes, bars.
+
+Colours come from the page's CSS variables where there are any, so that dark and light both read. It does NOT know
+what is drawn. Next: `_page.py` and `plot.py` use it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+
+Points = Sequence[tuple[float, float]]
+COLOURS = ("#4269d0", "#e8803c", "#3ca951", "#ff5c7a", "#9c6b4e", "#a463f2", "#38b2b5", "#97bbf5")
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 12, 40
+
+
+def _number(value: float) -> str:
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def chart(
+    lines: Sequence[tuple[str, Points]],
+    points: Sequence[tuple[str, float, float]],
+    x_label: str,
+    y_label: str,
+    logarithmic: bool = False,
+    width: int = 860,
+    height: int = 300,
+) -> str:
+    """Named lines and named points (a tooltip each); both axes logarithmic or both linear from their least value."""
+    xs = [x for _, line in lines for x, _ in line] + [x for _, x, _ in points]
+    ys = [y for _, line in lines for _, y in line] + [y for _, _, y in points]
+    if not xs:
+        return ""
+    x_at, x_ticks = _axis(xs, _LEFT, width - _RIGHT, logarithmic)
+    y_at, y_ticks = _axis(ys if logarithmic else [0.0, *ys], height - _BOTTOM, _TOP, logarithmic)
+    parts = [_frame(width, height, x_label, y_label)]
+    for tick in x_ticks:
+        parts.append(
+            f'<text x="{x_at(tick):.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{_number(tick)}</text>'
+        )
+    for tick in y_ticks:
+        y = y_at(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    for index, (name, line) in enumerate(lines):
+        way = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in line)
+        colour = COLOURS[index % len(COLOURS)]
+        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{way}"/>')
+        if name and line:
+            x, y = line[-1]
+            parts.append(
+                f'<text x="{min(x_at(x), width - _RIGHT):.1f}" y="{y_at(y) - 5:.1f}" text-anchor="end" '
+                f'fill="{colour}">{escape(name)}</text>'
+            )
+    for name, x, y in points:
+        parts.append(f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="4"><title>{escape(name)}</title></circle>')
+    return "".join(parts) + "</svg>"
+
+
+def _frame(width: int, height: int, x_label: str, y_label: str) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" '
+        f'font-size="11" fill="#777" role="img"><style>.grid{{stroke:#8884;stroke-width:1}}'
+        f"circle{{fill:{COLOURS[1]};fill-opacity:.75}}</style>"
+        f'<text x="{(_LEFT + width) / 2}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text x="12" y="{height / 2}" text-anchor="middle" transform="rotate(-90 12 {height / 2})">'
+        f"{escape(y_label)}</text>"
+    )
+
+
+def _axis(
+    values: Sequence[float], start: float, end: float, logarithmic: bool
+) -> tuple[Callable[[float], float], list[float]]:
+    """(value → place, ticks)."""
+    if logarithmic:
+        positive = [value for value in values if value > 0] or [1.0]
+        first = math.floor(math.log10(min(positive)))
+        last = max(math.ceil(math.log10(max(positive))), first + 1)
+        ticks = [10.0**power for power in range(first, last + 1, max(1, (last - first) // 6))]
+        floor = 10.0**first
+        return lambda v: start + (end - start) * (math.log10(max(v, floor)) - first) / (last - first), ticks
+    low, high = min(values), max(values)
+    span = (high - low) or abs(high) or 1.0
+    return lambda v: start + (end - start) * (v - low) / span, [low + span * part / 4 for part in range(5)]
+
+
+def bars(rows: Sequence[tuple[str, float, str]], title: str, width: int = 860) -> str:
+    """Horizontal bars on a logarithmic scale: (name, value above 0, what is written beside it)."""
+    height = 34 + 24 * len(rows)
+    at, ticks = _axis([value for _, value, _ in rows], 220, width - 150, True)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" '
+        f'font-size="12" fill="#777" role="img"><text x="4" y="16" font-weight="600">{escape(title)}</text>'
+    ]
+    for tick in ticks:
+        x = at(tick)
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="24" y2="{height - 6}" stroke="#8884"/>')
+    for index, (name, value, beside) in enumerate(rows):
+        y, length = 28 + 24 * index, max(2.0, at(value) - 220)
+        colour = COLOURS[index % len(COLOURS)]
+        parts.append(f'<text x="212" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<rect x="220" y="{y}" width="{length:.1f}" height="17" rx="2" fill="{colour}"/>')
+        parts.append(f'<text x="{226 + length:.1f}" y="{y + 13}">{escape(beside)}</text>')
+    return "".join(parts) + "</svg>"
