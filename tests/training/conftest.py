@@ -37,6 +37,8 @@ TINY = {
     "device": "cpu",
     "validate_every": 5,
     "checkpoint_every": 5,
+    "keep_best": False,
+    "compile": "never",
 }
 
 
@@ -138,8 +140,11 @@ def start() -> Callable[..., multiprocessing.Process]:
     def begin(config: TrainConfig, log: Path, limit: int | None = None, before: str = "") -> multiprocessing.Process:
         argv = ["tinylm-train", "pretrain"]
         for name, value in config.description().items():
-            if value is not None:
-                argv += [f"--{name.replace('_', '-')}", str(value)]
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                argv.append(f"--{flag}" if value else f"--no-{flag}")
+            elif value is not None:
+                argv += [f"--{flag}", str(value)]
         code = _CHILD.format(log=str(log), limit=limit, argv=argv, before=before)
         process = context.Process(target=exec, args=(code, {}))  # `exec` can be named in another process; a test cannot
         process.start()

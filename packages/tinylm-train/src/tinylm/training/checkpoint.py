@@ -4,10 +4,12 @@
       config.json model.safetensors generation_config.json                                        published copies
       tokenizer.json tokenizer_config.json [chat_template.jinja]
       steps/00000500/             the same files, and
-        state/                    the optimisers' tensors: safetensors through torch.distributed.checkpoint
+        state/                    the optimisers' tensors: safetensors through torch.distributed.checkpoint; with an
+                                  average of the weights also the weights themselves (model.safetensors is the average)
         state.json                step, RNG, loader position, options, and the SHA-256 of every file above
 
-Resume reads `steps/` only, newest first, and passes over a folder whose checksums do not agree.
+Resume reads `steps/` only, newest first, and passes over a folder whose checksums do not agree. `snapshot` copies a
+run's state into memory of its own, so that `write` can take its time while training goes on (_writer.py).
 Not here: when to save (trainer.py); the layout of config.json and model.safetensors (tinylm.model).
 """
 
@@ -37,6 +39,7 @@ from tinylm.training._errors import TrainingError
 from tinylm.training._files import LaterFormat, new_directory, publish, read_json, sha256, write_json
 from tinylm.training.data import LoaderState, TokenDataset
 
+_WEIGHTS = "weights."  # prefix of the weights proper beside the optimisers' tensors
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
@@ -52,38 +55,81 @@ class Progress:
     data_sha256: str  # of data.json
     dtype: str  # what "auto" came to: measured again after a stop, it might come to something else,
     threads: int  # and sums taken in another order are other numbers
+    compiled: bool = False  # likewise
+    scale: tuple[float, int] | None = None  # of the loss in float16, and the updates it has lasted
+    losses: tuple[float, ...] = ()  # of the newest steps, and their gradient norms: what a spike is told by
+    norms: tuple[float, ...] = ()
+    skipped: tuple[int, ...] = ()  # steps whose batches are passed over since a rollback
+    best_step: int | None = None  # of the best validation that has a step folder
+    best_validation: float | None = None
 
 
-def save(
-    out: Path, model: Transformer, optimizers: Optimizers, progress: Progress, dataset: TokenDataset, keep: int
+class Snapshot:
+    """A run's state in memory of its own, kept from one checkpoint to the next so that it is allocated once."""
+
+    def __init__(self, model: Transformer) -> None:
+        with torch.device("meta"):
+            twin = Transformer(model.config)
+        self.model = twin.to_empty(device="cpu")  # what is published
+        self.tensors: dict[str, Tensor] = {}
+        self.numbers: dict[str, float] = {}
+        self.rng = ""
+
+    def take(self, model: Transformer, optimizers: Optimizers, average: Mapping[str, Tensor] | None) -> None:
+        """Copy everything; `average`: the averaged weights, by name, which are then what is published."""
+        tensors, self.numbers = _flatten(model, optimizers)
+        weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        if average is not None:
+            tensors |= {f"{_WEIGHTS}{name}": weight for name, weight in weights.items()}
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_((average or weights)[name])
+        self.tensors = {name: self.tensors.get(name, torch.empty(0)) for name in tensors}
+        for name, tensor in tensors.items():
+            if self.tensors[name].shape != tensor.shape or self.tensors[name].dtype != tensor.dtype:
+                self.tensors[name] = torch.empty_like(tensor, device="cpu")
+            self.tensors[name].copy_(tensor)
+        self.rng = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
+
+
+def write(
+    out: Path,
+    snapshot: Snapshot,
+    progress: Progress,
+    dataset: TokenDataset,
+    keep: int,
+    check: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write steps/<step>/ as a whole, publish its model at the top of `out`, and drop all but the newest `keep`."""
+    """Write steps/<step>/ as a whole, publish its model at the top of `out`, and drop all but the newest `keep` and the
+    best. `check` is called now and then and may raise: then nothing of the folder is left."""
     final = out / "steps" / f"{progress.step:08d}"
     with new_directory(final) as folder:
-        model.save(folder, provenance={"tokenizer_sha256": dataset.tokenizer_sha256})
+        snapshot.model.save(folder, provenance={"tokenizer_sha256": dataset.tokenizer_sha256})
+        check()
         for name in ("tokenizer.json", "chat_template.jinja"):
             if (dataset.directory / name).is_file():
                 shutil.copyfile(dataset.directory / name, folder / name)
         _write_settings(folder, dataset)
-        tensors, numbers = _flatten(model, optimizers)
-        _save_tensors(folder / "state", tensors)
+        _save_tensors(folder / "state", snapshot.tensors)
+        check()
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         write_json(
             folder / "state.json",
             _sealed(
                 {
                     **dataclasses.asdict(progress),
-                    "rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
-                    "optimizer": numbers,
+                    "rng": snapshot.rng,
+                    "optimizer": snapshot.numbers,
                     "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
                 }
             ),
         )
+        check()
     publish_model(final, out)
     # What stands at a later step than this one was found damaged: a run goes on from the newest that is whole.
     kept = [folder for folder in step_folders(out) if int(folder.name) <= progress.step][:keep]
     for folder in step_folders(out):
-        if folder not in kept:
+        if folder not in kept and int(folder.name) != progress.best_step:
             shutil.rmtree(folder)
     return final
 
@@ -122,17 +168,23 @@ def newest(out: Path, say: Callable[[str], None]) -> tuple[Path, Progress] | Non
     return None
 
 
-def restore(folder: Path, model: Transformer, optimizers: Optimizers) -> None:
-    """Put the weights, the optimisers and the RNG of a step folder back in place, bit for bit."""
+def restore(folder: Path, model: Transformer, optimizers: Optimizers) -> dict[str, Tensor]:
+    """Put the weights, the optimisers and the RNG of a step folder back in place, bit for bit.
+
+    Returns the published weights by name: the average, where the run keeps one."""
     device = next(model.parameters()).device
     stored = Transformer.load(folder, device=device)
     if stored.config != model.config:
         raise TrainingError(f"{folder} holds a model of another shape ({stored.config}) than wanted ({model.config})")
-    model.load_state_dict(stored.state_dict())
+    published = {name: parameter.detach() for name, parameter in stored.named_parameters()}
     tensors = _load_tensors(folder / "state")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors.get(f"{_WEIGHTS}{name}", published[name]))
     state = read_json(folder / "state.json", "a checkpoint's state")
     torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state["rng"])), dtype=torch.uint8))
     for name, optimizer in optimizers.items():
+        optimizer.state.clear()
         for parameter_name, parameter in _named(model, optimizer):
             prefix = f"{name}.{parameter_name}."
             entry = {
@@ -141,6 +193,7 @@ def restore(folder: Path, model: Transformer, optimizers: Optimizers) -> None:
             entry |= {key.removeprefix(prefix): v for key, v in state["optimizer"].items() if key.startswith(prefix)}
             if entry:
                 optimizer.state[parameter] = entry
+    return published
 
 
 def _sealed(state: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +222,11 @@ def _damaged(folder: Path) -> list[str]:
 
 def _progress(folder: Path, state: Mapping[str, Any]) -> Progress:
     try:
-        values = {field.name: state[field.name] for field in dataclasses.fields(Progress)}
+        fields = dataclasses.fields(Progress)
+        given = {f.name: state[f.name] for f in fields if f.name in state or f.default is dataclasses.MISSING}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+        }
         return Progress(**{**values, "loader": LoaderState(**state["loader"])})
     except (KeyError, TypeError) as error:
         raise TrainingError(f"wanted a checkpoint's state in {folder}/state.json, got one without {error}") from None
@@ -225,8 +282,6 @@ def _save_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
             save_distributed(dict(tensors), storage_writer=writer, no_dist=True)
         except CheckpointException as error:
             causes = [cause[0] if isinstance(cause, tuple) else cause for cause in error.failures.values()]
-            if causes and isinstance(causes[0], KeyboardInterrupt):  # torch wraps this one too
-                raise KeyboardInterrupt from None
             raise OSError(f"could not write {folder}: {causes[0] if causes else error}") from error
 
 

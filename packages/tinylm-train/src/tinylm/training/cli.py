@@ -1,7 +1,7 @@
 """tinylm-train: the commands prepare | pretrain | evaluate.
 
-The only file here that imports typer and rich, and torch only inside a command, so that `--help` is quick. It computes
-nothing: see prepare.py, trainer.py and evaluation.py. The live display is in the two classes at the end.
+The only file here that imports typer, and torch only inside a command, so that `--help` is quick. It computes
+nothing: see prepare.py, trainer.py and evaluation.py. The live display of a run is _report.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tinylm.observability.boundary import bounded
 from tinylm.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from tinylm.training.status import Result, Status
+    from tinylm.training.status import Result
 
 app = typer.Typer(
     name="tinylm-train",
@@ -92,7 +92,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     A flag that is not given is None, so that the TOML file's value, or else the default, stands.
     """
     hints = typing.get_type_hints(TrainConfig)
-    parameters = [inspect.signature(command).parameters["config"]]
+    parameters = [inspect.signature(command).parameters[name] for name in ("config", "dry_run")]
     for field in dataclasses.fields(TrainConfig):
         text = field.metadata["help"] + (f" Default: {field.default}." if field.default not in (None, "") else "")
         option = typer.Option(help=text, rich_help_panel=field.metadata["group"], show_default=False)
@@ -112,7 +112,13 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 @_options
 @_bounded
 def pretrain(
-    config: Annotated[Path | None, typer.Option(metavar="TOML", help="A file with options; flags win over it.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A TOML file with options; flags win over it.", rich_help_panel="Files"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run would be, and train nothing.", rich_help_panel="Files")
+    ] = False,
     **flags: Any,
 ) -> None:
     """Train a model from random weights. Ctrl-C saves and stops; the same command again goes on."""
@@ -121,10 +127,16 @@ def pretrain(
     # that is not running (a step of depth 4 took 3.1 s instead of 0.7 s; on a quiet machine the two are equal).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    from tinylm.training import planning
+    from tinylm.training._report import Display
     from tinylm.training.trainer import Trainer
 
-    with _Display() as display:
+    with Display() as display:
         trainer = Trainer(options, report=display.report, say=display.say)
+        if dry_run:
+            for line in planning.lines(trainer.setup):
+                display.say(line)
+            return
         shape, precision = trainer.shape, str(trainer.dtype).removeprefix("torch.")
         display.say(
             f"device: {trainer.device}, {precision}, {_threads()} threads. Model: {trainer.config.preset}, "
@@ -186,58 +198,6 @@ def _stop_after_step(request_stop: Callable[[], None], say: Callable[[str], None
     finally:
         for which, handler in before.items():
             signal.signal(which, handler)
-
-
-def _duration(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-class _Display:
-    """Training as it goes: one live line on a terminal, one plain line every ten seconds elsewhere."""
-
-    INTERVAL = 10.0
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self.console = Console(highlight=False)
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[numbers]}"))
-        self.progress = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self.task = self.progress.add_task("training", total=None, numbers="", visible=False)
-        self.last_line = time.monotonic()
-
-    def __enter__(self) -> _Display:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
-
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False, soft_wrap=True)
-
-    def report(self, status: Status) -> None:
-        left = "" if status.seconds_left is None else f" · {_duration(status.seconds_left)} left"
-        numbers = (
-            f"loss {status.loss:.3f} · {status.bits_per_character:.3f} bits/character · "
-            f"{status.tokens_per_second:,.0f} tokens/s{left}"
-        )
-        of = f"/{status.total_steps}" if status.total_steps else ""
-        self.progress.update(
-            self.task,
-            description=f"step {status.step}{of}",
-            completed=status.fraction,
-            total=1.0,
-            numbers=numbers,
-            visible=True,
-        )
-        if status.sample is not None:
-            figure = f"validation {status.validation_bits_per_character:.3f} bits per character"
-            self.say(f"step {status.step}{of}: {figure}, and it writes: {' '.join(status.sample.split())}")
-        if not self.console.is_terminal and time.monotonic() - self.last_line >= self.INTERVAL:
-            self.last_line = time.monotonic()
-            self.say(f"step {status.step}{of} · {numbers}")
 
 
 class _CharacterBar:

@@ -51,26 +51,54 @@ class TrainConfig:
     steps: int | None = _option(None, "Length", "Train for so many updates.")
     tokens: int | None = _option(None, "Length", "Train on so many tokens.")
     batch_size: int | None = _option(None, "Optimiser", "Windows of the context's length per update.")
+    accumulate: int = _option(1, "Optimiser", "Parts in which a batch is computed, for less memory; the same update.")
     optimizer: Literal["muon", "adamw", "adam", "lion", "sgd"] = _option(
         "muon", "Optimiser", "muon (AdamW for embeddings and gains), adamw, adam, lion or sgd."
     )
     learning_rate: float | None = _option(None, "Optimiser", "Peak, for the matrices of the blocks.")
     embedding_learning_rate: float | None = _option(None, "Optimiser", "Peak, for embeddings, head and gains.")
-    weight_decay: float = _option(0.0, "Optimiser", "For the matrices of the blocks.")
-    warmup_steps: int = _option(20, "Optimiser", "Updates until the learning rate is at its peak.")
-    decay_fraction: float = _option(0.6, "Optimiser", "Share of the run in which the learning rate falls to zero.")
+    weight_decay: float = _option(0.0, "Optimiser", "For the matrices of the blocks; gains and biases have none.")
+    embedding_weight_decay: float = _option(0.0, "Optimiser", "For the embeddings and the head.")
     clip: float = _option(1.0, "Optimiser", "Largest gradient norm.")
+    average: float = _option(
+        0.0, "Optimiser", "Decay of a moving average of the weights, which is then published; 0: none."
+    )
+    schedule: Literal["wsd", "cosine", "linear"] = _option(
+        "wsd", "Schedule", "wsd (warm up, hold, then a line to zero), cosine or linear."
+    )
+    warmup_steps: int = _option(20, "Schedule", "Updates until the learning rate is at its peak.")
+    decay_fraction: float = _option(0.6, "Schedule", "Share of the run in which wsd's learning rate falls to zero.")
     validate_every: int | None = _option(
         None, "Checkpoints and validation", "In updates; a tenth of the run when not given."
     )
     checkpoint_every: int | None = _option(
         None, "Checkpoints and validation", "In updates; a tenth of the run when not given."
     )
-    keep: int = _option(2, "Checkpoints and validation", "Step folders to keep.")
+    keep: int = _option(2, "Checkpoints and validation", "Newest step folders to keep.")
+    keep_best: bool = _option(True, "Checkpoints and validation", "Keep the step folder of the best validation, too.")
+    accept_changes: bool = _option(
+        False, "Checkpoints and validation", "Go on although options differ from those that the run began with."
+    )
+    on_divergence: Literal["stop", "skip", "rollback"] = _option(
+        "stop",
+        "Divergence",
+        "A step is not a number, or a spike: stop, skip its update, or rollback to the last checkpoint and past it.",
+    )
+    spike: float = _option(
+        20.0, "Divergence", "A gradient norm of so many times the usual is a spike (a loss likewise); 0: none is."
+    )
     seed: int = _option(0, "Machine", "Same seed, same run.")
     device: str = _option("auto", "Machine", "auto (cuda > mps > cpu), cpu, cuda or mps.")
-    dtype: Literal["auto", "float32", "bfloat16"] = _option("auto", "Machine", "auto, float32 or bfloat16.")
-    threads: int | None = _option(None, "Machine", "CPU threads.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
+        "auto", "Machine", "auto (bfloat16 where it is faster), float32, bfloat16 or float16 (with loss scaling)."
+    )
+    compile: Literal["auto", "always", "never"] = _option(
+        "auto", "Machine", "torch.compile: auto (when it is measured to pay), always or never."
+    )
+    activation_checkpointing: bool = _option(
+        False, "Machine", "Compute each block again in the backward pass: a third more work, far less memory."
+    )
+    threads: int | None = _option(None, "Machine", "CPU threads; measured when not given (one, for a tiny model).")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -80,9 +108,15 @@ class TrainConfig:
         lengths = [name for name in ("minutes", "steps", "tokens") if getattr(self, name) is not None]
         if len(lengths) > 1:
             raise TrainingError(f"wanted one of minutes, steps and tokens, got {' and '.join(lengths)}: leave one")
-        for name, wanted in (("optimizer", tuple(_RATES)), ("dtype", ("auto", "float32", "bfloat16"))):
-            if getattr(self, name) not in wanted:
-                raise TrainingError(f"wanted {name} to be one of {', '.join(wanted)}, got {getattr(self, name)!r}")
+        for name, hint in typing.get_type_hints(type(self)).items():
+            if typing.get_origin(hint) is Literal and getattr(self, name) not in typing.get_args(hint):
+                wanted = ", ".join(typing.get_args(hint))
+                raise TrainingError(f"wanted {name} to be one of {wanted}, got {getattr(self, name)!r}")
+        if self.schedule != "wsd" and (self.minutes is not None or not lengths):
+            raise TrainingError(
+                f"wanted steps or tokens with the schedule {self.schedule} (its rate depends on the length from the "
+                "first step), got minutes: give --steps or --tokens"
+            )
 
     @classmethod
     def load(cls, file: str | Path | None = None, **flags: Any) -> TrainConfig:
@@ -113,6 +147,10 @@ class TrainConfig:
         rate = self.learning_rate or _RATES[self.optimizer] * (1.0 if self.optimizer == "muon" else narrower)
         embedding_rate = self.embedding_learning_rate or (0.005 * narrower if self.optimizer == "muon" else rate)
         batch_size = self.batch_size or max(1, max(2048, 128 * self.depth**2) // shape.context)
+        if batch_size % self.accumulate:
+            raise TrainingError(
+                f"wanted accumulate to divide the batch of {batch_size} windows into equal parts, got {self.accumulate}"
+            )
         steps, minutes = self.steps, self.minutes
         if self.tokens is not None:
             steps = max(1, self.tokens // (batch_size * shape.context))
@@ -140,6 +178,9 @@ class TrainConfig:
 _POSITIVE = (0.0, False, "> 0 and finite")  # lowest value, is it allowed, and both in words
 _RANGES: dict[str, tuple[float, bool, str]] = {
     "weight_decay": (0.0, True, ">= 0"),
+    "embedding_weight_decay": (0.0, True, ">= 0"),
+    "average": (0.0, True, "between 0 and 0.999999"),
+    "spike": (0.0, True, ">= 0"),
     "warmup_steps": (0.0, True, ">= 0"),
     "decay_fraction": (0.0, True, "between 0 and 0.9"),
     "seed": (0.0, True, "between 0 and 2^63 - 1"),
@@ -148,7 +189,7 @@ _RANGES: dict[str, tuple[float, bool, str]] = {
 
 def _in_range(name: str, value: float) -> bool:
     lowest, allowed, _ = _RANGES.get(name, _POSITIVE)
-    highest = {"decay_fraction": 0.9, "seed": (1 << 63) - 1}.get(name, sys.float_info.max)
+    highest = {"decay_fraction": 0.9, "average": 0.999999, "seed": (1 << 63) - 1}.get(name, sys.float_info.max)
     return lowest < value <= highest or (allowed and value == lowest)
 
 
@@ -172,7 +213,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return value  # __post_init__ checks these
     if isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options:
         return float(value)
-    if isinstance(value, bool) or not isinstance(value, tuple(options)):
+    if (isinstance(value, bool) and bool not in options) or not isinstance(value, tuple(options)):
         wanted = " or ".join(option.__name__ for option in options if option is not type(None))
         raise TrainingError(f"wanted {name} to be {wanted}, got {value!r}")
     return value

@@ -2,8 +2,8 @@
 
 A run of so many minutes is measured on itself: until the learning rate decays, its schedule does not depend on the
 run's length, so the length in steps is decided when most of the time before the decay is used up, written into the run,
-and from then on everything is a function of the step. Not here: options (config.py), data order (data.py), files
-(checkpoint.py), the terminal (cli.py).
+and from then on everything is a function of the step. Not here: options (config.py), what is measured before the first
+step (_setup.py), one update (step.py), data order (data.py), files (checkpoint.py), the terminal (cli.py).
 """
 
 from __future__ import annotations
@@ -19,31 +19,36 @@ from typing import Any
 import torch
 
 from tinylm import observability as obs
-from tinylm.model import Transformer, generate, pick_device
-from tinylm.tokenizer import Tokenizer
-from tinylm.training import checkpoint
+from tinylm.training import _record, checkpoint, judging, planning
 from tinylm.training._errors import TrainingError
-from tinylm.training._files import only_writer, remove_leftovers, sha256
-from tinylm.training.checkpoint import Progress
+from tinylm.training._files import only_writer, remove_leftovers
+from tinylm.training._setup import Setup
+from tinylm.training._writer import Writer
+from tinylm.training.checkpoint import Snapshot
 from tinylm.training.config import TrainConfig
-from tinylm.training.data import Loader, LoaderState, TokenDataset
-from tinylm.training.device import autocast, keep_freed_memory, pick_dtype
-from tinylm.training.evaluation import bits_per_character
-from tinylm.training.optimizers import optimizers_for
+from tinylm.training.continuing import continued
+from tinylm.training.data import Loader
+from tinylm.training.device import memory_used
+from tinylm.training.divergence import WINDOW, guilty_module, guilty_parameter, not_a_number, spike
 from tinylm.training.schedule import learning_rate_factor
-from tinylm.training.status import Result, Status
+from tinylm.training.status import Result, Status, status_after
+from tinylm.training.strategy import SingleProcess
 
 _MEASURED_SHARE = 0.75  # of the time before the decay; the rest is room for a machine that becomes slower
-_VALIDATION_WINDOWS = 16  # in mid-run; the last validation reads the whole split
-_SAMPLE_TOKENS = 32  # written at each validation; a tenth of a second on a small model
+_MOST_SKIPPED = 10  # one after the other: then it is not the batch
+_MOST_ROLLBACKS = 10
+
+
+class _RollBack(Exception):
+    """To the last checkpoint, and pass over the batch of this step."""
 
 
 class Trainer:
     """Trains one model on one data set, from the start or from where it stopped.
 
-    report: called after every step; say: called with a line of text worth showing. `request_stop()` (from a signal
-    handler, say) ends the run after the current step, with a checkpoint. Raises TrainingError for a data set,
-    checkpoint or option that cannot be used.
+    report: called after every step; say: called with a line of text worth showing; strategy: where the work runs.
+    `request_stop()` (from a signal handler, say) ends the run after the current step, with a checkpoint. Raises
+    TrainingError for a data set, checkpoint or option that cannot be used.
     """
 
     def __init__(
@@ -51,35 +56,26 @@ class Trainer:
         config: TrainConfig,
         report: Callable[[Status], None] = lambda status: None,
         say: Callable[[str], None] = lambda line: None,
+        strategy: SingleProcess | None = None,
     ) -> None:
         self.report, self.say = report, say
         self.out = Path(config.out)
-        self.train_data = TokenDataset(config.data, "train")
-        self.validation_data = TokenDataset(config.data, "validation")
-        self.tokenizer = Tokenizer.load(self.train_data.tokenizer_file)
-        self.config, self.shape = config.resolve(self.train_data.vocab_size)
-        self.device = pick_device(config.device)
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        keep_freed_memory()
-        torch.manual_seed(config.seed)
-        self.model = Transformer(self.shape).to(self.device)
-        self.dtype = pick_dtype(config.dtype, self.device, self._seconds_per_gradient)
-        self.autocast = autocast(self.device, self.dtype)
-        self.optimizers = optimizers_for(self.model, self.config)
-        self.progress = Progress(
-            step=0,
-            total_steps=self.config.steps,
-            loader=LoaderState(),
-            seconds=0.0,
-            options=_comparable(self.config),
-            data_sha256=sha256(self.train_data.directory / "data.json"),
-            dtype=str(self.dtype).removeprefix("torch."),
-            threads=torch.get_num_threads(),
-        )
+        self.setup = setup = Setup(config, strategy or SingleProcess(), say)
+        self.config, self.shape, self.device = setup.config, setup.shape, setup.device
+        self.train_data = setup.train_data
+        self.model, self.optimizers, self.average = setup.model, setup.optimizers, setup.average
+        self.progress = setup.progress
+        self.step = setup.step
+        self.writer, self.snapshot = Writer(), Snapshot(self.model)
         self.stop_requested = False
         self.validation: float | None = None
-        self._loader()  # a text too short for the context is refused before anything is written
+        self.skipped_in_a_row = 0
+        self._rollbacks = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that products are computed in."""
+        return self.setup.dtype
 
     def request_stop(self) -> None:
         """End after the current step, with a checkpoint."""
@@ -92,21 +88,34 @@ class Trainer:
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with only_writer(self.out):
-            self._resume()
-            if self._finished and self._run_is_closed():
-                return self._result()
-            remove_leftovers(self.out / "steps")
-            with obs.init(directory=self.out / "run", config=self._description(), name=self.out.name) as run:
-                self._loop(self._loader(), run)
-                run.finish("finished" if self._finished else "interrupted")
+            try:
+                self._resume()
+                if self._finished and self._run_is_closed():
+                    return self._result()
+                remove_leftovers(self.out / "steps")
+                while not self._attempt():
+                    self._go_back()
+            except (MemoryError, RuntimeError) as error:
+                raise planning.in_words(error, self.config, self.shape, self.device) from None
+            finally:
+                self.writer.cancel()  # nothing is being written unless an error or Ctrl-C is on its way out
         self.stop_requested = False
         return self._result()
 
-    def _loader(self) -> Loader:
-        batch_size, context = self.config.batch_size, self.config.context
-        assert batch_size is not None  # resolve() has filled both in
-        assert context is not None
-        return Loader(self.train_data, batch_size, context, self.config.seed, self.progress.loader)
+    def _attempt(self) -> bool:
+        """Train from here to the end, to a stop (True), or to a step from which to roll back (False)."""
+        self.progress = self.setup.compile(self.progress)
+        with obs.init(directory=self.out / "run", config=self.setup.description(), name=self.out.name) as run:
+            _record.repeat(self.out, self.config, self.progress)
+            try:
+                self._loop(self.setup.loader(self.progress.loader), run)
+            except _RollBack:
+                self.writer.wait()
+                run.finish("interrupted")
+                return False
+            self.writer.wait()
+            run.finish("finished" if self._finished else "interrupted")
+        return True
 
     def _run_is_closed(self) -> bool:
         """Whether run.json says that the run is finished: a kill after the last checkpoint leaves it open."""
@@ -120,56 +129,128 @@ class Trainer:
         timings: list[float] = []
         saved_at = self.progress.step
         while not self._finished and not self.stop_requested:
+            self.writer.poll()
             before = self._fraction
             started = time.perf_counter()
             row = self._step(loader)
             timings.append(time.perf_counter() - started)
             self._advance(loader, timings)
             row["tokens_per_second"] = row["tokens"] / timings[-1]
+            row["mfu"] = row["tokens_per_second"] * self.shape.flops_per_token() / self.setup.peak_flops
+            row["memory"] = memory_used(self.device)
+            best = False
             if self._finished or self._due(self.config.validate_every, before):
-                row["validation_bits_per_character"] = self.validation = self._validate(whole=self._finished)
-                row["sample"] = self._sample()
-            run.log(row, step=self.progress.step)
-            self.report(self._status(row, timings))
-            if self._due(self.config.checkpoint_every, before):
+                best = self._judge(row)
+            run.log({name: value for name, value in row.items() if value is not None}, step=self.progress.step)
+            minutes, judged = self.config.minutes, self.validation
+            self.report(status_after(self.progress, self._fraction, row, timings, minutes, judged))
+            if best or self._due(self.config.checkpoint_every, before):
                 self._save()
                 saved_at = self.progress.step
         if self.progress.step != saved_at:
             self._save()
 
     def _step(self, loader: Loader) -> dict[str, Any]:
-        """One update; returns what is worth logging. Raises TrainingError when the loss is not a number."""
+        """One batch, and its update unless something is wrong with it; returns what is worth logging."""
+        number = self.progress.step + 1
         factor = learning_rate_factor(
-            self.progress.step, self.progress.total_steps, self.config.warmup_steps, self.config.decay_fraction
+            number - 1,
+            self.progress.total_steps,
+            self.config.warmup_steps,
+            self.config.decay_fraction,
+            self.config.schedule,
         )
-        inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in loader.next())
-        with self.autocast():
-            loss = self.model.loss(inputs, targets)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        nats = float(loss.detach())
-        if not math.isfinite(nats) or not math.isfinite(float(norm)):
-            raise self._diverged(f"the loss is {nats} and the gradient norm {float(norm)}", self.progress.step + 1)
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return {
-            "loss": nats,
-            "bits_per_character": nats / math.log(2) * self.train_data.tokens / self.train_data.characters,
-            "gradient_norm": float(norm),
+        inputs, targets = loader.next()
+        row: dict[str, Any] = {
+            "loss": None,
             "learning_rate": (self.config.learning_rate or 0.0) * factor,
-            "tokens": inputs.numel(),
+            "tokens": inputs.numel() * self.setup.strategy.world_size,
         }
+        if number in self.progress.skipped:
+            return row | {"skipped": "this batch diverged, and the run was rolled back"}
+        found = self.step.gradient(inputs, targets)
+        row |= {
+            "loss": found.loss,
+            "bits_per_character": found.loss / math.log(2) * self.train_data.tokens / self.train_data.characters,
+            "gradient_norm": found.norm,
+        }
+        scale = self.step.scale
+        if scale is not None:
+            row["loss_scale"] = scale.scale
+            if math.isfinite(found.loss) and not math.isfinite(found.norm):
+                scale.shrink()
+                if not scale.exhausted:
+                    self.step.discard()
+                    return row | {"skipped": "the gradient overflowed float16: the loss is scaled down"}
+        if not found.targets:
+            self.step.discard()
+            return row | {"skipped": "no target of this batch counts: all are masked"}
+        wrong = not_a_number(found.loss, found.norm) or spike(
+            found.loss, found.norm, self.progress.losses, self.progress.norms, self.config.spike
+        )
+        if wrong:
+            return row | {"skipped": self._diverged(wrong, number, inputs, targets)}
+        self.step.update(factor)
+        if self.average is not None:
+            self.average.update(number)
+        if scale is not None:
+            scale.grow()
+        self.skipped_in_a_row = 0
+        self.progress = dataclasses.replace(
+            self.progress,
+            losses=(*self.progress.losses, found.loss)[-WINDOW:],
+            norms=(*self.progress.norms, found.norm)[-WINDOW:],
+        )
+        return row
+
+    def _diverged(self, sign: str, number: int, inputs: torch.Tensor, targets: torch.Tensor) -> str:
+        """Name the layer and do what the policy says. Returns why the update was not made."""
+        parts = self.config.accumulate
+
+        def again() -> None:
+            for ids, wanted in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
+                with self.step.autocast():
+                    self.model.loss(ids.to(self.device), wanted.to(self.device))
+
+        where = guilty_module(self.model, again) or guilty_parameter(self.model)
+        self.step.discard()
+        sign = f"{sign} at step {number}, first in {where}" if where else f"{sign} at step {number}"
+        self.skipped_in_a_row += 1
+        if self.config.on_divergence == "skip" and self.skipped_in_a_row <= _MOST_SKIPPED:
+            self.say(f"{sign}: its update is skipped")
+            return sign
+        back = self.config.on_divergence == "rollback" and any(True for _ in checkpoint.step_folders(self.out))
+        if back and self._rollbacks < _MOST_ROLLBACKS:
+            self._rollbacks += 1
+            self.say(f"{sign}: back to the last checkpoint, and past this batch")
+            self.progress = dataclasses.replace(self.progress, skipped=(*self.progress.skipped, number))
+            raise _RollBack
+        raise self._ended(sign)
+
+    def _ended(self, sign: str) -> TrainingError:
+        self.writer.wait()
+        stands = any(True for _ in checkpoint.step_folders(self.out))
+        left = f"The last checkpoint in {self.out} still stands" if stands else "No checkpoint had been saved"
+        return TrainingError(
+            f"{sign}: the run has diverged. {left}; start again in another --out with a lower --learning-rate or "
+            "--embedding-learning-rate, or go past such steps with --on-divergence skip or rollback"
+        )
+
+    def _go_back(self) -> None:
+        """Take up the newest checkpoint, but remember which batches to pass over."""
+        skipped = self.progress.skipped
+        self._resume()
+        self.progress = dataclasses.replace(self.progress, skipped=skipped)
 
     def _advance(self, loader: Loader, timings: list[float]) -> None:
         """Count the step, and decide the run's length when most of the time before the decay is used up."""
+        scale = self.step.scale
         self.progress = dataclasses.replace(
             self.progress,
             step=self.progress.step + 1,
             loader=loader.state,
             seconds=self.progress.seconds + timings[-1],
+            scale=(scale.scale, scale.good) if scale else None,
         )
         minutes, before_decay = self.config.minutes, 1 - self.config.decay_fraction
         if self.progress.total_steps is None and minutes is not None:
@@ -180,6 +261,7 @@ class Trainer:
             # however slow the machine has become, the decay has not begun: --steps gives the same run
             total = max(math.ceil(self.progress.step / before_decay), self.progress.step + round(left / recent))
             self.progress = dataclasses.replace(self.progress, total_steps=total)
+            _record.repeat(self.out, self.config, self.progress)
             self.say(
                 f"{recent:.3f} s a step: {minutes:g} minutes are {total} steps "
                 f"(the same again: --steps {total} instead of --minutes {minutes:g})"
@@ -195,47 +277,30 @@ class Trainer:
         """Whether this step is one of every so many, or, by default, the first of a tenth of the run."""
         return self.progress.step % every == 0 if every else int(10 * self._fraction) > int(10 * before)
 
-    def _seconds_per_gradient(self, dtype: torch.dtype) -> float:
-        """What a batch's forward and backward pass takes in `dtype`: the faster of two, on made-up ids."""
-        assert self.config.batch_size is not None
-        numbers = torch.arange(self.config.batch_size * self.shape.context, device=self.device)
-        ids = (numbers % self.shape.vocab_size).view(self.config.batch_size, -1)
-        times = []
-        for _ in range(2):
-            started = time.perf_counter()
-            with autocast(self.device, dtype)():
-                loss = self.model.loss(ids, ids)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
-            times.append(time.perf_counter() - started)
-            self.model.zero_grad(set_to_none=True)
-        return min(times)
+    def _judge(self, row: dict[str, Any]) -> bool:
+        """Validate into `row`; whether it is the best so far and its step folder is to be kept.
 
-    def _validate(self, whole: bool) -> float:
-        windows = None if whole else _VALIDATION_WINDOWS
-        return bits_per_character(self.model, self.validation_data, max_windows=windows, autocast=self.autocast)
-
-    def _sample(self) -> str:
-        """How the model continues the validation text's first words: the figure, to be read."""
-        prompt = self.validation_data.ids(0, min(8, self.shape.context // 2))
-        room = min(_SAMPLE_TOKENS, self.shape.context - len(prompt))
-        if not len(prompt):  # a context of one token
-            return ""
-        generator = torch.Generator(self.device).manual_seed(self.config.seed)  # the run's own draws stay as they are
-        ids = torch.from_numpy(prompt)[None].to(self.device)
-        return self.tokenizer.decode(generate(self.model, ids, room, temperature=0.7, generator=generator)[0].tolist())
-
-    def _diverged(self, sign: str, step: int) -> TrainingError:
-        stands = any(True for _ in checkpoint.step_folders(self.out))
-        left = f"The last checkpoint in {self.out} still stands" if stands else "No checkpoint had been saved"
-        return TrainingError(
-            f"{sign} at step {step}: the run has diverged. {left}; start again in another --out with a lower "
-            "--learning-rate or --embedding-learning-rate"
-        )
+        What is compared is always the estimate from the same windows; the last figure is of the whole split.
+        """
+        with self.setup.averaged():
+            estimate = row["validation_bits_per_character"] = judging.bits(self.setup, whole=False)
+            if self._finished:
+                row["validation_bits_per_character"] = judging.bits(self.setup, whole=True)
+            row["sample"] = judging.sample(self.setup)
+        self.validation = row["validation_bits_per_character"]
+        if not self.config.keep_best or not estimate < (self.progress.best_validation or math.inf):
+            return False
+        self.progress = dataclasses.replace(self.progress, best_step=self.progress.step, best_validation=estimate)
+        return True
 
     def _save(self) -> None:
+        """Copy the run's state, and let it be written while training goes on."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            raise self._diverged("a weight is not a number", self.progress.step)
-        checkpoint.save(self.out, self.model, self.optimizers, self.progress, self.train_data, self.config.keep)
+            raise self._ended(f"a weight is not a number at step {self.progress.step}")
+        self.writer.wait()  # the one before still uses the copy
+        self.snapshot.take(self.model, self.optimizers, self.average.weights if self.average else None)
+        progress, keep, data = self.progress, self.config.keep, self.train_data
+        self.writer.submit(lambda check: checkpoint.write(self.out, self.snapshot, progress, data, keep, check))
 
     def _resume(self) -> None:
         found = checkpoint.newest(self.out, self.say)
@@ -244,26 +309,13 @@ class Trainer:
                 raise TrainingError(f"{self.out} holds a model but no steps/ to continue from: choose another --out")
             return
         folder, progress = found
-        if progress.data_sha256 != self.progress.data_sha256:
-            raise TrainingError(
-                f"{self.out} was trained on another data set (or one made with another tokenizer) than "
-                f"{self.train_data.directory}: use that one, or choose another --out"
-            )
-        different = [name for name, value in self.progress.options.items() if progress.options.get(name) != value]
-        if different:
-            both = [(name, progress.options.get(name), self.progress.options[name]) for name in different]
-            changes = ", ".join(f"{name} was {was}, now {now}" for name, was, now in both).replace("None", "not given")
-            raise TrainingError(
-                f"{self.out} was started with other options ({changes}): give the same to continue it, or choose "
-                "another --out"
-            )
-        checkpoint.restore(folder, self.model, self.optimizers)
-        checkpoint.publish_model(folder, self.out)
         began, now = (progress.dtype, progress.threads), (self.progress.dtype, self.progress.threads)
-        self.dtype = getattr(torch, progress.dtype)
-        self.autocast = autocast(self.device, self.dtype)
-        torch.set_num_threads(progress.threads)
-        self.progress = progress
+        self.progress = continued(progress, self.setup.progress, self.config, self.train_data.directory, self.say)
+        published = checkpoint.restore(folder, self.model, self.optimizers)
+        checkpoint.publish_model(folder, self.out)
+        if self.average is not None:
+            self.average.weights = published
+        self.setup.compute_as(self.progress)
         if not self._finished:
             as_before = "" if began == now else f", in {began[0]} on {began[1]} threads, as the run began"
             self.say(f"continuing after step {progress.step}{as_before}")
@@ -272,44 +324,7 @@ class Trainer:
     def _finished(self) -> bool:
         return self.progress.total_steps is not None and self.progress.step >= self.progress.total_steps
 
-    def _description(self) -> dict[str, Any]:
-        return {
-            **self.config.description(),
-            "model": dataclasses.asdict(self.shape),
-            "parameters": self.shape.parameter_count(),
-            "device": str(self.device),
-            "precision": str(self.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "tokenizer_sha256": self.train_data.tokenizer_sha256,
-        }
-
-    def _status(self, row: dict[str, Any], timings: list[float]) -> Status:
-        step, total = self.progress.step, self.progress.total_steps
-        recent = statistics.median(timings[-20:])
-        left: float | None = None
-        if total is not None:
-            left = (total - step) * recent
-        elif self.config.minutes is not None:
-            left = self.config.minutes * 60 - self.progress.seconds
-        return Status(
-            step=step,
-            total_steps=total,
-            fraction=self._fraction,
-            loss=row["loss"],
-            bits_per_character=row["bits_per_character"],
-            tokens_per_second=row["tokens"] / recent,
-            seconds=self.progress.seconds,
-            seconds_left=left,
-            validation_bits_per_character=self.validation,
-            sample=row.get("sample"),
-        )
-
     def _result(self) -> Result:
         return Result(
             self.progress.step, self.progress.total_steps, self._finished, self.validation, self.progress.seconds
         )
-
-
-def _comparable(config: TrainConfig) -> dict[str, Any]:
-    """The options that must be the same for a run to continue: all but where its folders stand."""
-    return {name: value for name, value in config.description().items() if name not in ("data", "out", "keep")}

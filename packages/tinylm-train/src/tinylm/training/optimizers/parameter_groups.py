@@ -1,8 +1,8 @@
 """Which parameter gets which rule, rate and weight decay.
 
-Weight decay is for the matrices of the blocks only: gains and biases have no scale to keep small, and an embedding's
-row that is not in the batch would be forgotten a little at every step. Not here: the rules (loop.py), the rates
-(config.py).
+Weight decay is for the matrices of the blocks, and of its own for the embeddings and the head, whose rows that are not
+in the batch are forgotten a little at every step. Gains and biases have none: they have no scale to keep small.
+Not here: the rules (loop.py), the rates (config.py).
 """
 
 from __future__ import annotations
@@ -23,24 +23,29 @@ def optimizers_for(model: Transformer, config: TrainConfig) -> dict[str, Optimiz
     Each group keeps its peak rate as "peak_lr". The keys are the names under which a checkpoint keeps their state.
     """
     matrices: list[Tensor] = []
-    rest: list[Tensor] = []
+    tables: list[Tensor] = []
+    gains: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        (matrices if name.startswith("blocks.") and parameter.ndim > 1 else rest).append(parameter)
+        inside = name.startswith("blocks.")
+        (gains if parameter.ndim < 2 else matrices if inside else tables).append(parameter)
     rate, embedding_rate = config.learning_rate or 0.0, config.embedding_learning_rate or 0.0
     inner: dict[str, Any] = {"params": matrices, "lr": rate, "weight_decay": config.weight_decay}
-    outer: dict[str, Any] = {"params": rest, "lr": embedding_rate, "weight_decay": 0.0}
+    outer: list[dict[str, Any]] = [
+        {"params": tables, "lr": embedding_rate, "weight_decay": config.embedding_weight_decay},
+        {"params": gains, "lr": embedding_rate, "weight_decay": 0.0},
+    ]
     betas = (0.9, 0.95)
     optimizers: dict[str, Optimizer]
     if config.optimizer == "muon":
-        optimizers = {"adamw": AdamW([outer], betas=betas), "muon": Muon([inner])}
+        optimizers = {"adamw": AdamW(outer, betas=betas), "muon": Muon([inner])}
     elif config.optimizer == "adamw":
-        optimizers = {"adamw": AdamW([outer, inner], betas=betas)}
+        optimizers = {"adamw": AdamW([*outer, inner], betas=betas)}
     elif config.optimizer == "adam":
-        optimizers = {"adam": Adam([outer, inner], betas=betas)}
+        optimizers = {"adam": Adam([*outer, inner], betas=betas)}
     elif config.optimizer == "lion":
-        optimizers = {"lion": Lion([outer, inner])}
+        optimizers = {"lion": Lion([*outer, inner])}
     else:
-        optimizers = {"sgd": SGD([outer, inner], momentum=0.9)}
+        optimizers = {"sgd": SGD([*outer, inner], momentum=0.9)}
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]

@@ -1,0 +1,113 @@
+"""Training on a terminal: one live panel; elsewhere one plain line every ten seconds.
+
+The only file beside cli.py that imports rich. Not here: the figures (status.py), what is kept of them
+(tinylm.observability).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from tinylm.training.status import Status
+
+_BARS = "▁▂▃▄▅▆▇█"
+_CURVE = 48  # columns of the loss curve
+_INTERVAL = 10.0  # seconds between plain lines
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are some."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def sparkline(values: Sequence[float], columns: int) -> str:
+    """A curve of block characters: the means of `columns` equal parts of `values`, lowest to highest."""
+    parts = min(columns, len(values))
+    if not parts:
+        return ""
+    edges = [len(values) * i // parts for i in range(parts + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, high = min(means), max(means)
+    return "".join(_BARS[round((mean - low) / (high - low or 1.0) * (len(_BARS) - 1))] for mean in means)
+
+
+class Display:
+    """`report` after every step, `say` for a line that stays."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self.losses: list[float] = []
+        self.last_line = time.monotonic()
+        self.live = Live(console=self.console, refresh_per_second=8, transient=True, get_renderable=self._panel)
+        self.status: Status | None = None
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.live.stop()
+
+    def say(self, line: str) -> None:
+        """A line that stays above the panel."""
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def report(self, status: Status) -> None:
+        """Take the newest figures; a validation's figure and sample stay as a line."""
+        self.status = status
+        if status.loss is not None and status.loss < float("inf"):  # neither infinite nor no number
+            self.losses.append(status.loss)
+        if status.sample is not None:
+            figure = f"validation {status.validation_bits_per_character:.3f} bits per character"
+            self.say(f"{_place(status)}: {figure}, and it writes: {' '.join(status.sample.split())}")
+        if not self.console.is_terminal and time.monotonic() - self.last_line >= _INTERVAL:
+            self.last_line = time.monotonic()
+            self.say(f"{_place(status)} · {' · '.join(f'{name} {value}' for name, value in _figures(status))}")
+
+    def _panel(self) -> Group | Text:
+        status = self.status
+        if status is None:
+            return Text("measuring …")
+        table = Table.grid(padding=(0, 2))
+        figures = _figures(status)
+        for start in range(0, len(figures), 4):
+            table.add_row(*[Text.assemble((f"{name} ", "dim"), value) for name, value in figures[start : start + 4]])
+        head = Table.grid(padding=(0, 2))
+        head.add_row(_place(status), ProgressBar(total=1.0, completed=min(1.0, status.fraction), width=40))
+        curve = Text.assemble(("loss ", "dim"), sparkline(self.losses, _CURVE))
+        return Group(head, table, curve)
+
+
+def _place(status: Status) -> str:
+    return f"step {status.step}/{status.total_steps}" if status.total_steps else f"step {status.step}"
+
+
+def _figures(status: Status) -> list[tuple[str, str]]:
+    """Names and values, as they are shown."""
+
+    def shown(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    figures = [
+        ("loss", shown(status.loss, ".3f")),
+        ("bits/character", shown(status.bits_per_character, ".3f")),
+        ("tokens/s", format(status.tokens_per_second, ",.0f")),
+        ("MFU", format(status.mfu, ".0%")),
+        ("gradient norm", shown(status.gradient_norm, ".2f")),
+        ("rate", format(status.learning_rate, ".2e")),
+        ("memory", "–" if status.memory is None else f"{status.memory / 1e9:.2f} GB"),
+        ("left", "–" if status.seconds_left is None else duration(status.seconds_left)),
+    ]
+    return figures

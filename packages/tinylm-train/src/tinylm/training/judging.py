@@ -1,0 +1,34 @@
+"""What a validation asks of a model in mid-run: a figure, and a line of text to be read.
+
+Not here: when (trainer.py); how bits per character are counted (evaluation.py).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from tinylm.model import generate
+from tinylm.training._setup import Setup
+from tinylm.training.evaluation import bits_per_character
+
+_WINDOWS = 16  # in mid-run; the last validation reads the whole split
+_SAMPLE_TOKENS = 32  # a tenth of a second on a small model
+
+
+def bits(setup: Setup, whole: bool) -> float:
+    """Bits per character of the validation split: all of it, or an estimate from always the same windows."""
+    windows = None if whole else _WINDOWS
+    return bits_per_character(setup.model, setup.validation_data, max_windows=windows, autocast=setup.step.autocast)
+
+
+def sample(setup: Setup) -> str:
+    """How the model continues the validation text's first words."""
+    context = setup.shape.context
+    prompt = setup.validation_data.ids(0, min(8, context // 2))
+    room = min(_SAMPLE_TOKENS, context - len(prompt))
+    if not len(prompt):  # a context of one token
+        return ""
+    generator = torch.Generator(setup.device).manual_seed(setup.config.seed)  # the run's own draws stay as they are
+    ids = torch.from_numpy(prompt)[None].to(setup.device)
+    written = generate(setup.model, ids, room, temperature=0.7, generator=generator)
+    return setup.tokenizer.decode(written[0].tolist())
