@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,17 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
         ("preset = 7", "preset to be str"),
         ("optimizer = 'sophia'", "optimizer.*muon, adamw.*sophia"),
         ("optimizer = 7", "optimizer.*muon, adamw.*7"),
-        ("dtype = 'float16'", "dtype.*float32.*float16"),
+        ("dtype = 'int8'", "dtype.*float32.*int8"),
+        ("accumulate = 0", "accumulate > 0"),
+        ("average = 1.0", "average between 0"),
+        ("spike = -1", "spike >= 0"),
+        ("embedding_weight_decay = -1", "embedding_weight_decay >= 0"),
+        ("keep_best = 1", "keep_best to be bool, got 1"),
+        ("compile = 'yes'", "compile.*auto, always, never.*yes"),
+        ("on_divergence = 'pray'", "on_divergence.*stop, skip, rollback.*pray"),
+        ("schedule = 'cosine'", "steps or tokens with the schedule cosine"),
+        ("schedule = 'linear'\nminutes = 2", "steps or tokens with the schedule linear"),
+        ("schedule = 'stairs'", "schedule.*wsd, cosine, linear.*stairs"),
         ("depth = 0", "depth > 0"),
         ("steps = -1", "steps > 0"),
         ("learning_rate = nan", "learning_rate > 0"),
@@ -71,7 +82,7 @@ def test_a_file_that_cannot_be_read_and_folders_that_are_missing(tmp_path):
         TrainConfig.load(depth=2)
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "lion"])
 @pytest.mark.parametrize("preset", ["qwen3", "llama", "gpt2"])
 @pytest.mark.parametrize("depth", [1, 4, 12])
 def test_the_dial_sets_everything(preset, depth, optimizer):
@@ -150,6 +161,18 @@ def test_the_rate_warms_up_holds_and_goes_down_to_zero():
     assert factors[60:] == pytest.approx([(100 - step) / 40 for step in range(60, 100)])
     assert learning_rate_factor(100, 100, 10, 0.4) == 0.0
     assert learning_rate_factor(0, 100, 0, 0.0) == learning_rate_factor(99, 100, 0, 0.0) == 1.0
+
+
+def test_a_cosine_and_a_line_go_down_from_the_warm_up_to_zero():
+    cosine = [learning_rate_factor(step, 110, 10, 0.6, "cosine") for step in range(111)]
+    line = [learning_rate_factor(step, 110, 10, 0.6, "linear") for step in range(111)]
+    for step in range(10, 111):
+        assert cosine[step] == pytest.approx((1 + math.cos(math.pi * (step - 10) / 100)) / 2)
+        assert line[step] == pytest.approx(1 - (step - 10) / 100)
+    for factors in (cosine, line):
+        assert factors[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
+        assert factors[110] == 0.0
+    assert learning_rate_factor(2, 3, 20, 0.6, "cosine") > 0  # a run shorter than its warm-up
 
 
 @given(

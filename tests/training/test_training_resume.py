@@ -249,7 +249,7 @@ def test_precision_and_threads_stay_what_they_were(broken_off, options, monkeypa
     import torch
 
     said = []
-    monkeypatch.setattr("tinylm.training.trainer.pick_dtype", lambda name, device, seconds: torch.bfloat16)
+    monkeypatch.setattr("tinylm.training.device.pick_dtype", lambda name, device, seconds: torch.bfloat16)
     trainer = Trainer(options(broken_off), say=said.append)
     trainer.request_stop()
     trainer.train()

@@ -48,9 +48,9 @@ class Display:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self.losses: list[float] = []
+        self.status: Status | None = None
         self.last_line = time.monotonic()
         self.live = Live(console=self.console, refresh_per_second=8, transient=True, get_renderable=self._panel)
-        self.status: Status | None = None
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:

@@ -23,6 +23,7 @@ from tinylm.training.strategy import LossFunction
 
 _EXPECTED_SAVING = 0.25  # of a step, before it was ever measured; docs/log.md
 _EXPECTED_SECONDS = 60.0
+_WORTH = 0.05  # of a step; less is within what a measurement is worth
 
 
 def cache_folder() -> Path:
@@ -65,10 +66,10 @@ def compiled(
         before, after = seconds(loss), seconds(candidate)
         note.write_text(json.dumps({"warm_seconds": took, "saving": 1 - after / before}) + "\n", "utf-8")
     except Exception as error:  # torch.compile fails in many ways, none of which is the run's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].strip()[:120]
         say(f"torch.compile failed ({reason}): going on without")
         return None
-    if choice == "auto" and after > 0.95 * before:
+    if choice == "auto" and after > (1 - _WORTH) * before:
         say(f"torch.compile does not pay here ({after:.3f} s a gradient, {before:.3f} s without): going on without")
         return None
     say(f"compiled in {took:.0f} s: {after:.3f} s a gradient, {before:.3f} s without")
@@ -83,4 +84,4 @@ def _may_pay(note: Path, run_seconds: float) -> bool:
         saving, takes = float(measured["saving"]), float(measured["warm_seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    return saving * run_seconds > 2 * takes
+    return saving > _WORTH and saving * run_seconds > 2 * takes

@@ -42,7 +42,7 @@ def pick_threads(seconds: Callable[[], float]) -> int:
         return 1
     together = seconds()
     torch.set_num_threads(1)
-    if seconds() > 0.95 * together:
+    if together < 0.95 * seconds():
         torch.set_num_threads(many)
     return torch.get_num_threads()
 

@@ -219,7 +219,8 @@ class Trainer:
         if self.config.on_divergence == "skip" and self.skipped_in_a_row <= _MOST_SKIPPED:
             self.say(f"{sign}: its update is skipped")
             return sign
-        back = self.config.on_divergence == "rollback" and any(True for _ in checkpoint.step_folders(self.out))
+        self.writer.wait()  # it may be writing the checkpoint to go back to
+        back = self.config.on_divergence == "rollback" and bool(checkpoint.step_folders(self.out))
         if back and self._rollbacks < _MOST_ROLLBACKS:
             self._rollbacks += 1
             self.say(f"{sign}: back to the last checkpoint, and past this batch")
@@ -229,7 +230,7 @@ class Trainer:
 
     def _ended(self, sign: str) -> TrainingError:
         self.writer.wait()
-        stands = any(True for _ in checkpoint.step_folders(self.out))
+        stands = bool(checkpoint.step_folders(self.out))
         left = f"The last checkpoint in {self.out} still stands" if stands else "No checkpoint had been saved"
         return TrainingError(
             f"{sign}: the run has diverged. {left}; start again in another --out with a lower --learning-rate or "
