@@ -1,4 +1,4 @@
-"""What a user sees: the live panel, plain lines, the plan, the file that repeats a run, and changes that are accepted."""
+"""What a user sees: the live panel, plain lines, the plan, the file that repeats a run, accepted changes."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, house, tmp_path):
     words += ("--batch-size", 4, "--steps", 50, "--threads", 1, "--device", "cpu", "--dtype", "float32")
     code, out, err = run("pretrain", *words, "--dry-run")
     assert (code, err) == (0, "")
-    trainer = Trainer(TrainConfig(data=str(house.data), out="m", depth=2, width=64, context=16, batch_size=4, steps=50))
+    _, shape = TrainConfig(data="d", out="o", depth=2, width=64, context=16).resolve(320)
     for word in (
         "2 layers of width 64",
-        f"{trainer.shape.parameter_count():,} parameters",
+        f"{shape.parameter_count():,} parameters",
         "4 windows of 16: 64 tokens",
     ):
         assert word in out
