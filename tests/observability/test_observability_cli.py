@@ -83,7 +83,11 @@ def test_export_writes_csv(runs: Path) -> None:
 
 
 def test_ladder_prints_and_writes_without_paths(tmp_path: Path) -> None:
-    answer = command("ladder", "logging", "--size", "50", "--repeats", "1", "--json", tmp_path / "l.json")
+    answer = command(
+        *("ladder", "logging", "--size", "50", "--repeats", "1", "--no-roofline"),
+        *("--json", tmp_path / "l.json", "--plot", tmp_path / "l.svg"),
+    )
+    assert (tmp_path / "l.svg").read_text().count("<rect") == 2
     assert answer.returncode == 0, answer.stderr
     assert "because the time below went to" in answer.stdout
     text = (tmp_path / "l.json").read_text()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tinylm.observability import ObservabilityError, climb, tables, timing
+from tinylm.observability import ObservabilityError, climb, plot, roofline, tables, timing
 
 
 @pytest.fixture
@@ -78,6 +78,24 @@ def test_a_rung_that_differs_fails_loudly(fake: Callable[..., dict[str, Any]]) -
         climb.climb([climb.Rung(**low), climb.Rung(**near | {"tolerance": 0})], repeats=1)
     with pytest.raises(ObservabilityError, match="wanted the rung 'none' below 'high' in 'squares', got no such rung"):
         climb.climb([climb.Rung(**fake("high", "none"))], repeats=1)
+
+
+def test_the_fraction_of_the_roofline_and_the_error_against_float64(fake: Callable[..., dict[str, Any]]) -> None:
+    limit = roofline.Roofline("cpu", 1, {10**9: 1e6}, {"float32": 1e9, "float64": 1e3}, {})
+    facts = {"cost": lambda work: (2.0, 4.0 * len(work), "float64"), "exact": lambda work: [n**2 for n in work]}
+    facts |= {"compare": lambda ours, theirs: float(max(abs(a - b) for a, b in zip(ours, theirs, strict=True)))}
+    near = fake("high", "low", run=lambda work: [n + 1e-7 for n in slowly(work)], **facts)
+    rungs = [climb.Rung(**fake("low", run=slowly, **facts)), climb.Rung(**near)]
+    low, high = climb.climb(rungs, size=500, repeats=1, limit=limit)
+    assert low["% of roofline"] == pytest.approx(100 * 2e-3 / low["time (s)"])  # 2 FLOPs, 2,000 bytes: the same time
+    assert low["error against float64"] == 0.0
+    assert high["error against float64"] == pytest.approx(1e-7, rel=0.1)
+    assert climb.climb(rungs[:1], size=5, repeats=1)[0]["% of roofline"] is None
+    drawn = plot.ladders({"rows": [low, high]})
+    assert drawn.count("<rect") == 2
+    assert "squares" in drawn
+    with pytest.raises(ObservabilityError, match="wanted the rows of a ladder"):
+        plot.ladders({"rows": [["not", "a", "ladder"]]})
 
 
 def test_rungs_are_found_in_this_package_and_unknown_components_refused() -> None:

@@ -20,6 +20,7 @@ def rungs() -> list[dict[str, Any]]:
     """Lowest first; the last only where Triton can run."""
     common: dict[str, Any] = {"component": "attention"}
     common |= {"ladder": "causal attention, forward and backward, 4 heads of 16"}
+    common |= {"cost": _cost, "exact": lambda work: _attend_in_blocks(work)}  # the work is float64
     common |= {"make": _make_attention, "amount": lambda work: work[0].shape[2], "compare": relative, "unit": "tokens"}
     return [
         {
@@ -89,6 +90,12 @@ def _triton(common: dict[str, Any]) -> list[dict[str, Any]]:
             "tolerance": 1e-5,
         }
     ]
+
+
+def _cost(work: Work) -> tuple[float, float, str]:
+    """The least: two products forward, five backward, below the diagonal; q, k, v, ∂y read, y and gradients written."""
+    heads, time, head_dim = work[0].shape[1:]
+    return 7.0 * heads * time * time * head_dim, 8.0 * sum(part.nbytes for part in work) / 4, "float64"
 
 
 def _make_attention(size: int) -> Work:

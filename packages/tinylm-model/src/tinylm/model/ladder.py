@@ -50,6 +50,8 @@ def _training() -> list[dict[str, Any]]:
         "unit": "steps",
     }
     common |= {"make": _make_names, "amount": len, "compare": _difference}
+    common |= {"cost": lambda names: (6.0 * 4192 * sum(len(name) + 1 for name in names), 0.0, "float64")}
+    common |= {"exact": lambda names: _train_scalar("derived", names)}  # Python's floats are float64
     return [
         {
             **common,
@@ -85,7 +87,7 @@ def _gradients() -> list[dict[str, Any]]:
     common: dict[str, Any] = {"component": "model"}
     common |= {"ladder": "loss and gradients, Qwen3 shape, 2.6 million parameters"}
     common |= {"make": _make_gradients, "amount": lambda work: work.ids.size, "compare": _attention_ladder.relative}
-    common |= {"unit": "tokens", "size": 1024}
+    common |= {"unit": "tokens", "size": 1024, "cost": _gradients_cost, "exact": _exact_gradients}
     common |= {"tolerance": 1e-4}  # both are float32, and sum a thousand terms in another order
     return [
         {
@@ -117,7 +119,12 @@ def _gradients() -> list[dict[str, Any]]:
 
 def _decoding() -> list[dict[str, Any]]:
     common: dict[str, Any] = {"component": "decoding", "ladder": "greedy decoding", "unit": "tokens", "size": 64}
-    common |= {"make": _make_decoding, "amount": lambda work: work.max_tokens, "compare": _mismatch}
+    common |= {
+        "cost": _decoding_cost,
+        "make": _make_decoding,
+        "amount": lambda work: work.max_tokens,
+        "compare": _mismatch,
+    }
     return [
         {
             **common,
@@ -196,6 +203,21 @@ def _run_gradients(work: Gradients) -> dict[str, Any]:
     return {name: gradient.numpy() for name, gradient in zip(parameters, gradients, strict=True)}
 
 
+def _gradients_cost(work: Gradients) -> tuple[float, float, str]:
+    """The least: 6 FLOPs a weight and token, attention below the diagonal; weights read twice, gradients written."""
+    model, tokens = work.transformer, work.ids.size
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    attention = 6.0 * model.config.depth * model.config.heads * model.config.head_dim * tokens * tokens
+    return 6.0 * weights * tokens + attention, 12.0 * weights, "float32"
+
+
+def _exact_gradients(work: Gradients) -> dict[str, Any]:
+    from tinylm.model.arrays.transformer import Transformer as Arrays
+
+    weights = {name: parameter.detach().double().numpy() for name, parameter in work.transformer.named_parameters()}
+    return Arrays(work.transformer.config, weights).loss_and_gradients(work.ids, work.targets)[1]
+
+
 def _make_decoding(size: int) -> Decoding:
     """`size` new tokens after a prompt of 16, with the qwen3 preset of depth 4."""
     import torch
@@ -208,6 +230,12 @@ def _make_decoding(size: int) -> Decoding:
     work = Decoding(Transformer(config).eval(), torch.randint(0, 2048, (1, PROMPT)), size)
     _run_kv_cache(work._replace(max_tokens=2))  # torch's first call sets up its threads and kernels
     return work
+
+
+def _decoding_cost(work: Decoding) -> tuple[float, float, str]:
+    """The least: every weight read once and used once for every new token."""
+    weights = sum(parameter.numel() for parameter in work.model.parameters())
+    return 2.0 * weights * work.max_tokens, 4.0 * weights * work.max_tokens, "float32"
 
 
 def _run_recompute(work: Decoding) -> list[list[int]]:

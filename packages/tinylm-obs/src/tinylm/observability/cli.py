@@ -1,7 +1,7 @@
-"""tinylm-obs · the commands: list, compare, export, ladder.
+"""tinylm-obs · the commands: list, compare, export, sql, profile, roofline, ladder.
 
-The only file that imports typer and rich. It reads through `_readers.py`, words runs through `_summary.py`, measures
-through `climb.py`; errors end in `boundary.py`. It does NOT compute.
+The only file that imports typer; rich is in `_report.py`. It reads through `_readers.py`, words runs through
+`_summary.py`, measures through `climb.py`; errors end in `boundary.py`. It does NOT compute.
 """
 
 import os
@@ -60,6 +60,7 @@ def list_runs(
     """Every run below a directory: name, status, attempt, last step, loss, bits per character, validation, times."""
     from . import _summary as words
     from ._readers import find_runs, read_alerts, read_metrics, read_run
+    from ._report import print_table
     from .tables import cell
 
     found = find_runs(directory)
@@ -81,7 +82,7 @@ def list_runs(
     if rows:
         columns = ["run", "name", "status", "attempt", "step", "loss", "bits/char", "validation", "started", "duration"]
         columns.append("alerts")
-        _print_table(columns, rows, numbers=range(3, 10))
+        print_table(columns, rows, numbers=range(3, 10))
     for message in unreadable:
         print(f"unreadable: {message}", file=sys.stderr)
     if not rows:
@@ -94,6 +95,7 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="Two runs or more.",
     """Two runs or more side by side: what differs in their configuration, their metrics, the shape of the loss."""
     from . import _summary as words
     from ._readers import read_alerts, read_metrics, read_run
+    from ._report import print_table
     from .tables import cell
 
     if len(runs) < 2:
@@ -105,7 +107,7 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="Two runs or more.",
         labels = [str(path) for path in runs]
     changed = words.differences([record["config"] for record in records])
     if changed:
-        _print_table(["configuration", *labels], [[name, *map(_config_cell, values)] for name, values in changed])
+        print_table(["configuration", *labels], [[name, *map(_config_cell, values)] for name, values in changed])
     else:
         print("The configurations are equal.")
     rows = [["status", *(record["status"] for record in records)]]
@@ -120,7 +122,7 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="Two runs or more.",
         rows.append([name, *(f"{cell(curve[-1])} (lowest {cell(min(curve))})" if curve else "–" for curve in curves)])
         if name.endswith("loss"):
             rows.append(["", *map(words.sparkline, curves)])
-    _print_table(["metric, last", *labels], rows)
+    print_table(["metric, last", *labels], rows)
 
 
 @app.command(epilog="Try: tinylm-obs export runs/a --out a.csv")
@@ -169,14 +171,15 @@ def roofline(
     again: Annotated[bool, typer.Option("--again", help="Measure anew instead of taking the cached figures.")] = False,
 ) -> None:
     """This machine's limits, measured with torch: bandwidth by footprint, operations per second by type."""
+    from ._report import print_table
     from .roofline import measured
     from .tables import cell
 
     found = measured(device, again)
     rows = [[cell(size / 1e6), cell(speed / 1e9)] for size, speed in found.bandwidth.items()]
-    _print_table(["footprint (MB)", "bandwidth (GB/s)"], rows, numbers=range(2))
+    print_table(["footprint (MB)", "bandwidth (GB/s)"], rows, numbers=range(2))
     peaks = [[kind, cell(speed / 1e9)] for kind, speed in found.peak.items()]
-    _print_table(["type", "10⁹ operations/s"], peaks, numbers=range(1, 2))
+    print_table(["type", "10⁹ operations/s"], peaks, numbers=range(1, 2))
     print(f"{found.device}, {found.threads} threads, {found.facts['cpu']}, torch {found.facts['torch']}")
 
 
@@ -187,8 +190,11 @@ def ladder(
     json: Annotated[Path | None, typer.Option("--json", help="Write the results here as well.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Size of the work; without it each rung's own.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs per figure, of which the median is shown.")] = 3,
+    plot: Annotated[Path | None, typer.Option(help="Draw the ladders into this SVG file.")] = None,
+    roofline: Annotated[bool, typer.Option(help="Ask how far each rung is from this machine's limits.")] = True,
 ) -> None:
     """Climb the ladders: run every rung, check that it equals the one below, and measure what the step bought."""
+    from ._report import print_ladders
     from .climb import COLUMNS, climb, find_rungs
     from .tables import new_table, write_table
 
@@ -197,31 +203,32 @@ def ladder(
         print(note, file=sys.stderr)
     if not rungs:
         raise ObservabilityError("wanted a phase with a ladder, got none; install tinylm-tokenizer or tinylm-model")
-    rows = climb(rungs, size, repeats, report=lambda line: print(line, file=sys.stderr, flush=True))
+    limit = _limit() if roofline else None
+    rows = climb(rungs, size, repeats, lambda line: print(line, file=sys.stderr, flush=True), limit)
     words = ["tinylm-obs ladder", component, f"--size {size}" if size else None]
     words.append(f"--repeats {repeats}" if repeats != 3 else None)
     table = new_table(f"Ladder: {component or 'all components'}", " ".join(filter(None, words)), COLUMNS, rows)
-    _print_ladders(table)
+    print_ladders(table)
     if json is not None:
         write_table(table, json)
         print(f"wrote {json}", file=sys.stderr)
+    if plot is not None:
+        from ._atomic import write_text
+        from .plot import ladders
+
+        write_text(plot, ladders(table))
+        print(f"wrote {plot}", file=sys.stderr)
 
 
-def _print_ladders(table: dict[str, Any]) -> None:
-    """One table per ladder; what changed and why stands below it, a line per rung."""
-    from .climb import COLUMNS
-    from .tables import cells, origin
+def _limit() -> Any:
+    """The machine's roofline, or None and a line that says why not."""
+    from .roofline import measured
 
-    columns = [column for column in COLUMNS if column not in ("ladder", "what changed", "hotspots of the rung below")]
-    for name in dict.fromkeys(row["ladder"] for row in table["rows"]):
-        rows = [row for row in table["rows"] if row["ladder"] == name]
-        print(f"\n{name}")
-        _print_table(columns, cells({"columns": columns, "rows": rows}), numbers=range(1, len(columns)))
-        for row in rows:
-            print(f"  {row['rung']}: {row['what changed']}")
-            if row["hotspots of the rung below"]:
-                print(f"    because the time below went to: {row['hotspots of the rung below']}")
-    print(f"\n{origin(table)}")
+    try:
+        return measured()
+    except ObservabilityError as error:
+        print(f"no fraction of the roofline: {error}", file=sys.stderr)
+        return None
 
 
 def _one_run(path: Path) -> Path:
@@ -240,22 +247,6 @@ def _one_run(path: Path) -> Path:
 
 def _config_cell(value: object) -> str:
     return "–" if value is None else str(value)
-
-
-def _print_table(columns: list[str], rows: list[list[str]], numbers: range = range(0)) -> None:
-    """A table as wide as the terminal; elsewhere as wide as it needs."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else 1000)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if index in numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
 
 
 def main() -> None:

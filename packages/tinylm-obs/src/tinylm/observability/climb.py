@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import ObservabilityError
+from .roofline import Roofline
 from .tables import cell
 from .timing import Sample, middle, sample
 
@@ -24,10 +25,12 @@ COLUMNS = (
     "size",
     "time (s)",
     "CPU (s)",
-    "RSS growth (MB)",
+    "peak memory (MB)",
     "throughput",
     "× rung below",
+    "% of roofline",
     "error",
+    "error against float64",
     "hotspots of the rung below",
 )
 
@@ -40,6 +43,9 @@ class Rung:
     against the rung named by `equals` (None for the lowest), 0.0 when identical. It may reach `tolerance`, by default
     what float32 rounding explains: results that must be identical count their differences, so that one is already too
     many. amount(work), in `unit`, is what the throughput counts; size is what this rung does in about a second.
+    cost(work), where given, is (FLOPs, bytes, type) of the least that any rung must do for this work: what the roofline
+    is asked about. exact(work), where given, is the result in float64, and compare then says how far each rung is from
+    it; results that are whole numbers have none.
     """
 
     component: str
@@ -55,6 +61,8 @@ class Rung:
     unit: str
     size: int
     tolerance: float = 1e-5
+    cost: Callable[[Any], tuple[float, float, str]] | None = None
+    exact: Callable[[Any], Any] | None = None
 
 
 def find_rungs(component: str | None = None) -> tuple[list[Rung], list[str]]:
@@ -87,18 +95,22 @@ def find_rungs(component: str | None = None) -> tuple[list[Rung], list[str]]:
 
 
 def climb(
-    rungs: Iterable[Rung], size: int | None = None, repeats: int = 3, report: Callable[[str], None] = lambda line: None
+    rungs: Iterable[Rung],
+    size: int | None = None,
+    repeats: int = 3,
+    report: Callable[[str], None] = lambda line: None,
+    limit: Roofline | None = None,
 ) -> list[dict[str, Any]]:
     """Measure rungs, ladder by ladder; one row per rung, keys as in COLUMNS and some more for programs.
 
     size: work of this size for every rung; without it each rung's own. A ratio is always between two runs on the same
-    work: the smaller of the two sizes. Raises ObservabilityError when a rung's result differs from the rung it must
-    equal.
+    work: the smaller of the two sizes. limit: the machine's roofline, for the fraction of it. Raises ObservabilityError
+    when a rung's result differs from the rung it must equal.
     """
     ladders: dict[tuple[str, str], list[Rung]] = {}
     for rung in rungs:
         ladders.setdefault((rung.component, rung.ladder), []).append(rung)
-    return [row for ladder in ladders.values() for row in _climb_one(ladder, size, repeats, report)]
+    return [row for ladder in ladders.values() for row in _climb_one(ladder, size, repeats, report, limit)]
 
 
 class _Job:
@@ -112,12 +124,12 @@ class _Job:
         self.result: Any = None
 
     def turn(self) -> None:
-        taken, self.result = sample(lambda: self.rung.run(self.work))
+        taken, self.result = sample(lambda: self.rung.run(self.work), trim=not self.samples)
         self.samples.append(taken)
 
 
 def _climb_one(
-    ladder: list[Rung], size: int | None, repeats: int, report: Callable[[str], None]
+    ladder: list[Rung], size: int | None, repeats: int, report: Callable[[str], None], limit: Roofline | None
 ) -> list[dict[str, Any]]:
     by_name = {rung.rung: rung for rung in ladder}
     jobs: dict[tuple[str, int], _Job] = {}
@@ -140,7 +152,7 @@ def _climb_one(
         report(f"{ladder[0].ladder}: round {number + 1} of {repeats}, {len(jobs)} runs")
         for each in jobs.values():
             each.turn()
-    return [_row(*pair) for pair in pairs]
+    return [_row(*pair, limit) for pair in pairs]
 
 
 def _below(rung: Rung, by_name: Mapping[str, Rung]) -> Rung | None:
@@ -151,7 +163,7 @@ def _below(rung: Rung, by_name: Mapping[str, Rung]) -> Rung | None:
     return None if rung.equals is None else by_name[rung.equals]
 
 
-def _row(own: _Job, same: _Job | None, below: _Job | None) -> dict[str, Any]:
+def _row(own: _Job, same: _Job | None, below: _Job | None, limit: Roofline | None) -> dict[str, Any]:
     rung, figures = own.rung, middle(own.samples)
     amount = rung.amount(own.work) / figures.seconds
     row: dict[str, Any] = {
@@ -163,14 +175,16 @@ def _row(own: _Job, same: _Job | None, below: _Job | None) -> dict[str, Any]:
         "size": own.size,
         "time (s)": figures.seconds,
         "CPU (s)": figures.cpu_seconds,
-        "RSS growth (MB)": None if figures.peak_bytes is None else figures.peak_bytes / 1e6,
+        "peak memory (MB)": None if figures.peak_bytes is None else figures.peak_bytes / 1e6,
         "device time (s)": figures.device_seconds,
         "throughput": f"{cell(amount)} {rung.unit}/s",
         "per second": amount,
         "unit": rung.unit,
         "repeats": len(own.samples),
         "× rung below": None,
+        "% of roofline": _percent(own, figures, limit),
         "error": None,
+        "error against float64": None if rung.exact is None else float(rung.compare(own.result, rung.exact(own.work))),
         "hotspots of the rung below": None,
     }
     if same is not None and below is not None:
@@ -185,6 +199,15 @@ def _row(own: _Job, same: _Job | None, below: _Job | None) -> dict[str, Any]:
         row["compared at size"] = same.size
         row["hotspots of the rung below"] = "; ".join(hotspots(lambda: below.rung.run(below.work)))
     return row
+
+
+def _percent(job: _Job, figures: Sample, limit: Roofline | None) -> float | None:
+    """The least time that this machine's measured limits allow for the work, over the time taken, in %."""
+    if limit is None or job.rung.cost is None:
+        return None
+    flops, moved, kind = job.rung.cost(job.work)
+    least, _ = limit.seconds(flops, moved, kind)
+    return 100 * least / figures.seconds
 
 
 def hotspots(function: Callable[[], object], count: int = 3) -> list[str]:

@@ -38,6 +38,7 @@ def rungs() -> list[dict[str, Any]]:
         "amount": lambda work: len(work.rows),
         "unit": "rows",
         "size": 20_000,
+        "cost": lambda work: (0.0, float(sum(len(json.dumps(row)) for row in work.rows)), ""),  # the text, moved once
     }
     return [
         common

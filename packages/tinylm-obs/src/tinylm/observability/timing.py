@@ -5,6 +5,7 @@ turns (interleaved), each figure is a median. It does NOT profile (`climb.py` do
 torch: CUDA is timed with events when the process has already started it.
 """
 
+import contextlib
 import gc
 import sys
 import time
@@ -33,11 +34,14 @@ class Sample(NamedTuple):
     device_seconds: float | None
 
 
-def sample(function: Callable[[], T]) -> tuple[Sample, T]:
+def sample(function: Callable[[], T], trim: bool = False) -> tuple[Sample, T]:
     """Call `function` once; returns the figures and its result. Waits for the GPU before and after when CUDA is in
-    use.
+    use. trim: give memory that was freed before back to the system first (glibc), so that the peak is seen in full; the
+    call is a little slower for it.
     """
     gc.collect()
+    if trim:
+        _trim()
     cuda = _cuda()
     if cuda is not None:
         first, last = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
@@ -93,6 +97,13 @@ def _cuda() -> Any:
     """torch.cuda when this process uses it, else None."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _trim() -> None:
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> int | None:

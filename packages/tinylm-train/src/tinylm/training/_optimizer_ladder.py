@@ -47,6 +47,8 @@ def _ladder(rule: str) -> list[dict[str, Any]]:
         "make": _make_matrices if rule == "Muon" else _make,
         "amount": lambda work: UPDATES * sum(p.numel() for p in work.parameters),
         "compare": _difference,
+        "cost": lambda work: _cost(rule, work),
+        "exact": lambda work: _run(rule, "loop", Work(*([t.double() for t in part] for part in work))),
         "unit": "numbers",
         "size": 12,
     }
@@ -64,6 +66,17 @@ def _ladder(rule: str) -> list[dict[str, Any]]:
         }
         for name, change in steps
     ]
+
+
+def _cost(rule: str, work: Work) -> tuple[float, float, str]:
+    """The least: each update reads weight, gradient and state and writes weight and state once; Muon's products."""
+    numbers = sum(p.numel() for p in work.parameters)
+    moved = {"SGD": 5, "Lion": 5, "Muon": 5}.get(rule, 7) * 4.0 * numbers
+    flops = 10.0 * numbers
+    if rule == "Muon":  # five steps of X Xᵀ, its square, and one more product, on the shorter side
+        sides = [sorted(p.shape) for p in work.parameters]
+        flops = sum(5 * (4.0 * short * short * long + 2.0 * short**3) for short, long in sides)
+    return UPDATES * flops, UPDATES * moved, "float32"
 
 
 def _make(size: int) -> Work:
