@@ -46,7 +46,7 @@ PYTEST = ["pytest", "pytest-timeout", "hypothesis"]
 TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the package itself needs
     "tokenizer": ["jinja2", "protobuf", "sentencepiece", "tiktoken", "tokenizers", "transformers"],
     "model": ["gguf", "tokenizers", "transformers", "triton; sys_platform == 'linux'"],
-    "observability": ["numpy", "psutil", "torch"],
+    "observability": ["duckdb", "numpy", "psutil", "pyarrow", "tensorboard", "torch"],
     "training": ["tokenizers", "transformers"],
     "inference": ["tokenizers", "transformers"],
 }

@@ -14,10 +14,15 @@ from ._errors import ObservabilityError
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text to `path` through a temporary file in the same directory, fsync and os.replace."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same for bytes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")  # tempfile costs 10 ms of import
     try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,7 +1,13 @@
 """tinylm-obs · tables on the terminal. The only file beside cli.py that imports rich. It does NOT read or measure."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from . import _summary as words
+from ._readers import read_alerts, read_metrics, read_run
+from .tables import cell
 
 
 def print_ladders(table: dict[str, Any]) -> None:
@@ -35,3 +41,41 @@ def print_table(columns: list[str], rows: list[list[str]], numbers: range = rang
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def print_comparison(paths: Sequence[Path], names: Sequence[str]) -> None:
+    """Runs side by side: what differs in their configurations, their metrics, alerts, and what seeds explain. `names`
+    are used where two runs have the same name."""
+    records, metrics = [read_run(path) for path in paths], [read_metrics(path) for path in paths]
+    labels = [record["name"] for record in records]
+    if len(set(labels)) < len(labels):
+        labels = list(names)
+    changed = words.differences([record["config"] for record in records])
+    if changed:
+        print_table(["configuration", *labels], [[name, *map(_config_cell, values)] for name, values in changed])
+    else:
+        print("The configurations are equal.")
+    rows = [["status", *(record["status"] for record in records)]]
+    rows.append(["last step", *(str(each[-1]["step"]) if each else "–" for each in metrics)])
+    alerts = [read_alerts(path) for path in paths]
+    if any(alerts):
+        rows.append(["alerts", *("\n".join(map(words.alert_line, each)) or "–" for each in alerts)])
+    curves = {name: [words.series(each, name) for each in metrics] for name in words.metric_names(metrics)}
+    curves = {name: lines for name, lines in curves.items() if "/" not in name}  # per layer: hundreds; export has them
+    for name, lines in curves.items():
+        rows.append([name, *(f"{cell(line[-1])} (lowest {cell(min(line))})" if line else "–" for line in lines)])
+        if name.endswith("loss"):
+            rows.append(["", *map(words.sparkline, lines)])
+    print_table(["metric, last", *labels], rows)
+    tested = words.significance([record["config"] for record in records], curves)
+    if tested:
+        sizes = [", ".join(labels[index] for index in group) for group in words.groups([r["config"] for r in records])]
+        seeds = [
+            [name, *(f"{cell(mean)} ± {cell(deviation)}" for mean, deviation in spread), cell(p)]
+            for name, spread, p in tested
+        ]
+        print_table(["over seeds: mean ± deviation", *sizes, "p (Welch's t-test)"], seeds)
+
+
+def _config_cell(value: object) -> str:
+    return "–" if value is None else str(value)

@@ -7,7 +7,10 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from statistics import fmean, stdev
 from typing import Any
+
+from ._significance import welch
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _OWN = ("step", "time", "attempt")
@@ -108,11 +111,44 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[An
     return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
 
 
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """step, time and attempt, then every name that was logged, in order of first appearance."""
+    return list(dict.fromkeys([*_OWN, *(name for row in rows for name in row)]))
+
+
+def groups(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Runs that differ in nothing but their seeds, as lists of places; in order of first appearance."""
+    found: dict[str, list[int]] = {}
+    for index, config in enumerate(configs):
+        level = {name: value for name, value in flat(config).items() if name.rpartition(".")[2] != "seed"}
+        found.setdefault(repr(sorted(level.items())), []).append(index)
+    return list(found.values())
+
+
+def significance(
+    configs: Sequence[Mapping[str, Any]], curves: Mapping[str, Sequence[Sequence[float]]]
+) -> list[tuple[str, list[tuple[float, float]], float | None]]:
+    """Per metric: (name, mean and standard deviation of its last value in each group of seeds, p of Welch's t-test).
+
+    Only with exactly two groups, and two runs or more in one of them; p is None when the other has a single run.
+    """
+    found = groups(configs)
+    if len(found) != 2 or max(map(len, found)) < 2:
+        return []
+    rows = []
+    for name, lines in curves.items():
+        lasts = [[lines[index][-1] for index in group if lines[index]] for group in found]
+        if all(lasts):
+            tested = welch(lasts[0], lasts[1])
+            spread = [(fmean(group), stdev(group) if len(group) > 1 else 0.0) for group in lasts]
+            rows.append((name, spread, tested and tested[2]))
+    return rows
+
+
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as CSV: step, time and attempt first, then every name logged; a blank where a row has no such value."""
-    names = dict.fromkeys([*_OWN, *(name for row in rows for name in row)])
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -93,55 +93,59 @@ def list_runs(
 @bounded()
 def compare(runs: Annotated[list[Path], typer.Argument(help="Two runs or more.", show_default=False)]) -> None:
     """Two runs or more side by side: what differs in their configuration, their metrics, the shape of the loss."""
-    from . import _summary as words
-    from ._readers import read_alerts, read_metrics, read_run
-    from ._report import print_table
-    from .tables import cell
+    from ._report import print_comparison
 
     if len(runs) < 2:
         raise ObservabilityError("wanted two runs or more to compare, got one; `tinylm-obs list` shows what there is")
-    paths = [_one_run(path) for path in runs]
-    records, metrics = [read_run(path) for path in paths], [read_metrics(path) for path in paths]
-    labels = [record["name"] for record in records]
-    if len(set(labels)) < len(labels):
-        labels = [str(path) for path in runs]
-    changed = words.differences([record["config"] for record in records])
-    if changed:
-        print_table(["configuration", *labels], [[name, *map(_config_cell, values)] for name, values in changed])
-    else:
-        print("The configurations are equal.")
-    rows = [["status", *(record["status"] for record in records)]]
-    rows.append(["last step", *(str(each[-1]["step"]) if each else "–" for each in metrics)])
-    alerts = [read_alerts(path) for path in paths]
-    if any(alerts):
-        rows.append(["alerts", *("\n".join(map(words.alert_line, each)) or "–" for each in alerts)])
-    for name in words.metric_names(metrics):
-        if "/" in name:  # per-layer figures: hundreds; export or the dashboard shows them
-            continue
-        curves = [words.series(each, name) for each in metrics]
-        rows.append([name, *(f"{cell(curve[-1])} (lowest {cell(min(curve))})" if curve else "–" for curve in curves)])
-        if name.endswith("loss"):
-            rows.append(["", *map(words.sparkline, curves)])
-    print_table(["metric, last", *labels], rows)
+    print_comparison([_one_run(path) for path in runs], list(map(str, runs)))
 
 
-@app.command(epilog="Try: tinylm-obs export runs/a --out a.csv")
+@app.command(epilog="Try: tinylm-obs export runs/a --out a.csv · --to tensorboard --out events")
 @bounded()
 def export(
     run: RunPath,
-    out: Annotated[Path | None, typer.Option(help="The file to write; without it the CSV is printed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; for tensorboard a directory.")] = None,
+    to: Annotated[str, typer.Option(help="csv, prometheus, tensorboard or parquet.")] = "csv",
 ) -> None:
-    """The metrics of a run as CSV, one line per step."""
+    """The metrics of a run for other tools; without --out, CSV and Prometheus' text are printed."""
+    from . import export as formats
     from ._atomic import write_text
-    from ._readers import read_metrics
+    from ._readers import read_histograms, read_metrics, read_run
     from ._summary import csv_text
 
-    text = csv_text(read_metrics(_one_run(run)))
-    if out is None:
-        sys.stdout.write(text)
+    if to not in ("csv", "prometheus", "tensorboard", "parquet"):
+        raise ObservabilityError(f"wanted --to csv, prometheus, tensorboard or parquet, got {to!r}")
+    path = _one_run(run)
+    rows = read_metrics(path)
+    if to in ("tensorboard", "parquet"):
+        if out is None:
+            raise ObservabilityError(f"wanted --out, where {to} is to be written, got none")
+        if to == "parquet":
+            formats.parquet(rows, out)
+        else:
+            out = formats.tensorboard(rows, read_histograms(path), out, read_run(path)["name"])
     else:
+        text = csv_text(rows) if to == "csv" else formats.prometheus(read_run(path), rows)
+        if out is None:
+            sys.stdout.write(text)
+            return
         write_text(out, text)
-        print(f"wrote {out}", file=sys.stderr)
+    print(f"wrote {out}", file=sys.stderr)
+
+
+@app.command(epilog="Try: tinylm-obs sql \"select run, min(value) from metrics where name = 'loss' group by run\" runs")
+@bounded()
+def sql(
+    statement: Annotated[str, typer.Argument(help="SQL over the tables runs, metrics, texts and alerts.")],
+    directory: Annotated[Path, typer.Argument(help="Look for runs here and below.")] = Path(),
+) -> None:
+    """Ask all runs below a directory in SQL (DuckDB)."""
+    from ._report import print_table
+    from .sql import query
+    from .tables import cell
+
+    columns, rows = query(directory, statement)
+    print_table(columns, [[cell(value) for value in row] for row in rows])
 
 
 @app.command(
@@ -243,10 +247,6 @@ def _one_run(path: Path) -> Path:
             f"wanted one run at or below {path}, got {len(found)}; `tinylm-obs list {path}` shows what is there"
         )
     return found[0]
-
-
-def _config_cell(value: object) -> str:
-    return "–" if value is None else str(value)
 
 
 def main() -> None:
