@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tinylm.inference._errors import InferenceError
-from tinylm.inference.quantization import gguf
+from tinylm.inference.quantization import files, gguf
 from tinylm.model import Transformer, pick_device, read_config, read_provenance
 from tinylm.tokenizer import Tokenizer
 
@@ -73,7 +73,7 @@ def open_checkpoint(
             raise InferenceError(
                 f"{directory}: end-of-text id {token_id} is outside the model's vocabulary of {config.vocab_size}"
             )
-    model = Transformer.load(directory, dtype=wanted, device=target)
+    model = _load(directory, wanted, target)
     provenance = read_provenance(directory)
     template = tokenizer is not None and tokenizer.chat_template is not None
     tuned = template and (not provenance or provenance.get("tuned_for") == "chat")
@@ -96,6 +96,14 @@ def _open_gguf(path: Path, dtype: str | torch.dtype, device: str, skip_tokenizer
         model = Transformer.load(path, dtype=wanted, device=target)
     ends = () if tokenizer is None or tokenizer.eos_id is None else (tokenizer.eos_id,)
     return Checkpoint(model.eval(), tokenizer, ends, tokenizer is not None and tokenizer.chat_template is not None)
+
+
+def _load(directory: Path, dtype: torch.dtype | None, device: torch.device) -> Transformer:
+    if files.scheme_of(directory) is None:
+        return Transformer.load(directory, dtype=dtype, device=device)
+    if dtype not in (None, torch.float32) or device.type != "cpu":
+        raise InferenceError(f"{directory} is quantised: it runs on the CPU with dtype auto, got {dtype} on {device}")
+    return files.load_quantized(directory)
 
 
 def _torch_dtype(dtype: str | torch.dtype) -> torch.dtype | None:

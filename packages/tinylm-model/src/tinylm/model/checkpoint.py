@@ -81,6 +81,11 @@ def load(
         from tinylm.model.gguf import files
 
         return files.load(folder, wanted, device)
+    if read_json(folder / "config.json").get("quantization_config") is not None:
+        raise ModelError(
+            f"{folder}: wanted weights of floats, got quantization_config in config.json: the weights are quantised; "
+            "tinylm.inference.LLM opens those that TinyLM saved, otherwise take the model before quantisation"
+        )
     config = read_config(folder)
     loaded: dict[str, Tensor] = {}
     with checked_tensors(folder, config) as found:
@@ -99,13 +104,15 @@ def load(
 
 
 def read_config(directory: str | os.PathLike[str]) -> TransformerConfig:
-    """The shape in `directory`/config.json, or in the pairs of a GGUF file."""
+    """The shape in `directory`/config.json, quantised or not, or in the pairs of a GGUF file."""
     if is_gguf(directory):
         from tinylm.model.gguf import metadata, reader
 
         return metadata.read_config(reader.GGUF(directory))
     path = Path(directory) / "config.json"
-    return from_json(read_json(path), str(path))
+    fields = read_json(path)
+    fields.pop("quantization_config", None)  # of the weights, not of the shape
+    return from_json(fields, str(path))
 
 
 def read_provenance(directory: str | os.PathLike[str]) -> dict[str, str]:
@@ -113,6 +120,11 @@ def read_provenance(directory: str | os.PathLike[str]) -> dict[str, str]:
     path = Path(directory) / "config.json"
     block = check_format(read_json(path), str(path))
     return {key: str(value) for key, value in block.items() if key != "format"}
+
+
+def stored_tensors(config: TransformerConfig) -> Mapping[str, Stored]:
+    """Every tensor of a file by its Hugging Face name, and which of our parameters it holds."""
+    return tensors(config)
 
 
 @contextmanager

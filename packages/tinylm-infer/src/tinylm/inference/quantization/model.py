@@ -125,8 +125,18 @@ class QuantizedTransformer(Transformer):
             items["cross_entropy"] = loss
         return loss
 
+    def weight_of(self, name: str) -> QuantizedWeight | None:
+        """The numbers and scales of a projection by its module's name; None for what is no projection."""
+        try:
+            module = self.get_submodule(name)
+        except AttributeError:
+            return None
+        return module.weight() if isinstance(module, QuantizedLinear) else None
+
     def save(self, *_: object, **__: object) -> None:
-        raise InferenceError("a quantised model is saved by tinylm.inference.quantization.save_quantized")
+        raise InferenceError(
+            "a quantised model is saved from its checkpoint: quantization.save_quantized(source, directory, scheme)"
+        )
 
 
 def quantize(model: Transformer, scheme: str) -> QuantizedTransformer:
@@ -135,6 +145,10 @@ def quantize(model: Transformer, scheme: str) -> QuantizedTransformer:
     InferenceError for another scheme, for a model that is not on the CPU, and for one with experts.
     """
     check_scheme(scheme)
+    if isinstance(model, QuantizedTransformer):
+        if model.scheme == scheme:
+            return model
+        raise InferenceError(f"quantization {scheme!r}: this model is {model.scheme} already; leave quantization out")
     if model.embed.weight.device.type != "cpu":
         raise InferenceError(
             f"quantization {scheme!r} runs on the CPU, got a model on {model.embed.weight.device}; use device='cpu'"
