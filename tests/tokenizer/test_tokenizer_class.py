@@ -109,9 +109,26 @@ def test_stream_equals_whole(pattern: str, crossing: dict[str, Tokenizer], text:
         patch.setattr(_streaming, "_ENOUGH", 1)
         tokenizer = crossing[pattern]
         assert list(tokenizer.encode_stream(chunks)) == tokenizer.encode(text)
+        parts = list(tokenizer.encode_parts(chunks, threads=2))
+        assert [id for ids, _ in parts for id in ids.tolist()] == tokenizer.encode(text)
+        lengths = [length or 0 for _, length in parts]
+        assert sum(lengths) == len(text)
+        half = len(parts) // 2  # what follows a part can be encoded without what precedes it
+        rest = tokenizer.encode_parts([text[sum(lengths[:half]) :]])
+        assert [id for ids, _ in rest for id in ids.tolist()] == [id for ids, _ in parts[half:] for id in ids.tolist()]
         for allowed in ("all", ["<|im_start|>"]):
             ids = list(tokenizer.encode_stream(chunks, allowed_special=allowed))
             assert ids == tokenizer.encode(text, allowed_special=allowed)
+
+
+def test_parts_that_lean_on_each_other_are_encoded_in_one_go() -> None:
+    pieces = Tokenizer.train(["some words and some more"], vocab_size=290, algorithm="unigram")
+    text = "some words\n and more " * 5000
+    parts = list(pieces.encode_parts([text[i : i + 7000] for i in range(0, len(text), 7000)], threads=2))
+    assert [id for ids, _ in parts for id in ids.tolist()] == pieces.encode(text)
+    assert {length for _, length in parts} == {None}
+    with pytest.raises(TokenizerError, match="threads"):
+        pieces.encode_parts([text], threads=0)
 
 
 def test_stream_of_characters_and_its_memory(tok: Tokenizer, mixed: str) -> None:

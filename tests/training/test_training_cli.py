@@ -112,7 +112,7 @@ def test_ctrl_c_while_preparing_is_exit_130(run, house, tmp_path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["tinylm.training.prepare"], "_write_split", interrupted)
+    monkeypatch.setattr(sys.modules["tinylm.training.prepare"], "_write_splits", interrupted)
     code, _, err = run("prepare", house.text, "--tokenizer", house.tokenizer, "--out", tmp_path / "data")
     assert code == 130
     assert "Traceback" not in err

@@ -7,14 +7,20 @@ when its characters are complete. Neither knows how text is encoded: that is the
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from tinylm.tokenizer._added import whole
 from tinylm.tokenizer._errors import TokenizerError, refuse_text
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tinylm.tokenizer._added import Finder
     from tinylm.tokenizer._engines.protocol import Engine
 
@@ -85,6 +91,56 @@ def encode_stream(chunks: Iterable[str], engine: Engine, find: Finder | None) ->
                 held, first = held[cut:], False
             look_at = max(_ENOUGH, 2 * len(held))  # one endless piece: look again only when twice as much has come
     yield from ids_of(held)
+
+
+def encode_parts(
+    chunks: Iterable[str], engine: Engine, find: Finder | None, threads: int
+) -> Iterator[tuple[NDArray[np.uint32], int | None]]:
+    """The same ids in arrays, several parts at a time; see Tokenizer.encode_parts."""
+    import numpy as np
+
+    if engine.stream() != engine.encode:  # one part leaves something to the next: in their order, in one go
+        ids = encode_stream(chunks, engine, find)
+        while (block := np.fromiter(itertools.islice(ids, _ENOUGH), dtype=np.uint32)).size:
+            yield block, None
+        return
+
+    def ids_of(text: str) -> tuple[NDArray[np.uint32], int]:
+        try:
+            arrays = [
+                engine.encode_array(text[start:end]) if id is None else np.array([id], np.uint32)
+                for start, end, id in whole(find, text)
+            ]
+        except UnicodeEncodeError:
+            refuse_text(text)
+        return np.concatenate([np.empty(0, np.uint32), *arrays]), len(text)
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[tuple[NDArray[np.uint32], int]]] = deque()
+        for text in _cuts(chunks, engine, find):
+            waiting.append(pool.submit(ids_of, text))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _cuts(chunks: Iterable[str], engine: Engine, find: Finder | None) -> Iterator[str]:
+    """The stream in parts that can be encoded one without the other."""
+    held, look_at = "", _ENOUGH
+    for chunk in chunks:
+        held += chunk
+        if len(held) >= look_at:
+            try:
+                cut = _safe_cut(held, False, engine, find)
+            except UnicodeEncodeError:
+                refuse_text(held)
+            if cut:
+                yield held[:cut]
+                held = held[cut:]
+            look_at = max(_ENOUGH, 2 * len(held))
+    if held:
+        yield held
 
 
 def _safe_cut(text: str, first: bool, engine: Engine, find: Finder | None) -> int:

@@ -204,6 +204,20 @@ class Tokenizer:
         names = allowed_special if isinstance(allowed_special, str) else tuple(allowed_special)
         return encode_stream(chunks, self.engine, self._finder(names))
 
+    def encode_parts(
+        self, chunks: Iterable[str], *, threads: int = 1
+    ) -> Iterator[tuple[NDArray[np.uint32], int | None]]:
+        """The ids of `encode_stream(chunks)` as arrays in their order, encoded on `threads` threads.
+
+        With each, how many characters it stands for: the text behind it can be encoded by a call of its own. None
+        where it cannot (SentencePiece, whose parts lean on each other, and which is encoded on one thread).
+        """
+        from tinylm.tokenizer._streaming import encode_parts
+
+        if threads < 1:
+            raise TokenizerError(f"wanted 1 or more threads, got {threads}")
+        return encode_parts(chunks, self.engine, self._finder(()), threads)
+
     def count(self, text: str) -> int:
         """How many ids `text` has."""
         try:

@@ -84,18 +84,10 @@ def new_directory(final: Path) -> Iterator[Path]:
     try:
         with only_writer(temporary, final):
             yield temporary
-            for path in sorted(temporary.rglob("*"), reverse=True):
-                fsync(path)
-            fsync(temporary)
-            if final.exists():
-                final.rename(temporary.with_suffix(".old"))
-            temporary.rename(final)
-        fsync(final.parent)
-        for old in final.parent.glob(f".{glob.escape(final.name)}.*.old"):
-            shutil.rmtree(old)
+            put_in_place(temporary, final)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not isinstance(error, OSError) or not _is_below(error.filename, temporary):
+        if not isinstance(error, OSError) or not is_below(error.filename, temporary):
             raise
         raise TrainingError(
             f"wanted to write {final}, got: {error.strerror or error}; nothing of it was left. Is the disk full? Free "
@@ -103,7 +95,20 @@ def new_directory(final: Path) -> Iterator[Path]:
         ) from error
 
 
-def _is_below(name: object, folder: Path) -> bool:
+def put_in_place(folder: Path, final: Path) -> None:
+    """Force all of `folder` to the disk and give it its name; what stood there is removed when the new one stands."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        fsync(path)
+    fsync(folder)
+    if final.exists():
+        final.rename(final.parent / f".{final.name}.{os.getpid()}.old")
+    folder.rename(final)
+    fsync(final.parent)
+    for old in final.parent.glob(f".{glob.escape(final.name)}.*.old"):
+        shutil.rmtree(old)
+
+
+def is_below(name: object, folder: Path) -> bool:
     """Whether an OSError is about a file in `folder`; NumPy and safetensors name none."""
     return name is None or (isinstance(name, str) and Path(name).is_relative_to(folder))
 

@@ -67,19 +67,26 @@ def _app(
 @app.command(epilog="Try: tinylm-train prepare my.txt --tokenizer TOKENIZER_DIR --validation tail:0.1 --out DATA_DIR")
 @_bounded
 def prepare(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="UTF-8 text; each file is a document.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="UTF-8 text, .jsonl, .parquet, folders of those.")
+    ],
     tokenizer: Annotated[Path, typer.Option(metavar="TOKENIZER_DIR", help="What tinylm-tokenizer train made.")],
     out: Annotated[Path, typer.Option(metavar="DATA_DIR", help="The data set's folder.")],
     validation: Annotated[
-        str, typer.Option(help="tail:0.1 (the end of each file), documents:0.01 (whole files), or a FILE.")
+        str, typer.Option(help="tail:0.1 (the end of each file), documents:0.01 (whole documents), or a FILE.")
     ] = "tail:0.1",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that stands at DATA_DIR.")] = False,
+    field: Annotated[str, typer.Option(help="Where a JSONL or Parquet record has its text.")] = "text",
+    license: Annotated[str | None, typer.Option(help="The text's licence, to be kept in data.json.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="That encode. Default: one a core.")] = None,
 ) -> None:
-    """Tokenize text into a data set: data.json, the tokenizer, and shards of token ids."""
+    """Tokenize text into a data set. A killed one goes on from its last whole shard when started again."""
     from tinylm.training.prepare import prepare as run
 
     with _CharacterBar() as report:
-        description = run(files, tokenizer, out, validation, overwrite, report)
+        description = run(
+            files, tokenizer, out, validation, overwrite, report, field=field, license=license, threads=threads
+        )
     for name, split in description["splits"].items():
         per_token = split["characters"] / max(1, split["tokens"])
         print(f"{name}: {split['tokens']:,} tokens, {per_token:.2f} characters each, {split['documents']} document(s)")
