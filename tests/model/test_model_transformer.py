@@ -276,3 +276,23 @@ def test_rmsnorm_and_its_backward_by_hand(rows, size, scale):
         torch.testing.assert_close(mine, theirs, atol=1e-10 / scale, rtol=1e-10)
     with torch.no_grad():
         torch.testing.assert_close(norm(x), wanted, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_separate_documents_in_a_row_have_the_losses_of_each_alone(preset, small, ids):
+    """A target of -100 ends a document; padding is a document of one token, without a loss."""
+    model = small(preset).double()
+    lengths = [5, 1, 9, 3]
+    rows = [ids(1, n) for n in lengths]
+    wanted = [torch.cat([row[:, 1:], torch.full((1, 1), -100)], dim=1) for row in rows]
+    row, targets = torch.cat(rows, dim=1), torch.cat(wanted, dim=1)
+    alone = torch.cat([model.loss(i, t, reduction="none") for i, t in zip(rows, wanted, strict=True)], dim=1)
+    model.separate_documents = True
+    together = model.loss(torch.cat([row, row.flip(1)]), torch.cat([targets, torch.full_like(row, -100)]), "none")
+    close(together[:1], alone, atol=1e-12)
+    assert torch.all(together[1] == 0)
+    open_end = targets.clone()
+    open_end[0, -1] = 3  # the last document goes on behind the row
+    close(model.loss(row, open_end, reduction="none")[:, :-1], alone[:, :-1], atol=1e-12)
+    model.separate_documents = False
+    assert not torch.allclose(model.loss(row, targets, reduction="none"), alone)

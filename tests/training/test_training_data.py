@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def copy(house, tmp_path):
 
 
 def windows(loader: Loader, epoch: int) -> list[tuple[int, int]]:
-    return [tuple(map(int, window)) for window in Loader(*_same(loader), LoaderState(epoch, 0)).windows]
+    return [tuple(map(int, window)) for window in Loader(*_same(loader), LoaderState(epoch, 0)).rows.places]
 
 
 def _same(loader: Loader):
@@ -47,7 +48,7 @@ def _same(loader: Loader):
 
 def test_a_batch_is_windows_of_the_text_and_their_next_tokens(dataset):
     loader = Loader(dataset, 3, 16, 0, LoaderState())
-    order = list(loader.windows)
+    order = list(loader.rows.places)
     inputs, targets = loader.next()
     assert inputs.shape == targets.shape == (3, 16)
     assert inputs.dtype == targets.dtype == torch.int64
@@ -106,8 +107,70 @@ def test_a_loader_made_from_the_state_goes_on_the_same(dataset, seed, batch, con
     assert again.state == loader.state
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    ranks=st.integers(1, 8),
+    share=st.integers(1, 3),
+    packing=st.sampled_from(["windows", "documents"]),
+    before=st.integers(0, 20),
+    others=st.integers(1, 4),
+)
+def test_ranks_share_every_batch_and_another_number_of_them_goes_on(dataset, ranks, share, packing, before, others):
+    """More ranks than shards, too: together they draw what one process draws, in its order, and each row once."""
+
+    def loader(rank: int, of: int, state: LoaderState) -> Loader:
+        return Loader(dataset, of * share, 40, 3, state, packing=packing, rank=rank, ranks=of)
+
+    one = Loader(dataset, ranks * share, 40, 3, LoaderState(), packing=packing)
+    all_ranks = [loader(rank, ranks, LoaderState()) for rank in range(ranks)]
+    for _ in range(before):
+        parts = zip(*(rank.next() for rank in all_ranks), strict=True)
+        for whole, part in zip(one.next(), parts, strict=True):
+            assert torch.equal(whole, torch.cat(part))
+    assert {rank.state for rank in all_ranks} == {one.state}
+    again = [loader(rank, others, one.state) for rank in range(others)]
+    wanted = Loader(dataset, others * share, 40, 3, one.state, packing=packing).next()[0]
+    assert torch.equal(torch.cat([rank.next()[0] for rank in again]), wanted)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(dataset):
+    with pytest.raises(TrainingError, match=r"3 ranks can share equally, got 4.*--batch-size"):
+        Loader(dataset, 4, 16, 0, LoaderState(), rank=0, ranks=3)
+
+
+def test_a_thread_has_the_next_batch_ready_and_the_state_does_not_run_ahead(dataset, monkeypatch):
+    loader = Loader(dataset, 3, 16, 0, LoaderState())
+    drawing, draw = threading.Event(), Loader._draw
+
+    def watch(self, state):
+        drawn = draw(self, state)
+        if state.index == 6:
+            assert threading.current_thread() is not threading.main_thread()
+            drawing.set()
+        return drawn
+
+    monkeypatch.setattr(Loader, "_draw", watch)
+    loader.next()
+    loader.next()
+    assert drawing.wait(30)  # the third, which nobody asked for
+    assert loader.state == LoaderState(0, 6)
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_by_next(dataset, monkeypatch):
+    loader = Loader(dataset, 1, 16, 0, LoaderState())
+    loader.next()
+
+    def broken(self, state):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Loader, "_draw", broken)
+    loader.next()  # was ready
+    with pytest.raises(OSError, match="the disk is gone"):
+        loader.next()
+
+
 def test_a_context_longer_than_the_text_is_refused(dataset):
-    assert len(Loader(dataset, 1, 699, 0, LoaderState()).windows) == len([s for s in dataset.shards if len(s) == 700])
+    assert len(Loader(dataset, 1, 699, 0, LoaderState()).rows) == len([s for s in dataset.shards if len(s) == 700])
     with pytest.raises(TrainingError, match=r"more than 700 tokens.*shorter --context"):
         Loader(dataset, 1, 700, 0, LoaderState())
 

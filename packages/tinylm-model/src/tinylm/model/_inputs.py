@@ -26,6 +26,16 @@ def count_positions(ids: Tensor, mask: Tensor | None, start: int | None, context
     return torch.arange(start, end, device=ids.device)
 
 
+def split_documents(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """targets (B, T), -100 where a document ends -> the number of each place's document and its position in it."""
+    ends = targets == -100
+    numbers = ends.cumsum(dim=1) - ends.to(torch.int64)
+    places = torch.arange(targets.shape[1], device=targets.device).expand_as(targets)
+    behind = torch.where(ends, places + 1, 0).cummax(dim=1).values  # where the next document begins
+    starts = torch.nn.functional.pad(behind[:, :-1], (1, 0))
+    return numbers, places - starts
+
+
 def check_whole(name: str, values: Tensor) -> None:
     """Types that torch looks up by."""
     if values.dtype not in (torch.int64, torch.int32):

@@ -35,6 +35,12 @@ def padding_mask(mask: Tensor, queries: int) -> Tensor:
     return ((causal & mask[:, None, :]) | itself)[:, None]
 
 
+def document_mask(documents: Tensor) -> Tensor:
+    """(B, T) numbers of documents -> (B, 1, T, T): causal, and each sees its own document only."""
+    same = documents[:, :, None] == documents[:, None, :]
+    return (causal_mask(same.shape[1], same.shape[1], documents.device) & same)[:, None]
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None) -> Tensor:
     """softmax(q kᵀ / sqrt(head_dim)) v (Vaswani et al. 2017, eq. 1), causal, within the window if there is one.
 

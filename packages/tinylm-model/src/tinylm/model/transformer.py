@@ -40,8 +40,9 @@ from tinylm.model._inputs import (
     check_whole,
     count_positions,
     places,
+    split_documents,
 )
-from tinylm.model.attention import attend, attend_with_pattern, padding_mask
+from tinylm.model.attention import attend, attend_with_pattern, document_mask, padding_mask
 from tinylm.model.cache import Cache, KVCache
 from tinylm.model.config import TransformerConfig
 from tinylm.model.experts import Experts, Routing, balance_loss
@@ -154,12 +155,15 @@ class Transformer(nn.Module):
 
     With `activation_checkpointing` set to True, training keeps what enters each block and computes the block again in
     the backward pass (Chen et al. 2016): a third more work, the same loss and gradients to the last bit.
+    With `separate_documents`, the loss is that of documents which stand one behind the other in a row, each ending at a
+    target of -100: positions begin anew behind it, and nothing before it is attended to.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         self.activation_checkpointing = False
+        self.separate_documents = False
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
@@ -186,9 +190,15 @@ class Transformer(nn.Module):
         return self._hidden(ids, positions, mask, cache, taps)[0]
 
     def _hidden(
-        self, ids: Tensor, positions: Tensor | None, mask: Tensor | None, cache: Cache | None, taps: TapDict | None
+        self,
+        ids: Tensor,
+        positions: Tensor | None,
+        mask: Tensor | None,
+        cache: Cache | None,
+        taps: TapDict | None,
+        documents: Tensor | None = None,
     ) -> tuple[Tensor, list[Routing]]:
-        """As `hidden`, and the routing of each layer that has experts."""
+        """As `hidden`, and the routing of each layer that has experts. documents: (B, T), kept apart."""
         check_ids(ids)
         if isinstance(cache, KVCache):
             cache.check(self.config)
@@ -203,6 +213,8 @@ class Transformer(nn.Module):
         x = self.embed(ids) if self.positions is None else self.embed(ids) + self.positions(positions)
         cos_sin = rotation(self.config, positions, compute_dtype(x)) if self.config.position == "rope" else None
         allowed = None if mask is None else padding_mask(mask, ids.shape[1])
+        if documents is not None:
+            allowed = document_mask(documents)
         if taps is not None:
             taps["embed"] = x
         routings: list[Routing] = []
@@ -251,7 +263,10 @@ class Transformer(nn.Module):
             raise ModelError(f"loss: wanted targets of the shape of ids {tuple(ids.shape)}, got {tuple(targets.shape)}")
         check_whole("targets", targets)
         check_range("targets", targets.where(targets != IGNORED, 0), self.config.vocab_size, "the vocabulary")
-        hidden, routings = self._hidden(ids, None, None, None, None)
+        documents = positions = None
+        if self.separate_documents:
+            documents, positions = split_documents(targets)
+        hidden, routings = self._hidden(ids, positions, None, None, None, documents)
         targets = targets.to(torch.int64)
         loss = chunked_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten(), reduction)
         loss = loss.view(targets.shape) if reduction == "none" else loss

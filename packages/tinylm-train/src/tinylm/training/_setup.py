@@ -50,6 +50,7 @@ class Setup:
         machine.keep_freed_memory()
         torch.manual_seed(config.seed)
         self.model = Transformer(self.shape).to(self.device)
+        self.model.separate_documents = config.packing == "documents"
         self.model.activation_checkpointing = config.activation_checkpointing
         self.optimizers = optimizers_for(self.model, self.config)
         self.average = Average(self.model, config.average) if config.average else None
@@ -75,7 +76,16 @@ class Setup:
 
     def loader(self, state: LoaderState) -> Loader:
         """The data from `state` on."""
-        return Loader(self.train_data, self.batch_size, self.context, self.config.seed, state)
+        return Loader(
+            self.train_data,
+            self.batch_size,
+            self.context,
+            self.config.seed,
+            state,
+            packing=self.config.packing,
+            rank=self.strategy.rank,
+            ranks=self.strategy.world_size,
+        )
 
     def compute_as(self, progress: Progress) -> None:
         """In the precision and on the threads of `progress`."""

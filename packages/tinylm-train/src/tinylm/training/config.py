@@ -51,6 +51,11 @@ class TrainConfig:
     steps: int | None = _option(None, "Length", "Train for so many updates.")
     tokens: int | None = _option(None, "Length", "Train on so many tokens.")
     batch_size: int | None = _option(None, "Optimiser", "Windows of the context's length per update.")
+    packing: Literal["windows", "documents"] = _option(
+        "windows",
+        "Optimiser",
+        "windows of the text across documents, or whole documents, packed, none of which sees another.",
+    )
     accumulate: int = _option(1, "Optimiser", "Parts in which a batch is computed, for less memory; the same update.")
     optimizer: Literal["muon", "adamw", "adam", "lion", "sgd"] = _option(
         "muon", "Optimiser", "muon (AdamW for embeddings and gains), adamw, adam, lion or sgd."

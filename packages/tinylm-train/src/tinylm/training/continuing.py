@@ -16,7 +16,7 @@ from tinylm.training.config import TrainConfig
 
 _FREE = ("data", "out", "keep", "keep_best", "accept_changes")  # where folders stand, and how many
 _SHAPE = ("depth", "preset", "width", "heads", "kv_heads", "mlp_width", "context")
-_FIXED = (*_SHAPE, "optimizer", "seed", "average", "dtype")  # what the state in the checkpoint is of
+_FIXED = (*_SHAPE, "optimizer", "packing", "seed", "average", "dtype")  # what the state in the checkpoint is of
 _LENGTH = ("minutes", "steps")
 
 

@@ -1,17 +1,19 @@
-"""A token data set on disk, and the order in which training draws windows from it.
+"""A token data set on disk, and the batches that training draws from it.
 
-`TokenDataset` checks a data set folder and memory-maps its shards. `Loader` cuts each shard into windows of the
-context's length, draws them without replacement in an order that is a function of (seed, epoch) alone, and shifts the
-cuts by a random offset each epoch, so that its whole state is two integers and a resumed run draws what an unbroken
-one would.
-Not here: making a data set (prepare.py); packing by document and sharding over ranks.
+`TokenDataset` checks a data set folder and memory-maps its shards. `Loader` draws the rows of an epoch without
+replacement in an order that is a function of (seed, epoch) alone, so that its whole state is two integers and a resumed
+run draws what an unbroken one would. A thread has the next batch ready. Over many ranks each takes its part of every
+batch: rows are shared out, not shards, so any number of ranks will do, and no row is drawn twice.
+Not here: making a data set (prepare.py); what stands in a row (_layouts.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from tinylm.training._errors import TrainingError
 from tinylm.training._files import read_json, sha256
+from tinylm.training._layouts import Packed, Windows
 
 _CHECKSUM_LIMIT = 1 << 30  # bytes: larger data sets would start too slowly; shape and id range are checked all the same
 
@@ -29,7 +32,7 @@ class LoaderState:
     """Where the data order stands: everything that a checkpoint needs to keep of it."""
 
     epoch: int = 0
-    index: int = 0  # windows of this epoch already drawn
+    index: int = 0  # rows of this epoch already drawn, by all ranks
 
 
 class TokenDataset:
@@ -95,6 +98,24 @@ class TokenDataset:
             )
         return ids
 
+    @functools.cached_property
+    def documents(self) -> list[npt.NDArray[np.uint64]]:
+        """Where documents start in each shard, memory-mapped. Raises TrainingError for what was not written so."""
+        return [self._documents(shard) for shard in self.description["splits"][self.split]["shards"]]
+
+    def _documents(self, shard: dict[str, Any]) -> npt.NDArray[np.uint64]:
+        starts: npt.NDArray[np.uint64]
+        path = self.directory / Path(str(shard.get("documents_file"))).name
+        try:
+            starts = np.lib.format.open_memmap(path, mode="r")
+        except Exception as error:  # as for the ids
+            raise TrainingError(
+                f"wanted document starts at {path}, got: {error}; prepare the data set again with --overwrite"
+            ) from None
+        if starts.dtype != np.uint64 or sha256(path) != shard.get("documents_sha256"):
+            raise TrainingError(f"{path} is damaged: prepare the data set again with --overwrite")
+        return starts
+
     def ids(self, start: int, end: int) -> npt.NDArray[np.int64]:
         """Ids start..end of the split, counted over all its shards, as int64. Reads no more than these."""
         pieces, first = [], 0
@@ -106,41 +127,73 @@ class TokenDataset:
 
 
 class Loader:
-    """Draws batches of `batch_size` windows of `context` tokens and their targets, one token on."""
+    """Draws batches of `batch_size` rows of `context` tokens and their targets, one token on.
 
-    def __init__(self, dataset: TokenDataset, batch_size: int, context: int, seed: int, state: LoaderState) -> None:
+    packing: "windows" of the text as it stands, across documents, or "documents", kept apart (a target of -100 ends
+    one; the model's `separate_documents` makes attention and positions begin anew behind it).
+    rank, ranks: this process draws rows rank · batch_size / ranks and on of each batch; the state is that of all.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        batch_size: int,
+        context: int,
+        seed: int,
+        state: LoaderState,
+        *,
+        packing: Literal["windows", "documents"] = "windows",
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        if batch_size % ranks or not 0 <= rank < ranks:
+            raise TrainingError(
+                f"wanted a batch that {ranks} ranks can share equally, got {batch_size} rows: give a --batch-size that "
+                f"{ranks} divides"
+            )
         self.dataset, self.batch_size, self.context, self.seed = dataset, batch_size, context, seed
-        if not any(len(shard) > context for shard in dataset.shards):
+        self.share = range(rank * (batch_size // ranks), (rank + 1) * (batch_size // ranks))
+        if packing == "windows" and not any(len(shard) > context for shard in dataset.shards):
             raise TrainingError(
                 f"wanted more than {context} tokens (the context) in one shard of {dataset.directory}, got "
                 f"{dataset.tokens} in all: use a longer text or a shorter --context"
             )
-        self._start(state)
-
-    @property
-    def state(self) -> LoaderState:
-        return LoaderState(self.epoch, self.index)
-
-    def _start(self, state: LoaderState) -> None:
-        """Lay out an epoch: every shard cut into windows from a random offset, and all windows shuffled."""
-        self.epoch, self.index = state.epoch, state.index
-        random = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
-        places = []
-        for number, shard in enumerate(self.dataset.shards):
-            room = len(shard) - self.context  # one more token than the window, for the last target
-            if room > 0:
-                starts = np.arange(random.integers(min(self.context, room)), room, self.context, dtype=np.int64)
-                places.append(np.stack([np.full_like(starts, number), starts], axis=1))
-        self.windows = random.permutation(np.concatenate(places), axis=0)
+        self._layout = functools.partial(Windows if packing == "windows" else Packed, dataset, context, seed)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._coming: Future[tuple[Tensor, Tensor, LoaderState]] | None = None
+        self.state = state
+        self._epoch = state.epoch
+        self.rows = self._layout(state.epoch)
+        if not len(self.rows):
+            raise TrainingError(
+                f"wanted documents of two tokens or more in {dataset.directory}, got none: use a longer text"
+            )
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """The next batch: inputs and targets, both (batch_size, context) int64."""
-        rows = []
-        for _ in range(self.batch_size):
-            if self.index == len(self.windows):
-                self._start(LoaderState(self.epoch + 1, 0))
-            shard, start = self.windows[self.index]
-            rows.append(np.asarray(self.dataset.shards[shard][start : start + self.context + 1], dtype=np.int64))
-            self.index += 1
-        batch = torch.from_numpy(np.stack(rows))
-        return batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
+        """The next batch, this rank's part: inputs and targets, both (batch_size / ranks, context) int64.
+
+        `state` is then what comes after it, however far the thread has gone.
+        """
+        coming = self._coming or self._thread.submit(self._draw, self.state)
+        inputs, targets, self.state = coming.result()
+        self._coming = self._thread.submit(self._draw, self.state)
+        return inputs, targets
+
+    def _draw(self, state: LoaderState) -> tuple[Tensor, Tensor, LoaderState]:
+        """The batch at `state`, and the state behind it."""
+        epoch, index = state.epoch, state.index
+        drawn = []
+        for number in range(self.batch_size):
+            if index == len(self._rows(epoch)):
+                epoch, index = epoch + 1, 0
+            if number in self.share:
+                drawn.append(self._rows(epoch).row(index))
+            index += 1
+        inputs, targets = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
+        return inputs, targets, LoaderState(epoch, index)
+
+    def _rows(self, epoch: int) -> Windows | Packed:
+        """The epoch's layout; the one before is forgotten."""
+        if epoch != self._epoch:
+            self.rows, self._epoch = self._layout(epoch), epoch
+        return self.rows
