@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -56,7 +57,7 @@ Task = tuple[str, ...]
 
 def rounds(script: str, tasks: Iterable[Task], count: int, timeout: float = 60) -> dict[Task, dict[str, Any]]:
     """Every task once a round, in turn; the medians of "seconds", and what else the first round said, in which results
-    are compared."""
+    are compared. With TINYLM_BENCHMARKS=FOLDER what was measured is kept there, and a run that was ended goes on."""
     found: dict[Task, dict[str, Any]] = {}
     times: dict[Task, list[float]] = {}
     tasks = list(tasks)
@@ -65,7 +66,7 @@ def rounds(script: str, tasks: Iterable[Task], count: int, timeout: float = 60) 
         for task in tasks:
             if "error" in found.get(task, {}):
                 continue
-            result = fresh(script, *task, timeout=timeout, compare=number == 0)
+            result = _once(script, task, number, timeout)
             found[task] = result if number == 0 or "error" in result else found[task]
             times.setdefault(task, []).append(result.get("seconds", 0.0))
         print(f"{script} {tasks[0][0]}: round {number + 1}/{count}, {time.monotonic() - started:.0f} s", flush=True)
@@ -73,6 +74,21 @@ def rounds(script: str, tasks: Iterable[Task], count: int, timeout: float = 60) 
         if "error" not in result:
             result["seconds"] = statistics.median(times[task])
     return found
+
+
+def _once(script: str, task: Task, number: int, timeout: float) -> dict[str, Any]:
+    """One measurement, or what an earlier run kept of it."""
+    folder = os.environ.get("TINYLM_BENCHMARKS")
+    name = hashlib.sha256(json.dumps([script, number, *task]).encode()).hexdigest()[:24]
+    kept = Path(folder, f"{name}.json") if folder else None
+    if kept and kept.is_file():
+        result: dict[str, Any] = json.loads(kept.read_bytes())
+        return result
+    result = fresh(script, *task, timeout=timeout, compare=number == 0)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(result), encoding="utf-8")
+    return result
 
 
 def machine() -> dict[str, Any]:
