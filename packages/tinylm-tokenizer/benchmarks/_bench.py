@@ -10,8 +10,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +38,7 @@ def need(*names: str, packages: Sequence[str] = ()) -> None:
         )
 
 
-def fresh(script: str, *arguments: str, timeout: float = 60, compare: bool = False) -> dict[str, Any]:
+def fresh(script: str, *arguments: str, timeout: float = 600, compare: bool = False) -> dict[str, Any]:
     """Run `script ARGUMENTS` in a process of its own, one thread; its last line is a JSON object, or {"error": why}.
     compare: it is to say what its results can be compared by (TINYLM_COMPARE)."""
     command = [sys.executable, "-W", "ignore", str(HERE / script), *arguments]
@@ -55,7 +56,7 @@ def fresh(script: str, *arguments: str, timeout: float = 60, compare: bool = Fal
 Task = tuple[str, ...]
 
 
-def rounds(script: str, tasks: Iterable[Task], count: int, timeout: float = 60) -> dict[Task, dict[str, Any]]:
+def rounds(script: str, tasks: Iterable[Task], count: int, timeout: float = 600) -> dict[Task, dict[str, Any]]:
     """Every task once a round, in turn; the medians of "seconds", and what else the first round said, in which results
     are compared. With TINYLM_BENCHMARKS=FOLDER what was measured is kept there, and a run that was ended goes on."""
     found: dict[Task, dict[str, Any]] = {}
@@ -66,7 +67,8 @@ def rounds(script: str, tasks: Iterable[Task], count: int, timeout: float = 60) 
         for task in tasks:
             if "error" in found.get(task, {}):
                 continue
-            result = _once(script, task, number, timeout)
+            once = partial(fresh, script, *task, timeout=timeout, compare=number == 0)
+            result = kept([script, number, *task], once)
             found[task] = result if number == 0 or "error" in result else found[task]
             times.setdefault(task, []).append(result.get("seconds", 0.0))
         print(f"{script} {tasks[0][0]}: round {number + 1}/{count}, {time.monotonic() - started:.0f} s", flush=True)
@@ -76,18 +78,18 @@ def rounds(script: str, tasks: Iterable[Task], count: int, timeout: float = 60) 
     return found
 
 
-def _once(script: str, task: Task, number: int, timeout: float) -> dict[str, Any]:
-    """One measurement, or what an earlier run kept of it."""
+def kept(key: Sequence[Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` says, or what an earlier run kept of it: see `rounds`."""
     folder = os.environ.get("TINYLM_BENCHMARKS")
-    name = hashlib.sha256(json.dumps([script, number, *task]).encode()).hexdigest()[:24]
-    kept = Path(folder, f"{name}.json") if folder else None
-    if kept and kept.is_file():
-        result: dict[str, Any] = json.loads(kept.read_bytes())
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    path = Path(folder, f"{name}.json") if folder else None
+    if path and path.is_file():
+        result: dict[str, Any] = json.loads(path.read_bytes())
         return result
-    result = fresh(script, *task, timeout=timeout, compare=number == 0)
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(result), encoding="utf-8")
+    result = measure()
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result), encoding="utf-8")
     return result
 
 

@@ -26,10 +26,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _bench import DATA, need, table
+from _bench import DATA, kept, need, table
 
 MIX = DATA / "text" / "mix.txt"
 PEERS = ("gigabpe", "rustbpe", "tokenizers")
@@ -123,9 +124,10 @@ def run(who: str, path: Path, vocabulary: int, threads: int) -> dict[str, Any]:
 def beside_the_peers(path: Path, vocabulary: int, rounds: int) -> list[list[Any]]:
     """Rows: job, who, CPU seconds, seconds, peak MB, how many times ours (CPU)."""
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for _ in range(rounds):
+    for number in range(rounds):
         for who, threads in (("kernels", 1), ("kernels", 2), *((peer, 1) for peer in PEERS), ("gigabpe", 2)):
-            runs.setdefault((who, threads), []).append(run(who, path, vocabulary, threads))
+            once = partial(run, who, path, vocabulary, threads)
+            runs.setdefault((who, threads), []).append(kept(["training.py", number, who, threads, vocabulary], once))
     by_line = run("kernels by line", path, vocabulary, 2)["merges"]
     for (who, _), results in runs.items():
         if who in ("gigabpe", "tokenizers") and {result["merges"] for result in results} != {by_line}:
@@ -198,6 +200,12 @@ def minbpe_encode(pieces: list[str], merges: dict[tuple[int, int], int]) -> list
     return result
 
 
+def seconds_of(work: Callable[[], Any]) -> dict[str, float]:
+    started = time.process_time()
+    work()
+    return {"seconds": time.process_time() - started}
+
+
 def beside_minbpe(text: str, rounds: int) -> list[list[Any]]:
     from tinylm.tokenizer import byte_bpe, byte_bpe_fast, kernels
     from tinylm.tokenizer._engines.vocabulary import from_training
@@ -224,11 +232,9 @@ def beside_minbpe(text: str, rounds: int) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for job, everybody in jobs.items():
         seconds: dict[str, list[float]] = {who: [] for who in everybody}
-        for _ in range(rounds):
+        for number in range(rounds):
             for who, work in everybody.items():
-                started = time.process_time()
-                work()
-                seconds[who].append(time.process_time() - started)
+                seconds[who].append(kept(["training.py", number, job, who], partial(seconds_of, work))["seconds"])
         slowest = statistics.median(seconds["minbpe's algorithm"])
         for who, times in seconds.items():
             cpu = statistics.median(times)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,23 +115,24 @@ def main() -> None:
     training(count)
     from tinylm.tokenizer import Tokenizer
 
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "vocab.txt").write_text(vocabulary(), encoding="utf-8")
-        Tokenizer.load(Path(folder) / "vocab.txt").save(folder)
-        document = str(Path(folder) / "tokenizer.json")
-        tasks = [("measure", who, text, document) for text in TEXTS for who in LIBRARIES]
-        found = rounds("wordpiece.py", tasks, count)
-        rates: dict[str, dict[str, Any]] = {who: {} for who in LIBRARIES}
-        for (_, who, text, _), result in found.items():
-            reference = found["measure", "tokenizers", text, document]["digest"]
-            if "error" in result:
-                print(f"{who}, {text}: {result['error']}")
-            if "error" in result or result["digest"] != reference:
-                if who.startswith("tinylm"):
-                    raise SystemExit(f"{who}, {text}: other ids than tokenizers': {result}")
-                rates[who][text] = "–"
-            else:
-                rates[who][text] = result["bytes"] / 1e6 / result["seconds"]
+    folder = DATA / "vocabularies" / "bert" / "json"
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text(vocabulary(), encoding="utf-8")
+    Tokenizer.load(folder / "vocab.txt").save(folder)
+    document = str(folder / "tokenizer.json")
+    tasks = [("measure", who, text, document) for text in TEXTS for who in LIBRARIES]
+    found = rounds("wordpiece.py", tasks, count)
+    rates: dict[str, dict[str, Any]] = {who: {} for who in LIBRARIES}
+    for (_, who, text, _), result in found.items():
+        reference = found["measure", "tokenizers", text, document]["digest"]
+        if "error" in result:
+            print(f"{who}, {text}: {result['error']}")
+        if "error" in result or result["digest"] != reference:
+            if who.startswith("tinylm"):
+                raise SystemExit(f"{who}, {text}: other ids than tokenizers': {result}")
+            rates[who][text] = "–"
+        else:
+            rates[who][text] = result["bytes"] / 1e6 / result["seconds"]
     table(
         "wordpiece",
         "WordPiece, bert-base-uncased: MB per CPU second, first call in a fresh process",
