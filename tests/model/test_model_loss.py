@@ -33,12 +33,16 @@ def test_chunked_equals_plain_autograd(rows, vocab, chunk, ignored, reduction):
     if reduction != "none":
         plain = plain.sum() / (max(1, int((targets != -100).sum())) if reduction == "mean" else 1)
     wanted = torch.autograd.grad(plain, (hidden, weight), upstream)
-    before, module.CHUNK_NUMBERS = module.CHUNK_NUMBERS, chunk
+    names = ("CHUNK_NUMBERS", "CHUNK_BYTES", "PASS_NUMBERS")
+    before = [getattr(module, name) for name in names]
+    for name, value in zip(names, (chunk, chunk // 5, 1 + chunk // 3), strict=True):
+        setattr(module, name, value)
     try:
         loss = chunked_cross_entropy(hidden, weight, targets, reduction)
         got = torch.autograd.grad(loss, (hidden, weight), upstream.to(loss.dtype))
     finally:
-        module.CHUNK_NUMBERS = before
+        for name, value in zip(names, before, strict=True):
+            setattr(module, name, value)
     torch.testing.assert_close(loss, plain, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(got, wanted, atol=1e-12, rtol=1e-12)
 
@@ -83,6 +87,7 @@ def test_without_gradients_none_are_computed(small, ids):
 
 def test_the_whole_logits_are_never_made(monkeypatch):
     monkeypatch.setattr(module, "CHUNK_NUMBERS", 8 * 50)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 12)
     sizes = []
     original = torch.log_softmax
     monkeypatch.setattr(torch, "log_softmax", lambda x, dim: sizes.append(x.shape) or original(x, dim))

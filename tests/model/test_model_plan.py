@@ -130,4 +130,5 @@ def test_more_devices_hold_less_each():
 def test_the_plan_counts_the_heads_own_chunk():
     from tinylm.model import loss, plan
 
-    assert loss.CHUNK_NUMBERS == plan._CHUNK  # written twice, since plan.py does not import torch
+    here = loss.CHUNK_NUMBERS, loss.CHUNK_BYTES, loss.PASS_NUMBERS, loss.COLUMNS
+    assert here == (plan._CHUNK, plan._CHUNK_BYTES, plan._PASS, plan._COLUMNS)  # plan.py does not import torch

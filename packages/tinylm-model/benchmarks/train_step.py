@@ -1,12 +1,14 @@
 """One training step of GPT-2 124M on one thread: ours beside nanoGPT's and transformers' model.
 
-    python packages/tinylm-model/benchmarks/train_step.py [--nanogpt DIRECTORY] [--rounds 5] [--json FILE] [--quick]
+    python packages/tinylm-model/benchmarks/train_step.py [--nanogpt DIRECTORY] [--precision bfloat16] [--rounds 5]
+        [--json FILE] [--quick]
 
 A step is forward, loss and backward of 4 x 256 tokens, as each project's own trainer runs it: float32, or autocast to
-bfloat16. Each figure is of a fresh process, whose first step only sets things up; the ways take turns and the median
-stands. Peak is what the process grew by from before the model was made, gradients included. --nanogpt is a clone of
-github.com/karpathy/nanoGPT, whose model.py is imported from there; without it that row is missing. It does NOT measure
-the optimiser, the data or the logging: tinylm-train's benchmarks do.
+bfloat16; "memory kept" is with glibc told to keep what is freed, as tinylm-train does (needs it installed), and for
+comparison nanoGPT with the same. Each figure is of a fresh process, whose first step only sets things up; the ways take
+turns and the median stands. Peak is what the process grew by from before the model was made, gradients included.
+--nanogpt is a clone of github.com/karpathy/nanoGPT, whose model.py is imported from there; without it that row is
+missing. It does NOT measure the optimiser, the data or the logging: tinylm-train's benchmarks do.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 from tinylm.observability.tables import cells, new_table, write_table
 
 BATCH, TIME, VOCABULARY = 4, 256, 50304  # nanoGPT's vocabulary: GPT-2's 50,257 rounded up to a multiple of 64
+KEPT = ", memory kept"
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -60,6 +63,11 @@ def measure(way: str, directory: str, precision: str, steps: int) -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if way.endswith(KEPT):
+        from tinylm.training.device import keep_freed_memory
+
+        keep_freed_memory()
+        way = way.removesuffix(KEPT)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     model, loss_of = nanogpt(directory) if way == "nanogpt" else {"ours": ours, "transformers": transformers}[way]()
     model.train()
@@ -79,6 +87,7 @@ def measure(way: str, directory: str, precision: str, steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A training step of GPT-2 124M on one thread, beside others'.")
     parser.add_argument("--nanogpt", type=Path, metavar="DIRECTORY", help="a clone of nanoGPT, to be timed as well")
+    parser.add_argument("--precision", choices=PRECISIONS, help="this one alone; default: both")
     parser.add_argument("--rounds", type=int, default=5, help="processes for each way and precision")
     parser.add_argument("--json", type=Path, help="write the table here as well")
     parser.add_argument("--quick", action="store_true", help="one round of one step each: does it run?")
@@ -90,11 +99,14 @@ def main() -> None:
         return
     if options.nanogpt is not None and not (options.nanogpt / "model.py").is_file():
         raise SystemExit(f"--nanogpt: wanted a clone of nanoGPT, found no model.py in {options.nanogpt}")
-    ways = ["nanogpt", "transformers", "ours"] if options.nanogpt is not None else ["transformers", "ours"]
+    ways = ["transformers", "ours", "ours" + KEPT]
+    if options.nanogpt is not None:
+        ways = ["nanogpt", "nanogpt" + KEPT, *ways]
+    precisions = [options.precision] if options.precision else PRECISIONS
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     for _ in range(1 if options.quick else options.rounds):
-        for precision in PRECISIONS:
+        for precision in precisions:
             for way in ways:
                 command = [sys.executable, __file__, "--measure", way, precision]
                 command += ["--nanogpt", str(options.nanogpt)] * (options.nanogpt is not None)
@@ -104,7 +116,7 @@ def main() -> None:
                 print(precision, way, found[precision, way][-1], file=sys.stderr, flush=True)
 
     rows = []
-    for precision in PRECISIONS:
+    for precision in precisions:
         speeds = {way: BATCH * TIME / median(run["seconds"] for run in found[precision, way]) for way in ways}
         peaks = {way: median(run["peak"] for run in found[precision, way]) / 1e6 for way in ways}
         for way in ways:
@@ -113,6 +125,7 @@ def main() -> None:
     columns = ["precision", "model", "tokens a CPU-s", f"× {ways[0]}", "peak, MB", f"× {ways[0]}'s peak"]
     title = "A training step of GPT-2 124M, 4 × 256 tokens, one thread: forward, loss and backward"
     command = "python packages/tinylm-model/benchmarks/train_step.py --nanogpt nanoGPT"
+    command += f" --precision {options.precision}" * (options.precision is not None) + f" --rounds {options.rounds}"
     table = new_table(title, command, columns, rows)
     for line in [columns, *cells(table)]:
         print("  ".join(text.ljust(18) for text in line))

@@ -18,10 +18,13 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from tinylm.model import kernels
-from tinylm.model._dtypes import wide
+from tinylm.model._dtypes import compute_dtype, wide
 
 IGNORED = -100  # a target that counts for nothing
-CHUNK_NUMBERS = 1 << 20  # logits per chunk; measured, see README: they stay in the processor's cache
+CHUNK_NUMBERS = 1 << 20  # logits per chunk of a small vocabulary: they stay in the processor's cache (see README)
+CHUNK_BYTES = 2048  # a word, for a chunk of a large one: each passes over the whole head, which few rows do not repay
+PASS_NUMBERS = 1 << 18  # logits that are turned into their gradient at once, in the processor's cache
+COLUMNS = 8192  # words of the head whose gradient in 16 bits is added at once
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str) -> Tensor:
@@ -43,12 +46,15 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduc
     return apply(hidden, weight, targets.where(valid, 0), per_row)
 
 
-def _rows_per_chunk(vocab_size: int) -> int:
-    return max(1, CHUNK_NUMBERS // vocab_size)
+def _rows_per_chunk(vocab_size: int, dtype: torch.dtype) -> int:
+    return max(CHUNK_BYTES // dtype.itemsize, CHUNK_NUMBERS // vocab_size, 1)
 
 
 class _FusedHead(torch.autograd.Function):
-    """loss = Σₙ sₙ · (logsumexp(zₙ) − zₙ[tₙ]) with z = h Wᵀ;  ∂loss/∂zₙ = sₙ · (softmax(zₙ) − onehot(tₙ))."""
+    """loss = Σₙ sₙ · (logsumexp(zₙ) − zₙ[tₙ]) with z = h Wᵀ;  ∂loss/∂zₙ = sₙ · (softmax(zₙ) − onehot(tₙ)).
+
+    s is applied to the narrow side of each product, D numbers a row instead of V.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, per_row: Tensor) -> Tensor:
@@ -56,19 +62,19 @@ class _FusedHead(torch.autograd.Function):
         kind = wide(hidden.dtype)
         loss = torch.zeros((), dtype=kind, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_grad else None
-        grad_weight = torch.zeros_like(weight, dtype=kind) if wants_grad else None
-        step = _rows_per_chunk(weight.shape[0])
-        for start in range(0, hidden.shape[0], step):
+        grad_weight = torch.empty_like(weight, dtype=kind) if wants_grad else None
+        narrow = weight.to(compute_dtype(hidden))  # once: autocast would cast it again for every chunk
+        step = _rows_per_chunk(weight.shape[0], narrow.dtype)
+        for start in range(0, max(1, hidden.shape[0]), step):
             rows = slice(start, start + step)
-            h, s, t = hidden[rows], per_row[rows], targets[rows, None]
-            log_p = torch.log_softmax((h @ weight.T).to(kind), dim=-1)
-            loss -= (log_p.gather(1, t)[:, 0] * s).sum()
+            h, s = hidden[rows].to(narrow.dtype), per_row[rows]
+            z = h @ narrow.T
+            loss += _cross_entropy_(z, targets[rows], s, kind, wants_grad)
             if grad_hidden is None or grad_weight is None:
                 continue
-            delta = log_p.exp_().scatter_add_(1, t, torch.full_like(t, -1, dtype=kind)).to(h.dtype)
-            # s is applied to the narrow side of each product, D numbers a row instead of V
-            grad_hidden[rows] = (delta @ weight.to(h.dtype)) * s[:, None]
-            grad_weight += delta.T @ (h * s[:, None].to(h.dtype))
+            grad_hidden[rows] = (z @ narrow) * s[:, None]
+            _add_product_(grad_weight, z, h * s[:, None].to(h.dtype), first=start == 0)
+            del z  # before the next chunk's
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         return loss
 
@@ -80,10 +86,36 @@ class _FusedHead(torch.autograd.Function):
         return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), None, None
 
 
+def _cross_entropy_(z: Tensor, targets: Tensor, s: Tensor, kind: torch.dtype, wants_grad: bool) -> Tensor:
+    """Σₙ sₙ (logsumexp(zₙ) − zₙ[tₙ]) of logits z (N, V); with wants_grad z becomes softmax(z) − onehot(t)."""
+    loss = torch.zeros((), dtype=kind, device=z.device)
+    step = max(1, PASS_NUMBERS // z.shape[1])
+    for start in range(0, z.shape[0], step):
+        rows = slice(start, start + step)
+        t = targets[rows, None]
+        log_p = torch.log_softmax(z[rows].to(kind), dim=-1)
+        loss -= (log_p.gather(1, t)[:, 0] * s[rows]).sum()
+        if wants_grad:
+            z[rows] = log_p.exp_().scatter_add_(1, t, torch.full_like(t, -1, dtype=kind))
+        del log_p  # before the next rows'
+    return loss
+
+
+def _add_product_(total: Tensor, delta: Tensor, h: Tensor, first: bool) -> None:
+    """total (V, D) += deltaᵀ h, of delta (N, V) and h (N, D); the first product is written, not added."""
+    if delta.dtype == total.dtype:
+        total.addmm_(delta.T, h, beta=0 if first else 1)
+        return
+    for start in range(0, total.shape[0], COLUMNS):
+        words = slice(start, start + COLUMNS)
+        product = delta[:, words].T @ h
+        total[words] = product if first else total[words] + product
+
+
 def _rowwise(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """(N,): one loss per row. Each row's upstream gradient is its own, so a chunk's logits are computed again in
     backward."""
-    step = _rows_per_chunk(weight.shape[0])
+    step = _rows_per_chunk(weight.shape[0], compute_dtype(hidden))
 
     def chunk(h: Tensor, w: Tensor, t: Tensor) -> Tensor:
         return F.cross_entropy((h @ w.T).to(wide(h.dtype)), t, ignore_index=IGNORED, reduction="none")

@@ -1,7 +1,7 @@
-"""RMSNorm with its backward by hand for the CPU, where torch composes it of a dozen passes over memory.
+"""LayerNorm, and RMSNorm with its backward by hand for the CPU, where torch composes it of a dozen passes over memory.
 
 On CUDA a Triton kernel does both (kernels/rmsnorm.py); torch's own rms_norm where that is switched off, and on the CPU
-without gradients. Not here: LayerNorm (torch.nn has a good one). Next: attention.py.
+without gradients. LayerNorm is torch's own. Next: attention.py.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ class RMSNorm(nn.Module):
             apply: Callable[..., Tensor] = _RMSNormOnCPU.apply  # torch leaves it untyped
             return apply(x, self.weight, self.eps, dtype)
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """y = (x − mean(x)) / sqrt(var(x) + eps) · weight + bias over the last axis (Ba et al. 2016), in autocast's type as
+    RMSNorm's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(compute_dtype(x))
 
 
 class _RMSNormOnCPU(torch.autograd.Function):

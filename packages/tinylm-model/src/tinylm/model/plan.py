@@ -24,7 +24,7 @@ MEMORY_IS = (
     "the CPU path's; CUDA's kernels keep less in a block (SwiGLU 3/4, no copy of RoPE's result), "
     "and up to 2^27 logits at once, not 2^20"
 )
-_CHUNK = 1 << 20  # logits at once: loss.CHUNK_NUMBERS, without importing torch
+_CHUNK, _CHUNK_BYTES, _PASS, _COLUMNS = 1 << 20, 2048, 1 << 18, 8192  # as in loss.py, without importing torch
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,8 @@ class Layout:
 def block_activations(config: TransformerConfig, dtype: str = "float32", tensor: int = 1) -> dict[str, float]:
     """Bytes a token that one block keeps for its backward, by part. Each operation keeps what its derivative needs:
 
-        norms       4·2D for their inputs (the residual stream is float32) + their outputs, which the products keep:
-                    s·2D for RMSNorm; LayerNorm's are cast for each product apart, in 16 bits s·(3 + products of the
-                    MLP's first layer)·D
+        norms       4·2D for their inputs (the residual stream is float32) + s·2D for their outputs, which the products
+                    keep
         attention   s·(H + 2K + H): q, k, v and what attention returns; with QK-norm s·(H + K) before it as well; with
                     RoPE and several heads s·H again, since its result then lies head by head and the product copies it
         MLP         s·2M (GELU: what goes in and what comes out), s·4M (SwiGLU: gate, up, SiLU(gate), their product);
@@ -71,17 +70,16 @@ def block_activations(config: TransformerConfig, dtype: str = "float32", tensor:
 
     With tensor parallelism H, K and M are divided, the norms are not (Korthikanti et al. 2022, eq. 1).
     """
-    s, wide = _size(dtype), config.norm == "layernorm" and _size(dtype) < 4
+    s = _size(dtype)
     heads, kv = config.heads * config.head_dim / tensor, config.kv_heads * config.head_dim / tensor
     copied = config.position == "rope" and config.heads > 1
     gated = config.activation == "swiglu"
-    copies = (3 + (2 if gated else 1)) if wide else 2
     mlp = s * (4 if gated else 2) * config.mlp_width / tensor
     if config.experts:
         mlp = config.experts_per_token * (mlp + s * 2 * config.width + 16) + 8 * config.experts
     rows = (2 if config.norm == "layernorm" else 1) * (2 + (config.heads + config.kv_heads) * config.qk_norm / tensor)
     return {
-        "norms": (2 * 4 + copies * s) * config.width,
+        "norms": (2 * 4 + 2 * s) * config.width,
         "attention": s * (2 * heads + 2 * kv + (heads + kv) * config.qk_norm + heads * copied),
         "MLP": mlp,
         "rows": 4 * (rows + config.heads / tensor),
@@ -112,8 +110,8 @@ def training_memory(
         weights       4P                 gradients   4P            AdamW     8P (Loshchilov and Hutter 2019)
         copies        16 bits only: s times the matrices and biases of the blocks, which autocast keeps until backward
         activations   `activations`
-        head          4VD for the head's gradient + what the final norm gives and its gradient + a chunk of logits, 8
-                      bytes a number, and what is left of the chunk before, 4 (+ s after an RMSNorm in 16 bits)
+        head          4VD for the head's gradient + what the final norm gives and its gradient + a chunk of logits + in
+                      16 bits s·VD for the head's copy and a block of its gradient before it is added
 
     P is divided by fsdp and tensor; FSDP gathers two blocks and the tables whole, in s bytes, instead of copies.
     Gradients appear while activations go, so the peak is the largest of four moments: the head's loss; the start of
@@ -130,21 +128,23 @@ def training_memory(
     copies = s * inner if s == 2 and layout.fsdp == 1 else 0.0
     outer = (count - config.parameter_count(embeddings=False)) / layout.tensor
     gathered = s * (2 * inner / config.depth + outer) if layout.fsdp > 1 else 0.0
-    hidden = batch_tokens * config.width * (4 if config.norm == "layernorm" else s)
+    hidden = batch_tokens * config.width * s
     table = 4 * config.vocab_size * config.width / layout.tensor
-    first = min(batch_tokens, max(1, _CHUNK // config.vocab_size))
-    second = min(batch_tokens - first, first)
-    before = 4 if config.norm == "layernorm" or s == 4 else 4 + s
-    logits = config.vocab_size / layout.tensor * max(8 * first, before * first + 8 * second)
-    head = table + 2 * hidden + logits
+    rows = min(batch_tokens, max(_CHUNK_BYTES // s, _CHUNK // config.vocab_size))
+    logits = s * rows * config.vocab_size / layout.tensor
+    narrow, scratch = 0.0, 4 * _PASS
+    if s == 2:
+        narrow, scratch = table / 2, max(8 * _PASS, s * min(_COLUMNS, config.vocab_size) * config.width)
+    head = table + 2 * hidden + logits + narrow + scratch
     inner_rows = (config.experts_per_token or 1) * (2 if config.activation == "swiglu" else 1) * config.mlp_width
     inside = batch_tokens * (8 * config.width + s * inner_rows)
     again, once = 0.0, copies
     if checkpointing:
         again = batch_tokens * sum(block_activations(config, dtype, layout.tensor).values())
         once = copies / config.depth
-        experts = s * config.depth * 3 * config.width * config.mlp_width * config.experts / layout.tensor
-        copies -= experts if copies else 0.0  # autocast does not keep these
+        experts = 3 * config.width * config.mlp_width * config.experts / layout.tensor
+        again += 4 * experts  # the gradients of a block's experts are there before the first of them is done with
+        copies -= s * config.depth * experts if copies else 0.0  # autocast does not keep these
     moments = {
         "loss": copies + gathered + kept + head,
         "start of backward": once + gathered + kept + 2 * table + 2 * hidden,

@@ -48,7 +48,7 @@ from tinylm.model.config import TransformerConfig
 from tinylm.model.experts import Experts, Routing, balance_loss
 from tinylm.model.initialisation import initialise
 from tinylm.model.loss import IGNORED, chunked_cross_entropy
-from tinylm.model.norm import RMSNorm
+from tinylm.model.norm import LayerNorm, RMSNorm
 from tinylm.model.rope import Rotation, rotate, rotation
 from tinylm.model.swiglu import gated
 
@@ -56,7 +56,7 @@ TapDict = dict[str, Tensor]
 
 
 def _norm(config: TransformerConfig, size: int) -> nn.Module:
-    kind = RMSNorm if config.norm == "rmsnorm" else nn.LayerNorm
+    kind = RMSNorm if config.norm == "rmsnorm" else LayerNorm
     return kind(size, eps=config.norm_eps)
 
 
