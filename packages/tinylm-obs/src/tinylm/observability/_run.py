@@ -27,7 +27,6 @@ from ._values import RESERVED, jsonable, plain_row
 from .jsonl import JsonlFile
 
 _HELD_LIMIT = 64  # rows with CUDA scalars held at most; beyond, log waits for the oldest
-_PLAIN = frozenset((bool, int, float, str, type(None)))
 _STATUSES = ("finished", "failed", "interrupted")
 _encode = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
@@ -66,17 +65,17 @@ class Run:
                 _refuse_row(values, step)
             if self._held:
                 self._write_held(wait=False)
-            if _PLAIN.issuperset(map(type, row.values())):
-                try:
-                    line = _encode(row)
-                except ValueError:  # a number that is not finite: found by the encoder, at no extra cost
-                    line = _encode(plain_row(row))
-            elif any(map(is_cuda, values.values())):
-                self._hold(HeldRow(row))
-                self._step = step
-                return
-            else:
+            try:
+                line = _encode(row)  # finds what is not finite and what is no plain value, at no extra cost
+            except (ValueError, TypeError, RecursionError):
+                if any(map(is_cuda, values.values())):
+                    self._hold(HeldRow(row))
+                    self._step = step
+                    return
                 line = _encode(plain_row(row))
+            else:
+                if "[" in line or "{" in line[1:]:  # a list or mapping, which plain_row refuses, or within a string
+                    line = _encode(plain_row(row))
             self._metrics.append(line)
             self._step = step
 
