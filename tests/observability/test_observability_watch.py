@@ -138,6 +138,20 @@ def test_dead_units_are_counted_and_named(tmp_path: Path) -> None:
     assert ("layers.2.0", "dead units") in named
 
 
+def test_a_probe_gives_activations_where_the_training_pass_is_left_alone(tmp_path: Path) -> None:
+    model = network()
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
+    with obs.init(tmp_path) as run, obs.watch(model, run, every=2, activations=False) as watch:
+        for step in (0, 1):
+            watch.begin(step)
+            watch.probe(lambda: forward(model, x[:4]))
+            assert not any(module._forward_hooks for module in model.modules())
+            watch.end(float(forward(model, x).detach()))
+    (row,) = obs.read_metrics(tmp_path)
+    hidden = model["layers"][0](x[:4]).detach()
+    assert row["activation_rms/layers.0"] == pytest.approx(float(hidden.square().mean() ** 0.5))
+
+
 def test_saturated_attention_is_named(tmp_path: Path) -> None:
     even = torch.ones(1, 2, 16, 16).tril() / torch.arange(1, 17)[:, None]
     stuck = even.clone()

@@ -125,3 +125,28 @@ def test_what_a_spike_is():
     assert "the loss is 4.000" in str(spike(4.0, 1.0, losses, norms, 20.0))
     assert spike(4.0, 30.0, losses, norms, 0.0) is None  # none is one
     assert spike(4.0, 30.0, losses[:20], norms[:20], 20.0) is None  # too few to say
+
+
+def test_a_nan_planted_in_layer_3_is_an_alert_that_names_it(tiny, tmp_path, poisoned):
+    trainer = poisoned(Trainer(tiny(tmp_path / "m", depth=4)), module="blocks.3.mlp.down")
+    with pytest.raises(TrainingError, match=r"first in blocks\.3\.mlp\.down"):
+        trainer.train()
+    (alert,) = obs.read_alerts(tmp_path / "m" / "run")
+    assert (alert["alert"], alert["layer"], alert["step"]) == ("nan", "blocks.3.mlp.down", BAD)
+
+
+def test_a_run_is_watched_layer_by_layer(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinylm.training._watching._EVERY", 4)
+    Trainer(tiny(tmp_path / "m")).train()
+    found = rows(tmp_path / "m")
+    looked = [step for step, row in found.items() if "gradient_norm/blocks.0.mlp.down" in row]
+    assert looked == [step for step in found if step % 4 == 0]
+    row = found[4]
+    assert {name.split("/")[0] for name in row if "/" in name} == {
+        *("activation_rms", "activation_max", "dead_units", "attention_entropy"),
+        *("gradient_norm", "weight_norm", "update_ratio"),
+    }
+    assert row["update_ratio/blocks.0.attention.q"] > 0
+    assert row["attention_entropy/blocks.0.attention"] > 0
+    names = {one["name"] for one in obs.read_histograms(tmp_path / "m" / "run") if one["step"] == 4}
+    assert "gradient/blocks.0.attention.q" in names

@@ -28,13 +28,20 @@ class Watch:
     """Looks at a model every so many steps; made by `watch`."""
 
     def __init__(
-        self, model: Any, run: Run, optimizers: Iterable[Any], every: int, thresholds: Thresholds | None
+        self,
+        model: Any,
+        run: Run,
+        optimizers: Iterable[Any],
+        every: int,
+        thresholds: Thresholds | None,
+        activations: bool,
     ) -> None:
         if type(every) is not int or every < 1:
             raise ObservabilityError(f"wanted a whole number of steps >= 1 between two looks, got {every!r}")
         self.model, self.run, self.every = model, run, every
         self.alerts = Alerts(lambda kind, layer, message, step: run.alert(kind, layer, message, step), thresholds)
         self._step = 0
+        self._activations = activations
         self._figures: dict[tuple[str, str], Any] = {}  # (what, layer) → a tensor of one number, on the device
         self._histograms: dict[str, tuple[Any, Any]] = {}
         self._peaks: dict[str, Any] = {}
@@ -63,10 +70,17 @@ class Watch:
         """A step begins: on every `every`-th one, hooks go onto the modules until `end`."""
         self._step = step
         self._clear()
+        if self.due and self._activations:
+            self._look()
+
+    def probe(self, forward: Callable[[], object]) -> None:
+        """On a step that is due: a forward pass of its own to take activations from, without gradients. For models
+        whose training pass must not be looked into: compiled, sharded, computed twice."""
         if self.due:
-            for name, module in self.model.named_modules():
-                if name:
-                    self._hooks.append(module.register_forward_hook(self._activation(name)))
+            self._look()
+            with _torch().no_grad():
+                forward()
+            self._take_off()
 
     def attention(self, patterns: Mapping[str, Any]) -> None:
         """Attention probabilities (batch, heads, queries, keys) per layer, of a step that is due; of a TinyLM model
@@ -109,9 +123,17 @@ class Watch:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _clear(self) -> None:
+    def _look(self) -> None:
+        for name, module in self.model.named_modules():
+            if name:
+                self._hooks.append(module.register_forward_hook(self._activation(name)))
+
+    def _take_off(self) -> None:
         while self._hooks:
             self._hooks.pop().remove()
+
+    def _clear(self) -> None:
+        self._take_off()
         self._figures, self._histograms, self._peaks, self._before = {}, {}, {}, {}
 
     def _activation(self, name: str) -> Callable[[Any, Any, Any], None]:
@@ -208,7 +230,12 @@ class Watch:
 
 
 def watch(
-    model: Any, run: Run, optimizers: Iterable[Any] = (), every: int = 100, thresholds: Thresholds | None = None
+    model: Any,
+    run: Run,
+    optimizers: Iterable[Any] = (),
+    every: int = 100,
+    thresholds: Thresholds | None = None,
+    activations: bool = True,
 ) -> Watch:
     """Watch a torch.nn.Module while it trains.
 
@@ -216,9 +243,10 @@ def watch(
     "activation_max/NAME", "dead_units/NAME" (of torch.nn.Linear: the share of its inputs that no token moves), and per
     module with parameters "gradient_norm/NAME" (as the optimiser sees it: after clipping), "weight_norm/NAME",
     "update_ratio/NAME" (the step's change of its weights over their norm); histograms.jsonl gets "gradient/NAME" and
-    "weight/NAME". Raises ObservabilityError for `every` below 1.
+    "weight/NAME". activations=False puts no hooks on the training pass; `Watch.probe` then gives them. Raises
+    ObservabilityError for `every` below 1.
     """
-    return Watch(model, run, optimizers, every, thresholds)
+    return Watch(model, run, optimizers, every, thresholds, activations)
 
 
 def _dead(x: Any) -> Any:

@@ -23,6 +23,7 @@ from tinylm.training import _record, checkpoint, judging, planning
 from tinylm.training._errors import TrainingError
 from tinylm.training._files import only_writer, remove_leftovers
 from tinylm.training._setup import Setup
+from tinylm.training._watching import Watching
 from tinylm.training._writer import Writer
 from tinylm.training.checkpoint import Snapshot
 from tinylm.training.config import TrainConfig
@@ -32,6 +33,7 @@ from tinylm.training.device import memory_used
 from tinylm.training.divergence import WINDOW, guilty_module, guilty_parameter, not_a_number, spike
 from tinylm.training.schedule import learning_rate_factor
 from tinylm.training.status import Result, Status, status_after
+from tinylm.training.step import Gradient
 from tinylm.training.strategy import SingleProcess
 
 _MEASURED_SHARE = 0.75  # of the time before the decay; the rest is room for a machine that becomes slower
@@ -105,7 +107,10 @@ class Trainer:
     def _attempt(self) -> bool:
         """Train from here to the end, to a stop (True), or to a step from which to roll back (False)."""
         self.progress = self.setup.compile(self.progress)
-        with obs.init(directory=self.out / "run", config=self.setup.description(), name=self.out.name) as run:
+        with (
+            obs.init(directory=self.out / "run", config=self.setup.description(), name=self.out.name) as run,
+            Watching(self.setup, run) as self._watching,
+        ):
             _record.repeat(self.out, self.config, self.progress)
             try:
                 self._loop(self.setup.loader(self.progress.loader), run)
@@ -132,6 +137,7 @@ class Trainer:
             self.writer.poll()
             before = self._fraction
             started = time.perf_counter()
+            self._watching.begin(self.progress.step + 1)
             row = self._step(loader)
             timings.append(time.perf_counter() - started)
             self._advance(loader, timings)
@@ -142,6 +148,7 @@ class Trainer:
             if self._finished or self._due(self.config.validate_every, before):
                 best = self._judge(row)
             run.log({name: value for name, value in row.items() if value is not None}, step=self.progress.step)
+            self._watching.end(None if "skipped" in row else row["loss"])
             minutes, judged = self.config.minutes, self.validation
             self.report(status_after(self.progress, self._fraction, row, timings, minutes, judged))
             if best or self._due(self.config.checkpoint_every, before):
@@ -168,6 +175,7 @@ class Trainer:
         }
         if number in self.progress.skipped:
             return row | {"skipped": "this batch diverged, and the run was rolled back"}
+        self._watching.batch(inputs)
         found = self.step.gradient(inputs, targets)
         row |= {
             "loss": found.loss,
@@ -189,7 +197,7 @@ class Trainer:
             found.loss, found.norm, self.progress.losses, self.progress.norms, self.config.spike
         )
         if wrong:
-            return row | {"skipped": self._diverged(wrong, number, inputs, targets)}
+            return row | {"skipped": self._diverged(wrong, found, number, inputs, targets)}
         self.step.update(factor)
         if self.average is not None:
             self.average.update(number)
@@ -203,7 +211,7 @@ class Trainer:
         )
         return row
 
-    def _diverged(self, sign: str, number: int, inputs: torch.Tensor, targets: torch.Tensor) -> str:
+    def _diverged(self, sign: str, found: Gradient, number: int, inputs: torch.Tensor, targets: torch.Tensor) -> str:
         """Name the layer and do what the policy says. Returns why the update was not made."""
         parts = self.config.accumulate
 
@@ -214,6 +222,8 @@ class Trainer:
 
         where = guilty_module(self.model, again) or guilty_parameter(self.model)
         self.step.discard()
+        kind = "nan" if not_a_number(found.loss, found.norm) else "spike"
+        self._watching.diverged(kind, where, sign, number)
         sign = f"{sign} at step {number}, first in {where}" if where else f"{sign} at step {number}"
         self.skipped_in_a_row += 1
         if self.config.on_divergence == "skip" and self.skipped_in_a_row <= _MOST_SKIPPED:
