@@ -2,8 +2,8 @@
 
     python packages/tinylm-obs/benchmarks/logging_cost.py [--json FILE] [--quick]
 
-Every way runs in processes of its own, in turns, because some leave threads behind; a figure is the median of 5
-processes, each the median of 7 turns of 2,000 rows. "by hand" is json.dumps and os.write of the same row (step, time
+Every way runs in processes of its own, in turns, because some leave threads behind; a figure is the median of 3
+processes, each the median of 5 turns of 2,000 rows. "by hand" is json.dumps and os.write of the same row (step, time
 and the scalars), without lock, attempt or a check for nan. CPU time is that of the process, its threads included, and
 not of servers that it starts. Rows kept: a process logs 1,000 rows of 10 scalars and kills itself with SIGKILL at once.
 For the peers: pip install trackio==0.43 tensorboard==2.21 wandb==0.31. It does NOT measure what reading costs.
@@ -25,7 +25,7 @@ from typing import Any
 
 from loggers import WAYS, kept
 
-CALLS, TURNS, PROCESSES, KILLED = 2_000, 7, 5, 1_000
+CALLS, TURNS, PROCESSES, KILLED = 2_000, 5, 3, 1_000
 COLUMNS = ["way", "1 scalar (µs CPU)", "10 scalars (µs CPU)", "× by hand, 1", "× by hand, 10"]
 COLUMNS += ["import + init (s)", "rows kept of 1,000 after SIGKILL"]
 

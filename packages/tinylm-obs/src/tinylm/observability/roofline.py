@@ -23,7 +23,7 @@ from ._readers import FORMAT, check_format
 
 _FOOTPRINTS = [2**power for power in (15, 17, 19, 21, 23, 25, 27, 29)]  # bytes read and written by one copy
 _SIDE = {"float64": 768, "float32": 1024, "bfloat16": 2048, "float16": 2048, "int8": 2048}
-_SECONDS = 0.15  # of measuring per figure; the fastest call counts
+_SECONDS = 0.4  # of measuring per figure; the fastest call counts
 
 
 class Roofline(NamedTuple):
