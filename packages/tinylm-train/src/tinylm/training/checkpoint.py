@@ -75,17 +75,25 @@ class Snapshot:
         self.numbers: dict[str, float] = {}
         self.rng = ""
 
-    def take(self, model: Transformer, optimizers: Optimizers, average: Mapping[str, Tensor] | None) -> None:
-        """Copy everything; `average`: the averaged weights, by name, which are then what is published."""
+    def take(
+        self,
+        model: Transformer,
+        optimizers: Optimizers,
+        average: Mapping[str, Tensor] | None,
+        whole: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ) -> None:
+        """Copy everything; `average`: the averaged weights, by name, which are then what is published; `whole`: how to
+        get all of a tensor that is spread over processes."""
         tensors, self.numbers = _flatten(model, optimizers)
         weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
         if average is not None:
             tensors |= {f"{_WEIGHTS}{name}": weight for name, weight in weights.items()}
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                parameter.copy_((average or weights)[name])
+                parameter.copy_(whole((average or weights)[name]))
         self.tensors = {name: self.tensors.get(name, torch.empty(0)) for name in tensors}
-        for name, tensor in tensors.items():
+        for name, part in tensors.items():
+            tensor = whole(part)
             if self.tensors[name].shape != tensor.shape or self.tensors[name].dtype != tensor.dtype:
                 self.tensors[name] = torch.empty_like(tensor, device="cpu")
             self.tensors[name].copy_(tensor)

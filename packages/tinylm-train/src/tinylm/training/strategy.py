@@ -40,6 +40,10 @@ class SingleProcess:
         """The sum of every process's number."""
         return number
 
+    def whole(self, tensor: Tensor) -> Tensor:
+        """All of a weight or of an optimiser's state, for a checkpoint: every process calls it, in the same order."""
+        return tensor
+
     def gradient_norm(self, parameters: list[Tensor]) -> Tensor:
         """√Σ g² over all numbers of all gradients, wherever they are."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

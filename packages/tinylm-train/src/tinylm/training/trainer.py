@@ -60,9 +60,11 @@ class Trainer:
         say: Callable[[str], None] = lambda line: None,
         strategy: SingleProcess | None = None,
     ) -> None:
-        self.report, self.say = report, say
+        strategy = strategy or SingleProcess()
+        self.report = report if strategy.is_writer else lambda status: None
+        self.say = say if strategy.is_writer else lambda line: None
         self.out = Path(config.out)
-        self.setup = setup = Setup(config, strategy or SingleProcess(), say)
+        self.setup = setup = Setup(config, strategy, self.say)
         self.config, self.shape, self.device = setup.config, setup.shape, setup.device
         self.train_data = setup.train_data
         self.model, self.optimizers, self.average = setup.model, setup.optimizers, setup.average
@@ -309,8 +311,11 @@ class Trainer:
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise self._ended(f"a weight is not a number at step {self.progress.step}")
         self.writer.wait()  # the one before still uses the copy
-        self.snapshot.take(self.model, self.optimizers, self.average.weights if self.average else None)
+        strategy, average = self.setup.strategy, self.average.weights if self.average else None
+        self.snapshot.take(self.model, self.optimizers, average, strategy.whole)
         progress, keep, data = self.progress, self.config.keep, self.train_data
+        if not strategy.is_writer:
+            return
         self.writer.submit(lambda check: checkpoint.write(self.out, self.snapshot, progress, data, keep, check))
 
     def _resume(self) -> None:
