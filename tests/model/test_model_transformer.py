@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm.model import ModelError, Transformer, TransformerConfig, initialise
+from tinylm.model import ModelError, Transformer, TransformerConfig, attention, initialise
 from tinylm.model.attention import attend, attend_with_pattern, causal_mask, padding_mask
 
 PRESETS = ("gpt2", "llama", "mistral", "qwen3", "qwen3-moe")
@@ -70,6 +70,29 @@ def test_the_explicit_pattern_gives_what_the_fast_attention_gives(data):
     close(attend(q, k, v, mask), out, atol=1e-5)
     close(pattern.sum(-1), torch.ones(batch, kv * group, queries))
     assert pattern.masked_select(~causal_mask(queries, keys, q.device)).eq(0).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(time=st.integers(2, 40), kv_heads=st.integers(1, 2), group=st.integers(1, 3), block=st.integers(1, 50))
+def test_attentions_backward_by_hand(time, kv_heads, group, block):
+    """In float64, and in the 16 bits that choose it."""
+    torch.manual_seed(time)
+    q = torch.randn(2, time, kv_heads * group, 8, dtype=torch.float64).transpose(1, 2).requires_grad_()
+    k, v = (torch.randn(2, kv_heads, time, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    upstream = torch.randn(2, kv_heads * group, time, 8, dtype=torch.float64)
+    wanted = torch.autograd.grad(attend(q, k, v), (q, k, v), upstream)
+    before, attention.BLOCK = attention.BLOCK, block
+    try:
+        got = torch.autograd.grad(attention._AttentionOnCPU.apply(q, k, v), (q, k, v), upstream)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = attend(q.float(), k.float(), v.float())
+        narrow = torch.autograd.grad(rounded, (q, k, v), upstream.to(rounded.dtype))
+    finally:
+        attention.BLOCK = before
+    assert "_AttentionOnCPU" in rounded.grad_fn.name()
+    for one, other, coarse in zip(got, wanted, narrow, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10)
+        assert (coarse - other).norm() <= 0.02 * other.norm() + 1e-12
 
 
 @pytest.mark.parametrize("preset", PRESETS)

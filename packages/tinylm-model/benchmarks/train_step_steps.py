@@ -6,7 +6,7 @@ The step is train_step.py's. The first row undoes what makes it fast, by putting
 place; each further row undoes one thing less, the last one nothing. Each figure is the median of a fresh process's
 steps after its first; the profile is where that process spent its own time in one more step, by torch.profiler: the
 reason for the next row. It does NOT measure anybody else's model: train_step.py does. Needs tinylm-train for the last
-row.
+rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from train_step import BATCH, PRECISIONS, TIME, ours
 
-from tinylm.model import loss, norm
+from tinylm.model import attention, loss, norm
 from tinylm.observability.tables import cells, new_table, write_table
 
 
@@ -57,6 +57,11 @@ def plain_norm() -> None:
     norm.LayerNorm.forward = torch.nn.LayerNorm.forward
 
 
+def plain_attention() -> None:
+    """torch's own backward."""
+    attention._by_hand = lambda q: False
+
+
 def plain_memory() -> None:
     """glibc's own thresholds: large tensors are new mappings each step."""
 
@@ -71,6 +76,7 @@ STEPS: list[tuple[str, Callable[[], None]]] = [
     ("head: large chunks, its weight cast once, softmax in cache", plain_head),
     ("LayerNorm gives the products' type", plain_norm),
     ("freed memory is kept (as tinylm-train does)", plain_memory),
+    ("attention's backward by hand (16 bits)", plain_attention),
 ]
 
 
@@ -79,9 +85,10 @@ def measure(undone: int, precision: str, steps: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    for _, undo in STEPS[len(STEPS) - undone :]:
+    plain = [undo for _, undo in STEPS[len(STEPS) - undone :]]
+    for undo in plain:
         undo()
-    if undone == 0:
+    if plain_memory not in plain:
         kept_memory()
     model, loss_of = ours()
     ids, targets = torch.randint(0, 50257, (2, BATCH, TIME))

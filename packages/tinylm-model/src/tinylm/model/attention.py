@@ -8,13 +8,18 @@ counts them.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tinylm.model import kernels
 from tinylm.model._dtypes import compute_dtype, wide
+
+BLOCK = 256  # queries of a block in the backward by hand
 
 
 def causal_mask(queries: int, keys: int, device: torch.device, window: int | None = None) -> Tensor:
@@ -58,8 +63,54 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: 
     if mask is None and 1 < queries < keys:
         mask = causal_mask(queries, keys, q.device)
     causal = mask is None and queries > 1
+    if causal and _by_hand(q):
+        apply: Callable[..., Tensor] = _AttentionOnCPU.apply  # torch leaves it untyped
+        return apply(*(x.to(compute_dtype(q)) for x in (q, k, v)))
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+def _by_hand(q: Tensor) -> bool:
+    """In 16 bits torch's backward on the CPU takes twice as long as products of whole patterns; in float32 half."""
+    sixteen = compute_dtype(q) == torch.bfloat16 and q.device.type == "cpu" and not torch.compiler.is_compiling()
+    return sixteen and q.requires_grad and torch.is_grad_enabled()
+
+
+class _AttentionOnCPU(torch.autograd.Function):
+    """torch's blocked forward; the backward by hand, for BLOCK queries with the keys up to the last of them.
+
+    s = q kᵀ / sqrt(head_dim),  p = softmax(s):  ∂v = pᵀ ∂y,  ∂p = ∂y vᵀ,  ∂s = p ⊙ (∂p − Σ p ∂p),
+    ∂q = ∂s k / sqrt(head_dim),  ∂k = ∂sᵀ q / sqrt(head_dim), the last two and ∂v summed over a group's queries.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        grouped = q.shape[1] != k.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
+        q, k, v = ctx.saved_tensors
+        batch, heads, time, size = q.shape
+        group, scale = heads // k.shape[1], 1 / math.sqrt(size)
+        keys, values = (x.repeat_interleave(group, dim=1).flatten(0, 1) for x in (k, v))
+        queries, d_y = q.flatten(0, 1), upstream[0].flatten(0, 1)
+        dq = torch.empty_like(queries)
+        dk, dv = (torch.zeros(keys.shape, dtype=wide(q.dtype)) for _ in range(2))
+        for start in range(0, time, BLOCK):
+            stop = min(start + BLOCK, time)
+            hidden = queries.new_full((stop - start, stop), -torch.inf).triu_(start + 1)
+            rows, seen = queries[:, start:stop], keys[:, :stop]
+            p = torch.softmax(torch.baddbmm(hidden, rows, seen.mT, alpha=scale), dim=-1)
+            dv[:, :stop] += torch.bmm(p.mT, d_y[:, start:stop])
+            dp = torch.bmm(d_y[:, start:stop], values[:, :stop].mT)
+            ds = torch._softmax_backward_data(dp, p, -1, q.dtype)
+            dq[:, start:stop] = torch.bmm(ds, seen) * scale
+            dk[:, :stop] += torch.bmm(ds.mT, rows) * scale
+        dk, dv = (x.view(batch, -1, group, time, size).sum(dim=2).to(q.dtype) for x in (dk, dv))
+        return dq.view(q.shape), dk, dv
 
 
 def attend_with_pattern(
