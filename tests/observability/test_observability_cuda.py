@@ -110,3 +110,35 @@ def test_held_rows_are_written_when_the_program_ends_without_finish(tmp_path: Pa
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
     assert [(row["step"], row["loss"]) for row in obs.read_metrics(tmp_path)] == [(7, 4.0)]
+
+
+def test_a_profile_gives_the_gpus_time_to_operations_and_modules(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1024, 1024, device="cuda")
+    x = torch.randn(1024, 1024, device="cuda")
+    model(x).sum().backward()
+    with obs.profile(tmp_path, roofline=False) as profile:
+        model(x).sum().backward()
+        torch.cuda.synchronize()
+    spent = {row["operation"]: row["gpu"] for row in profile.results["operations"]}
+    assert spent["aten::addmm"] > 0
+    assert spent["aten::mm"] > 0  # in the backward pass
+    assert next(row["gpu"] for row in profile.results["modules"] if row["module"] == "Linear") > 0
+    assert any(name.startswith("cuda") for name in profile.results["memory"])
+
+
+def test_watching_a_model_on_the_gpu_equals_the_cpu(tmp_path: Path) -> None:
+    rows = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+        x = torch.randn(8, 16).to(device)
+        optimizer = torch.optim.SGD(model.to(device).parameters(), lr=0.1)
+        with obs.init(tmp_path / device) as run, obs.watch(model, run, [optimizer]) as watch:
+            watch.begin(0)
+            model(x).square().mean().backward()
+            optimizer.step()
+            watch.end(1.0)
+        rows.append(obs.read_metrics(tmp_path / device)[0])
+    ours, theirs = ({name: value for name, value in row.items() if "/" in name} for row in rows)
+    assert ours.keys() == theirs.keys()
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
