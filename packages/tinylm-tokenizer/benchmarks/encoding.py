@@ -29,7 +29,8 @@ from _bench import DATA, RESULTS, need, rounds, table
 COMMAND = "python packages/tinylm-tokenizer/benchmarks/encoding.py"
 TEXTS = ["english", "code", "scripts", "short", "short, one batch", "european", "chinese-japanese"]
 DOCUMENTS = ["english", "code", "scripts"]
-LIBRARIES = list(peers.LOADERS)
+PYTHON = "tinylm, Python"  # byte_bpe_fast, where there is no kernel
+LIBRARIES = [name for name in peers.LOADERS if name != PYTHON]
 FASTEST = ["tinylm", "gigatoken", "fastokens", "toktok-rs", "tiktoken"]  # what o200k and arrays are measured with
 LARGE = {"european", "chinese-japanese"}  # these with the fastest, too; quicktok-v1 was seen among them
 TABLES = ["cl100k-list", "cl100k-array", "o200k-list", "o200k-array", "others"]
@@ -142,7 +143,7 @@ def check(found: dict[tuple[str, ...], dict[str, Any]], key: Callable[[tuple[str
     reference = {key(task): result.get("digest") for task, result in found.items() if task[1] == "tiktoken"}
     for task, result in found.items():
         result["right"] = result.get("digest") == reference[key(task)]
-        if task[1] == "tinylm" and not result["right"]:
+        if task[1] in ("tinylm", PYTHON) and not result["right"]:
             raise SystemExit(f"tinylm: {task} gave other results than tiktoken: {result}")
         if "error" in result:
             print(f"{' '.join(task)}: {result['error']}")
@@ -150,7 +151,7 @@ def check(found: dict[tuple[str, ...], dict[str, Any]], key: Callable[[tuple[str
 
 def best(column: dict[str, Any]) -> tuple[str, float]:
     """The quickest peer with the right ids in a column of rates."""
-    rates = {who: value for who, value in column.items() if who != "tinylm" and isinstance(value, float)}
+    rates = {who: value for who, value in column.items() if who not in ("tinylm", PYTHON) and isinstance(value, float)}
     who = max(rates, key=lambda name: rates[name])
     return who, rates[who]
 
@@ -161,7 +162,8 @@ def libraries(encoding: str, output: str, text: str) -> list[str]:
         return [*FASTEST, *(["quicktok-v1"] if text in LARGE else [])]
     if text == "short, one batch":
         return ["tinylm", "gigatoken", "fastokens", "tiktoken"]
-    return [name for name in LIBRARIES if name != "tokenizers" or text == "english"]
+    everybody = [name for name in LIBRARIES if name != "tokenizers" or text == "english"]
+    return [*everybody, *([PYTHON] if text in DOCUMENTS else [])]
 
 
 def encode_table(encoding: str, output: str, count: int) -> None:
@@ -173,11 +175,11 @@ def encode_table(encoding: str, output: str, count: int) -> None:
     cells = {
         text: {
             library: rate(found[task]) if (task := ("encode", library, encoding, text, output)) in found else "–"
-            for library in LIBRARIES
+            for library in [*LIBRARIES, PYTHON]
         }
         for text in texts
     }
-    measured = [library for library in LIBRARIES if any(cells[text][library] != "–" for text in texts)]
+    measured = [library for library in [*LIBRARIES, PYTHON] if any(cells[text][library] != "–" for text in texts)]
     rows: list[list[Any]] = [[library, *(cells[text][library] for text in texts)] for library in measured]
     ours = [float(cells[text]["tinylm"]) for text in texts]
     rows.append(["tinylm ÷ best", *(mine / best(cells[text])[1] for mine, text in zip(ours, texts, strict=True))])
@@ -200,6 +202,7 @@ def summary_of_encoding(encoding: str, output: str) -> list[dict[str, Any]]:
         column = {row[0]: row[number] for row in libraries}
         who, figure = best(column)
         figures = {"unit": "MB/s", "kernels": column["tinylm"], "peer": who, "peer_figure": figure}
+        figures |= {"incremental": column.get(PYTHON, "–")}
         found.append({"job": f"encode, {encoding}, {output}: {text}", **figures, "exact": "ids = tiktoken's"})
     return found
 

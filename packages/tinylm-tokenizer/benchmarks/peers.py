@@ -46,6 +46,13 @@ def _tinylm(encoding: str, data: Path) -> Codec:
     )
 
 
+def _tinylm_python(encoding: str, data: Path) -> Codec:
+    from tinylm.tokenizer import Tokenizer, kernels
+
+    kernels._compiled = lambda: None  # as where no compiler was
+    return Codec(Tokenizer.load(ranks(encoding, data)).encode)
+
+
 def _tiktoken(encoding: str, data: Path) -> Codec:
     import tiktoken
     import tiktoken_ext.openai_public as public
@@ -147,6 +154,7 @@ def _bpe_openai(encoding: str, data: Path) -> Codec:
 
 LOADERS: dict[str, Callable[[str, Path], Codec]] = {
     "tinylm": _tinylm,
+    "tinylm, Python": _tinylm_python,
     "gigatoken": _gigatoken,
     "fastokens": _fastokens,
     "toktok-rs": _toktok,
