@@ -47,7 +47,7 @@ TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the 
     "tokenizer": ["jinja2", "protobuf", "sentencepiece", "tiktoken", "tokenizers", "transformers"],
     "model": ["gguf", "tokenizers", "transformers", "triton; sys_platform == 'linux'"],
     "observability": ["duckdb", "numpy", "psutil", "pyarrow", "tensorboard", "torch"],
-    "training": ["pyarrow", "tokenizers", "transformers"],
+    "training": ["peft", "pyarrow", "tokenizers", "transformers"],
     "inference": ["tokenizers", "transformers"],
 }
 

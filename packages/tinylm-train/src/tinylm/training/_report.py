@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -88,6 +88,34 @@ class Display:
         head.add_row(_place(status), ProgressBar(total=1.0, completed=min(1.0, status.fraction), width=40))
         curve = Text.assemble(("loss ", "dim"), sparkline(self.losses, _CURVE))
         return Group(head, table, curve)
+
+
+class Lines:
+    """Fine-tuning: one line that is written over on a terminal, elsewhere a plain one every ten seconds."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self.last_line = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def report(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
+        """Take a step's figures."""
+        terminal = self.console.is_terminal
+        if time.monotonic() - self.last_line < (0.1 if terminal else _INTERVAL) and step < steps:
+            return
+        self.last_line = time.monotonic()
+        shown = " · ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
+        line = f"step {step}/{steps} · {shown}"
+        width = self.console.width - 1
+        self.console.print(
+            line[:width].ljust(width) if terminal else line,
+            end="\r" if terminal and step < steps else "\n",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _place(status: Status) -> str:

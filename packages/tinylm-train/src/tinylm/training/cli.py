@@ -1,13 +1,14 @@
-"""tinylm-train: the commands prepare | pretrain | evaluate.
+"""tinylm-train: the commands prepare | pretrain | finetune | evaluate.
 
 The only file here that imports typer, and torch only inside a command, so that `--help` is quick. It computes
-nothing: see prepare.py, trainer.py and evaluation.py. The live display of a run is _report.py.
+nothing: see prepare.py, trainer.py, finetuning/ and evaluation.py. The live display of a run is _report.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import os
 import signal
@@ -23,6 +24,7 @@ import typer
 
 from tinylm.observability.boundary import bounded
 from tinylm.training.config import TrainConfig
+from tinylm.training.finetuning.config import FinetuneConfig
 
 if TYPE_CHECKING:
     from tinylm.training.status import Result
@@ -93,14 +95,23 @@ def prepare(
     print(f"data set: {out}")
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` a flag for every field of TrainConfig: name, type, help and group come from there.
+def _options(options: type, command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` a flag for every field of the dataclass `options` that it does not name itself: name, type, help
+    and group come from there.
 
     A flag that is not given is None, so that the TOML file's value, or else the default, stands.
     """
-    hints = typing.get_type_hints(TrainConfig)
-    parameters = [inspect.signature(command).parameters[name] for name in ("config", "dry_run")]
-    for field in dataclasses.fields(TrainConfig):
+    hints = typing.get_type_hints(options)
+    own = inspect.signature(command).parameters
+    spelled = typing.get_type_hints(command, include_extras=True)
+    parameters = [
+        parameter.replace(annotation=spelled[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in own.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    for field in dataclasses.fields(options):
+        if field.name in own:
+            continue
         text = field.metadata["help"] + (f" Default: {field.default}." if field.default not in (None, "") else "")
         option = typer.Option(help=text, rich_help_panel=field.metadata["group"], show_default=False)
         kind: Any = str if typing.get_origin(hints[field.name]) is typing.Literal else hints[field.name]
@@ -116,7 +127,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     epilog="Try: tinylm-train pretrain --data DATA_DIR --out CHECKPOINT_DIR --depth 4 --minutes 3. "
     "The same command again continues an interrupted run."
 )
-@_options
+@functools.partial(_options, TrainConfig)
 @_bounded
 def pretrain(
     config: Annotated[
@@ -166,6 +177,47 @@ def _conclude(result: Result, out: str) -> None:
     else:
         print(f"finished: {result.step} steps in {result.seconds / 60:.1f} minutes. The model is in {out}")
         print(f"validation: {result.validation_bits_per_character:.3f} bits per character")
+
+
+@app.command(
+    epilog="""Try:
+
+sft    tinylm-train finetune CHECKPOINT --data chat.jsonl --out TUNED
+
+lora   tinylm-train finetune CHECKPOINT --data chat.jsonl --method lora --rank 8 --out TUNED
+
+dpo    tinylm-train finetune TUNED --data pairs.jsonl --method dpo --beta 0.1 --out BETTER
+
+grpo   tinylm-train finetune TUNED --data prompts.jsonl --method grpo --reward number --out BETTER
+
+A line of data: {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]} or
+{"prompt": ..., "completion": ...} · dpo {"prompt": ..., "chosen": ..., "rejected": ...} · grpo {"prompt": ...,
+"answer": ...}"""
+)
+@functools.partial(_options, FinetuneConfig)
+@_bounded
+def finetune(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A trained model.", show_default=False)],
+    data: Annotated[Path, typer.Option(metavar="FILE", help="JSON lines.", rich_help_panel="Files")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New checkpoint folder.", rich_help_panel="Files")],
+    **flags: Any,
+) -> None:
+    """Teach a trained model by examples (sft, lora), preferences (dpo) or rewards (grpo). Ctrl-C saves and stops."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    options = FinetuneConfig(checkpoint=str(checkpoint), data=str(data), out=str(out), **given)
+    import threading
+
+    from tinylm.training._report import Lines
+    from tinylm.training.finetuning.run import finetune as run
+
+    stop = threading.Event()
+    lines = Lines()
+    with _stop_after_step(stop.set, lines.say):
+        result = run(options, lines.report, lines.say, stop)
+    ended = "finished" if result.finished else "stopped"
+    print(f"{ended}: {result.step} of {result.total_steps} steps in {result.seconds / 60:.1f} minutes. Model: {out}")
+    if not result.finished:
+        raise typer.Exit(130)
 
 
 @app.command(epilog="Try: tinylm-train evaluate CHECKPOINT_DIR --data DATA_DIR")
