@@ -47,10 +47,13 @@ class Batch:
 def pack(examples: Sequence[Example], context: int, packing: bool = True) -> Batch:
     """First fit, longest first (Johnson 1973: at most 11/9 of the fewest rows); without packing a row each.
 
+    A row is as long as the longest example and no longer: attention's time grows with the square of it.
+
     TrainingError for an example longer than the context, and when no token of any is learned.
     """
-    if any(len(example.ids) > context for example in examples):
-        raise TrainingError(f"wanted examples of at most {context} tokens, got {max(len(e.ids) for e in examples)}")
+    longest = max((len(example.ids) for example in examples), default=0)
+    if longest > context:
+        raise TrainingError(f"wanted examples of at most {context} tokens, got {longest}")
     if not any(any(example.learned) for example in examples):
         raise TrainingError("wanted at least one token to learn in a batch, got none: every one is masked")
     rows: list[list[int]] = []
@@ -61,7 +64,7 @@ def pack(examples: Sequence[Example], context: int, packing: bool = True) -> Bat
         if row is None:
             row = len(rows)
             rows.append([])
-            room.append(context)
+            room.append(longest)
         rows[row].append(number)
         room[row] -= length
     return _lay_out(examples, rows)
