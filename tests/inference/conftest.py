@@ -77,7 +77,7 @@ def write(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
 
     def script(ids: list[int]) -> None:
         drawn = iter(ids)
-        monkeypatch.setattr("tinylm.inference.generation.sample", lambda *_: next(drawn))
+        monkeypatch.setattr("tinylm.inference.sampler.choose", lambda rows, _: [next(drawn) for _ in rows])
 
     return script
 

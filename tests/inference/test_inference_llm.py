@@ -242,7 +242,7 @@ def test_a_text_that_was_broken_off_says_so(llm: LLM, monkeypatch: pytest.Monkey
     def interrupted(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinylm.inference.generation.sample", interrupted)
+    monkeypatch.setattr("tinylm.inference.sampler.choose", interrupted)
     with pytest.raises(KeyboardInterrupt):
         next(stream)
     assert stream.text

@@ -1,9 +1,10 @@
 """tinylm.inference: `LLM`, a checkpoint that writes. vLLM's names and meanings; start reading here.
 
-`generate` and `chat` return whole answers, `stream` and `stream_chat` give text as it comes. Requests run one after the
-other; nothing is batched yet. The loop itself is in `generation.py`, reading the files in `checkpoint.py`.
+`generate` and `chat` return whole answers, all prompts at once; `stream` and `stream_chat` give text as it comes. The
+loop itself is in `engine.py`, reading the files in `checkpoint.py`.
 """
 
+import dataclasses
 import itertools
 import operator
 import os
@@ -14,10 +15,15 @@ import torch
 
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.checkpoint import open_checkpoint
+from tinylm.inference.engine import Engine
+from tinylm.inference.engine_config import EngineConfig
 from tinylm.inference.generation import Generation
 from tinylm.inference.outputs import RequestOutput
 from tinylm.inference.quantization import place, quantize
 from tinylm.inference.sampling_params import SamplingParams
+from tinylm.inference.sequence import Sequence as SequenceOfTokens
+
+_ENGINE_OPTIONS = ", ".join(field.name for field in dataclasses.fields(EngineConfig))
 
 Prompt = str | Mapping[str, Any]
 Message = Mapping[str, Any]
@@ -29,7 +35,7 @@ class LLM:
     >>> llm = LLM("checkpoint")                                                             # doctest: +SKIP
     >>> llm.generate("Once upon", SamplingParams(temperature=0.8, seed=1))[0].outputs[0].text  # doctest: +SKIP
 
-    To look at: `model`, `tokenizer` (None if skipped), `eos_token_ids`, `tuned_for_chat`, `device`, `dtype`.
+    To look at: `model`, `tokenizer` (None if skipped), `engine`, `eos_token_ids`, `tuned_for_chat`, `device`, `dtype`.
     """
 
     def __init__(
@@ -39,15 +45,31 @@ class LLM:
         device: str = "auto",
         quantization: str | None = None,
         skip_tokenizer_init: bool = False,
+        *,
+        block_size: int = 16,
+        kv_cache_memory_bytes: int | None = None,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 512,
+        enable_prefix_caching: bool = True,
+        batch_invariant: bool = False,
         **unsupported: object,
     ) -> None:
         """Opens the checkpoint directory, or the GGUF file, `model`. InferenceError, or the model's or the tokenizer's
         own error (all are ValueErrors), says what is wrong with it.
 
         `dtype` "auto" keeps the type of the stored weights; `device` "auto" is cuda > mps > cpu. `quantization` "int8"
-        or "int4" rounds the weights as they are loaded (quantization/) and runs on the CPU, float32 between them.
+        or "int4" rounds the weights as they are loaded (quantization/) and runs on the CPU, float32 between them. The
+        others are `EngineConfig`'s.
         """
-        _refuse(unsupported, "LLM", "model, dtype, device, quantization, skip_tokenizer_init")
+        _refuse(unsupported, "LLM", f"model, dtype, device, quantization, skip_tokenizer_init, {_ENGINE_OPTIONS}")
+        config = EngineConfig(
+            block_size=block_size,
+            kv_cache_memory_bytes=kv_cache_memory_bytes,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            enable_prefix_caching=enable_prefix_caching,
+            batch_invariant=batch_invariant,
+        )
         checkpoint = open_checkpoint(model, *place(quantization, dtype, device), skip_tokenizer_init)
         self.model = checkpoint.model if quantization is None else quantize(checkpoint.model, quantization)
         self.tokenizer = checkpoint.tokenizer
@@ -55,6 +77,7 @@ class LLM:
         self.tuned_for_chat = checkpoint.tuned_for_chat
         self.device = self.model.embed.weight.device
         self.dtype = self.model.embed.weight.dtype
+        self.engine = Engine(self.model, self.tokenizer, self.eos_token_ids, config)
         self._request_ids = itertools.count()
 
     def generate(
@@ -72,8 +95,8 @@ class LLM:
         _refuse(unsupported, "LLM.generate", "prompts, sampling_params")
         requests = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
         params = self._params_for_each(sampling_params, len(requests))
-        prepared = [self._prompt(prompt) for prompt in requests]  # all are checked before the first is answered
-        return [self._answer(text, ids, p) for (text, ids), p in zip(prepared, params, strict=True)]
+        prepared = [self._prompt(prompt) for prompt in requests]
+        return self._answers(prepared, params)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Generation:
         """One prompt's text, piece by piece: `for piece in llm.stream("Once"): print(piece, end="")`."""
@@ -94,8 +117,8 @@ class LLM:
         one = all(isinstance(message, Mapping) for message in messages)
         conversations: Any = [messages] if one else messages
         params = self._params_for_each(sampling_params, len(conversations))
-        prepared = [self._checked(self.chat_prompt(conversation)) for conversation in conversations]
-        return [self._answer(None, ids, p, self._ends_of_answer()) for ids, p in zip(prepared, params, strict=True)]
+        prepared = [(None, self._checked(self.chat_prompt(conversation))) for conversation in conversations]
+        return self._answers(prepared, params, self._ends_of_answer())
 
     def stream_chat(self, messages: Sequence[Message], sampling_params: SamplingParams | None = None) -> Generation:
         """The assistant's next message in one conversation, piece by piece."""
@@ -185,20 +208,36 @@ class LLM:
         params = params or SamplingParams()
         if params.n > 1:
             raise InferenceError(f"a stream is one answer: n must be 1, got {params.n}; use generate for several")
-        return self._start(ids, params, ends)
+        return Generation(self.engine, self.engine.make_sequence(self._new_id(), ids, params, ends))
 
-    def _start(
-        self, ids: list[int], params: SamplingParams, ends: Sequence[int] | None = None, index: int = 0
-    ) -> Generation:
-        if self.tokenizer is None and params.stop_strings:
-            raise InferenceError("stop strings need a tokenizer (skip_tokenizer_init=True): use stop_token_ids")
-        return Generation(self.model, self.tokenizer, ids, params, self.eos_token_ids if ends is None else ends, index)
+    def _answers(
+        self,
+        prompts: Sequence[tuple[str | None, list[int]]],
+        params: Sequence[SamplingParams],
+        ends: Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """All answers to all prompts, written together."""
+        requests = []
+        for (text, ids), p in zip(prompts, params, strict=True):  # all are checked before the first is answered
+            name = self._new_id()
+            texts = [self.engine.make_sequence(name, ids, p, ends, index) for index in range(p.n)]
+            requests.append((name, text, ids, texts))
+        for *_, texts in requests:
+            for sequence in texts:
+                self.engine.add(sequence)
+        try:
+            return [self._output(*request) for request in requests]
+        finally:
+            for name, *_ in requests:
+                self.engine.abort(name)  # after an error or Ctrl-C; nothing to do for those that have ended
 
-    def _answer(
-        self, text: str | None, ids: list[int], params: SamplingParams, ends: Sequence[int] | None = None
-    ) -> RequestOutput:
-        outputs = [self._start(ids, params, ends, index).output() for index in range(params.n)]
-        return RequestOutput(str(next(self._request_ids)), text, ids, outputs)
+    def _output(self, name: str, text: str | None, ids: list[int], texts: Sequence[SequenceOfTokens]) -> RequestOutput:
+        generations = [Generation(self.engine, sequence) for sequence in texts]
+        outputs = [generation.output() for generation in generations]
+        return RequestOutput(name, text, ids, outputs, generations[0].prompt_logprobs)
+
+    def _new_id(self) -> str:
+        return f"llm-{next(self._request_ids)}"
 
 
 def _refuse(unsupported: Mapping[str, object], where: str, known: str) -> None:

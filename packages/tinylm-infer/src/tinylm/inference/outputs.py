@@ -1,9 +1,11 @@
 """tinylm.inference: what `LLM.generate` and `LLM.chat` return, in vLLM's names and meanings. Plain data, no torch.
 
-Nothing here computes anything; `generation.py` fills these in.
+Nothing here computes anything; `sequence.py` and `generation.py` fill these in.
 """
 
 from dataclasses import dataclass
+
+from tinylm.inference._errors import InferenceError
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,33 @@ class CompletionOutput:
 
 
 @dataclass(frozen=True)
+class TokenOutput:
+    """One token of one text as it is drawn, or a text's end from outside (`token_id` None): what `Engine.step` returns.
+
+    `text` is what became certain with it. The last one of a text has a `finish_reason`: those of `CompletionOutput`, or
+    "abort", or "error" with the error. The first has the prompt's logprobs if they were asked for.
+    """
+
+    request_id: str
+    index: int
+    token_id: int | None
+    text: str
+    logprobs: dict[int, Logprob] | None
+    finish_reason: str | None
+    stop_reason: int | str | None
+    error: InferenceError | None
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+
+
+@dataclass(frozen=True)
 class RequestOutput:
-    """One prompt with its answers. `prompt` is None where ids were given; `outputs` has `SamplingParams.n` entries."""
+    """One prompt with its answers. `prompt` is None where ids were given; `outputs` has `SamplingParams.n` entries.
+
+    `prompt_logprobs`, if asked for: one entry per prompt token, None for the first, which follows nothing.
+    """
 
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None

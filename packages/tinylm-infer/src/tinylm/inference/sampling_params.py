@@ -1,7 +1,7 @@
 """tinylm.inference: `SamplingParams`, how a text is to be drawn. vLLM's names, meanings and defaults; no torch here.
 
 Every field is honoured. What vLLM has and this package does not is refused by name, never accepted and forgotten.
-This file only holds and checks the values; `sampling.py` turns them into arithmetic, `generation.py` into a loop.
+This file only holds and checks the values; `sampling.py` turns them into arithmetic, `sequence.py` into an end.
 """
 
 import math
@@ -24,9 +24,8 @@ _REFUSED = {
     "length_penalty": "there is no beam search",
     "logits_processors": "functions of your own are not called",
     "output_kind": "use LLM.stream for text as it comes",
-    "prompt_logprobs": "only generated tokens have logprobs so far",
     "skip_clone": "parameters are immutable, so there is nothing to clone",
-    "skip_reading_prefix_cache": "there is no prefix cache yet",
+    "skip_reading_prefix_cache": "a cached prefix changes no token; LLM(enable_prefix_caching=False) does without",
     "spaces_between_special_tokens": "special tokens are written as they are",
     "structured_outputs": "structured output is not built yet",
     "truncate_prompt_tokens": "shorten the prompt before you pass it",
@@ -57,7 +56,8 @@ class SamplingParams:
 
     Reporting:
     - `n` answers. `logprobs`: None, or for each token this many of the likeliest and the drawn one (0: the drawn one
-      only, -1: the whole vocabulary). `detokenize=False`: ids only. `skip_special_tokens`: leave them out of the text.
+      only, -1: the whole vocabulary); `prompt_logprobs`: the same for the prompt's tokens. `detokenize=False`: ids
+      only. `skip_special_tokens`: leave them out of the text.
 
     Raises InferenceError for a value outside these bounds, and by name for a vLLM parameter that is not here.
     """
@@ -79,6 +79,7 @@ class SamplingParams:
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     detokenize: bool = True
     skip_special_tokens: bool = True
 
@@ -122,6 +123,7 @@ class SamplingParams:
         self._integer("n", 1)
         self._integer("seed", 0, none=True)
         self._integer("logprobs", -1, none=True)
+        self._integer("prompt_logprobs", -1, none=True)
         if self.greedy and self.n > 1:
             raise InferenceError(f"n must be 1 when temperature is 0 (all answers would be the same), got n={self.n}")
         if self.logit_bias is not None:

@@ -113,6 +113,12 @@ class QuantizedTransformer(Transformer):
             cache.length += time
         return logits.view(*rows.shape, -1)
 
+    def rows_of_logits(
+        self, ids: Tensor, positions: Tensor, starts: Tensor, layout: CacheLayout, rows: Tensor
+    ) -> Tensor | None:
+        """(len(rows), V): `Decoder.forward` over sequences of any lengths; None where it is not there to do it."""
+        return None if self._decoder is None else self._decoder.forward(ids, positions, starts, layout, rows)
+
     def loss(
         self, ids: Tensor, targets: Tensor, reduction: str = "mean", items: dict[str, Tensor] | None = None
     ) -> Tensor:
