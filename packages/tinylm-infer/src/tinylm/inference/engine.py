@@ -1,8 +1,8 @@
 """tinylm.inference: the engine: requests in, tokens out, any number of requests at a time.
 
 `step()` is the whole loop: the scheduler says what is read, the runner computes it, the sampler draws. One thread calls
-it; `abort` may come from any. It reads no files and no text (`llm.py`), and knows no network: `async_engine.py` runs it
-in a thread for a server. Next: `scheduler.py`, then `runner.py`.
+it; `abort` may come from any. It reads no files and no text (`llm.py`), and knows no network. Next: `scheduler.py`, then
+`runner.py`.
 """
 
 import itertools
@@ -43,7 +43,7 @@ class Engine:
         config: EngineConfig | None = None,
         propose: Callable[[Sequence], list[int]] | None = None,
     ) -> None:
-        """`propose` guesses tokens that follow (`speculation.py`); the texts are the same with it and without."""
+        """`propose` guesses tokens that follow a text; the model checks them together: the texts are the same with it and without."""
         config = config or EngineConfig()
         weight = model.embed.weight
         count = config.block_count(model.config, weight.element_size())
@@ -127,6 +127,13 @@ class Engine:
     def abort(self, request: str | Sequence) -> None:
         """Ends a request, or one text, at the next step; nothing happens where it has ended. From any thread."""
         self._to_abort.append(request)
+
+    def fail(self, error: InferenceError) -> list[TokenOutput]:
+        """Ends every text with `error`: for whoever calls `step` and gets an exception that he cannot go on after."""
+        texts = [sequence for texts in self._live.values() for sequence in texts]
+        for sequence in texts:
+            self._remove(sequence)
+        return [sequence.end("error", error) for sequence in texts]
 
     def step(self) -> list[TokenOutput]:
         """Reads one step's tokens and draws what can be drawn. Returns what happened, which may be nothing.

@@ -41,7 +41,7 @@ class Scheduler:
     def schedule(self, propose: Callable[[Sequence], list[int]] | None = None) -> list[Chunk]:
         """The chunks of the next step, with blocks reserved for them; empty only where nobody waits or runs.
 
-        `propose` guesses tokens that follow a text whose own are all but the last cached (`speculation.py`).
+        `propose` guesses tokens that follow a text whose own are all but the last cached.
         """
         budget, chunks = self.max_tokens, list[Chunk]()
         for sequence in list(self.running):  # oldest first
