@@ -1,8 +1,8 @@
 """tinylm.inference: the engine: requests in, tokens out, any number of requests at a time.
 
 `step()` is the whole loop: the scheduler says what is read, the runner computes it, the sampler draws. One thread calls
-it; `abort` may come from any. It reads no files and no text (`llm.py`), and knows no network. Next: `scheduler.py`, then
-`runner.py`.
+it; `abort` may come from any. It reads no files and no text (`llm.py`), and knows no network. Next: `scheduler.py`,
+then `runner.py`.
 """
 
 import itertools
@@ -43,7 +43,7 @@ class Engine:
         config: EngineConfig | None = None,
         propose: Callable[[Sequence], list[int]] | None = None,
     ) -> None:
-        """`propose` guesses tokens that follow a text; the model checks them together: the texts are the same with it and without."""
+        """`propose` guesses tokens that follow a text, to be checked together: the texts are the same without it."""
         config = config or EngineConfig()
         weight = model.embed.weight
         count = config.block_count(model.config, weight.element_size())
