@@ -76,6 +76,12 @@ class Step:
             torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         return Gradient(self.strategy.sum(float(nats)) / max(1, total), float(norm), total)
 
+    def forward(self, inputs: Tensor, targets: Tensor) -> None:
+        """The batch through the model itself, for whoever watches it."""
+        for ids, wanted in zip(inputs.chunk(self.parts), targets.chunk(self.parts), strict=True):
+            with self.autocast():
+                self.model.loss(ids.to(self.device), wanted.to(self.device))
+
     def update(self, factor: float) -> None:
         """Move the weights; `factor`: of the peak learning rates."""
         for optimizer in self.optimizers.values():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from tinylm.training._files import only_writer, remove_leftovers
 from tinylm.training._setup import Setup
 from tinylm.training._watching import Watching
 from tinylm.training._writer import Writer
+from tinylm.training.calibration import steps_of
 from tinylm.training.checkpoint import Snapshot
 from tinylm.training.config import TrainConfig
 from tinylm.training.continuing import continued
@@ -36,7 +36,6 @@ from tinylm.training.status import Result, Status, status_after
 from tinylm.training.step import Gradient
 from tinylm.training.strategy import SingleProcess
 
-_MEASURED_SHARE = 0.75  # of the time before the decay; the rest is room for a machine that becomes slower
 _MOST_SKIPPED = 10  # one after the other: then it is not the batch
 _MOST_ROLLBACKS = 10
 
@@ -215,14 +214,7 @@ class Trainer:
 
     def _diverged(self, sign: str, found: Gradient, number: int, inputs: torch.Tensor, targets: torch.Tensor) -> str:
         """Name the layer and do what the policy says. Returns why the update was not made."""
-        parts = self.config.accumulate
-
-        def again() -> None:
-            for ids, wanted in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
-                with self.step.autocast():
-                    self.model.loss(ids.to(self.device), wanted.to(self.device))
-
-        where = guilty_module(self.model, again) or guilty_parameter(self.model)
+        where = guilty_module(self.model, lambda: self.step.forward(inputs, targets)) or guilty_parameter(self.model)
         self.step.discard()
         kind = "nan" if not_a_number(found.loss, found.norm) else "spike"
         self._watching.diverged(kind, where, sign, number)
@@ -265,15 +257,13 @@ class Trainer:
             seconds=self.progress.seconds + timings[-1],
             scale=(scale.scale, scale.good) if scale else None,
         )
-        minutes, before_decay = self.config.minutes, 1 - self.config.decay_fraction
-        if self.progress.total_steps is None and minutes is not None:
-            left = minutes * 60 - self.progress.seconds
-            if left > (1 - _MEASURED_SHARE * before_decay) * minutes * 60:
+        minutes, before = self.config.minutes, self.progress
+        if before.total_steps is None and minutes is not None:
+            decided = steps_of(minutes, before.seconds, before.step, self.config.decay_fraction, timings)
+            if decided is None:
                 return
-            recent = statistics.mean(timings[len(timings) // 2 :])  # the first steps are slower
-            # however slow the machine has become, the decay has not begun: --steps gives the same run
-            total = max(math.ceil(self.progress.step / before_decay), self.progress.step + round(left / recent))
-            self.progress = dataclasses.replace(self.progress, total_steps=total)
+            total, recent = decided
+            self.progress = dataclasses.replace(before, total_steps=total)
             _record.repeat(self.out, self.config, self.progress)
             self.say(
                 f"{recent:.3f} s a step: {minutes:g} minutes are {total} steps "
