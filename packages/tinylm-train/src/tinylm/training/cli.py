@@ -220,18 +220,50 @@ def finetune(
         raise typer.Exit(130)
 
 
-@app.command(epilog="Try: tinylm-train evaluate CHECKPOINT_DIR --data DATA_DIR")
+@app.command(
+    epilog="""Try: tinylm-train evaluate CHECKPOINT_DIR --data DATA_DIR
+
+or: tinylm-train evaluate CHECKPOINT_DIR --task hellaswag.jsonl --task gsm8k.jsonl --json"""
+)
 @_bounded
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT_DIR", help="A trained model.")],
-    data: Annotated[Path, typer.Option(metavar="DATA_DIR", help="The data set to judge it on.")],
+    data: Annotated[Path | None, typer.Option(metavar="DATA_DIR", help="The data set to judge it on.")] = None,
     split: Annotated[str, typer.Option(help="validation or train.")] = "validation",
+    task: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="JSON lines as HellaSwag's, ARC's or GSM8K's; may be given more than once."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to a question like GSM8K's.")] = 128,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, and nothing else.")] = False,
     device: Annotated[str, typer.Option(help="auto (cuda > mps > cpu), cpu, cuda, mps.")] = "auto",
 ) -> None:
-    """Bits per character of a model on a data set's split: lower is better, and comparable across tokenizers."""
-    from tinylm.training.evaluation import evaluate as run
+    """Bits per character and byte and perplexity on a data set's split; right answers to a task's questions."""
+    import json
 
-    print(f"{split}: {run(checkpoint, data, split, device):.4f} bits per character")
+    from tinylm.training._errors import TrainingError
+    from tinylm.training.evaluation import measures
+    from tinylm.training.tasks import run_task
+
+    if data is None and not task:
+        raise TrainingError("wanted --data or --task, got neither: say what to judge the model on")
+    found: dict[str, Any] = {"format": 1, "checkpoint": str(checkpoint)}
+    if data is not None:
+        found |= {"data": str(data), "split": split, **measures(checkpoint, data, split, device)}
+        if not as_json:
+            print(f"{split}: {found['bits_per_character']:.4f} bits per character")
+            print(f"{found['bits_per_byte']:.4f} bits per byte, perplexity {found['perplexity']:.4g} per token")
+    for file in task or []:
+        shares = run_task(checkpoint, file, device, max_tokens)
+        found.setdefault("tasks", {})[str(file)] = {name: share.description() for name, share in shares.items()}
+        for name, share in () if as_json else shares.items():
+            low, high = share.interval
+            print(
+                f"{file}: {name.replace('_', ' ')} {share.right / share.asked:.1%} ({share.right} of {share.asked}; "
+                f"95 % interval, Wilson: {low:.1%} to {high:.1%})"
+            )
+    if as_json:
+        print(json.dumps(found))
 
 
 def _threads() -> int:

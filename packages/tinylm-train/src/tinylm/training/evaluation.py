@@ -1,7 +1,8 @@
 """How good is a model? Bits per character on a held-out split, which can be compared across tokenizers.
 
 Non-overlapping windows of the context's length cover every token of the split once; each window's first token is
-predicted from the token before it, which the window is given as its first input. Not here: benchmarks with answers.
+predicted from the token before it, which the window is given as its first input.
+Not here: questions with answers (tasks.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tinylm.model import Transformer, pick_device, read_provenance
+from tinylm.tokenizer import Tokenizer
 from tinylm.training._errors import TrainingError
 from tinylm.training.data import TokenDataset
 
@@ -84,3 +86,25 @@ def evaluate(checkpoint: str | Path, data: str | Path, split: str = "validation"
             f"{dataset.vocab_size} in {data}"
         )
     return bits_per_character(model, dataset)
+
+
+def measures(
+    checkpoint: str | Path, data: str | Path, split: str = "validation", device: str = "auto"
+) -> dict[str, float]:
+    """`evaluate`, and the same nats per byte of the text and per token: bits_per_character, bits_per_byte, perplexity.
+
+    A token that stands for no text (the end of a document) has no bytes. perplexity = exp(nats / tokens) depends on the
+    tokenizer; the other two do not.
+    """
+    bits = evaluate(checkpoint, data, split, device)
+    dataset = TokenDataset(data, split)
+    tokenizer = Tokenizer.load(dataset.tokenizer_file)
+    special = set(tokenizer.special_tokens.values())
+    sizes = np.array([0 if i in special else len(tokenizer.id_to_bytes(i)) for i in range(tokenizer.vocab_size)])
+    text_bytes = sum(int(sizes[np.asarray(shard)].sum()) for shard in dataset.shards)
+    nats = bits * math.log(2) * dataset.characters
+    return {
+        "bits_per_character": bits,
+        "bits_per_byte": nats / math.log(2) / text_bytes,
+        "perplexity": math.exp(nats / dataset.tokens),
+    }

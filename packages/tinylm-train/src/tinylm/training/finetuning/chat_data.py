@@ -56,6 +56,13 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
         raise TrainingError(f"wanted JSON lines in {path}, got an empty file")
 
 
+def has_messages(path: str | Path) -> bool:
+    """Whether a file has conversations, so that what it teaches is to chat; made tasks do ("task:addition")."""
+    if str(path).startswith("task:"):
+        return True
+    return any("messages" in record or isinstance(record.get("prompt"), list) for _, record in read_records(path))
+
+
 def read_examples(
     path: str | Path, tokenizer: Tokenizer, longest: int, say: Callable[[str], None] = print
 ) -> list[Example]:

@@ -187,7 +187,7 @@ def _write(config: FinetuneConfig, model: Transformer, tokenizer: Tokenizer, sto
         if config.method == "lora":
             lora.save_adapter(model, folder / "adapter", str(source))
             lora.merge(model)
-        chat = {"tuned_for": "chat"} if tokenizer.chat_template is not None else {}
+        chat = {"tuned_for": "chat"} if chat_data.has_messages(config.data) else {}
         tokens = {"tokenizer_sha256": sha256(source / "tokenizer.json")}
         model.to(stored).save(folder, provenance={**read_provenance(source), **tokens, **chat})
         for name in _COPIED:
