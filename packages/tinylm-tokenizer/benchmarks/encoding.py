@@ -202,7 +202,7 @@ def summary_of_encoding(encoding: str, output: str) -> list[dict[str, Any]]:
         column = {row[0]: row[number] for row in libraries}
         who, figure = best(column)
         figures = {"unit": "MB/s", "kernels": column["tinylm"], "peer": who, "peer_figure": figure}
-        figures |= {"incremental": column.get(PYTHON, "–")}
+        figures |= {"incremental": column.get(PYTHON, "–"), "date": written["date"]}
         found.append({"job": f"encode, {encoding}, {output}: {text}", **figures, "exact": "ids = tiktoken's"})
     return found
 

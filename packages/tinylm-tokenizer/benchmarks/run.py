@@ -27,7 +27,7 @@ RESULT_OF = {  # the last that a part writes
     "wordpiece": "wordpiece.json",
     "sentencepiece_family": "sentencepiece.json",
 }
-COLUMNS = ["job", "unit", "plain", "incremental", "kernels", "best peer", "peer", "× peer", "exactness"]
+COLUMNS = ["job", "unit", "plain", "incremental", "kernels", "best peer", "peer", "× peer", "exactness", "measured"]
 LOWER_IS_BETTER = ("ms", "CPU s", "MB of memory")
 
 
@@ -38,7 +38,16 @@ def summary_row(row: dict[str, Any]) -> list[Any]:
     if isinstance(kernels, (int, float)) and isinstance(peer, (int, float)) and kernels and peer:
         ratio = peer / kernels if row["unit"] in LOWER_IS_BETTER else kernels / peer
     figures = [row.get(name, "–") for name in ("plain", "incremental", "kernels")]
-    return [row["job"], row["unit"], *figures, peer or "–", row.get("peer", "–"), ratio, row.get("exact", "–")]
+    return [
+        row["job"],
+        row["unit"],
+        *figures,
+        peer or "–",
+        row.get("peer", "–"),
+        ratio,
+        row.get("exact", "–"),
+        row["date"],
+    ]
 
 
 def training() -> list[dict[str, Any]]:
@@ -78,7 +87,9 @@ def main() -> None:
         if not (RESULTS / RESULT_OF[part]).is_file():
             print(f"no results of {part}: rows left out")
         else:
-            found += training() if part == "training" else importlib.import_module(part).summary()
+            rows = training() if part == "training" else importlib.import_module(part).summary()
+            date = json.loads((RESULTS / RESULT_OF[part]).read_text())["date"]
+            found += [{"date": date, **row} for row in rows]
     table(
         "summary",
         "The rungs and the best peer of each job; × peer above 1: ours is ahead",
