@@ -22,8 +22,9 @@ from tinylm.inference.outputs import RequestOutput
 from tinylm.inference.quantization import place, quantize
 from tinylm.inference.sampling_params import SamplingParams
 from tinylm.inference.sequence import Sequence as SequenceOfTokens
+from tinylm.inference.speculation import proposer
 
-_ENGINE_OPTIONS = ", ".join(field.name for field in dataclasses.fields(EngineConfig))
+_OPTIONS = ", ".join([*(field.name for field in dataclasses.fields(EngineConfig)), "speculative_config"])
 
 Prompt = str | Mapping[str, Any]
 Message = Mapping[str, Any]
@@ -52,6 +53,7 @@ class LLM:
         max_num_batched_tokens: int = 512,
         enable_prefix_caching: bool = True,
         batch_invariant: bool = False,
+        speculative_config: Mapping[str, Any] | None = None,
         **unsupported: object,
     ) -> None:
         """Opens the checkpoint directory, or the GGUF file, `model`. InferenceError, or the model's or the tokenizer's
@@ -59,9 +61,10 @@ class LLM:
 
         `dtype` "auto" keeps the type of the stored weights; `device` "auto" is cuda > mps > cpu. `quantization` "int8"
         or "int4" rounds the weights as they are loaded (quantization/) and runs on the CPU, float32 between them. The
-        others are `EngineConfig`'s.
+        others are `EngineConfig`'s. `speculative_config`: {"method": "ngram"} guesses from the text itself, {"model":
+        DIRECTORY} with a smaller model of the same vocabulary (speculation.py); no text changes by it.
         """
-        _refuse(unsupported, "LLM", f"model, dtype, device, quantization, skip_tokenizer_init, {_ENGINE_OPTIONS}")
+        _refuse(unsupported, "LLM", f"model, dtype, device, quantization, skip_tokenizer_init, {_OPTIONS}")
         config = EngineConfig(
             block_size=block_size,
             kv_cache_memory_bytes=kv_cache_memory_bytes,
@@ -77,7 +80,8 @@ class LLM:
         self.tuned_for_chat = checkpoint.tuned_for_chat
         self.device = self.model.embed.weight.device
         self.dtype = self.model.embed.weight.dtype
-        self.engine = Engine(self.model, self.tokenizer, self.eos_token_ids, config)
+        propose = None if speculative_config is None else proposer(speculative_config, self.model)
+        self.engine = Engine(self.model, self.tokenizer, self.eos_token_ids, config, propose)
         self._request_ids = itertools.count()
 
     def generate(

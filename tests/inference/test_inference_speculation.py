@@ -1,0 +1,121 @@
+"""Guessing ahead: the same tokens as without, the same distribution, and fewer steps."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tinylm.inference import LLM, InferenceError, SamplingParams  # noqa: E402  # after importorskip
+from tinylm.inference.engine import Engine  # noqa: E402
+from tinylm.inference.engine_config import EngineConfig  # noqa: E402
+from tinylm.inference.sequence import Sequence  # noqa: E402
+from tinylm.inference.speculation import DraftModel, PromptLookup  # noqa: E402
+from tinylm.model import Transformer, TransformerConfig  # noqa: E402
+
+VOCABULARY = 23
+
+
+def tiny(seed: int = 0, noise: float = 0.0) -> Transformer:
+    """Random weights; `noise` makes a draft model that mostly agrees with the one without."""
+    torch.manual_seed(seed)
+    config = TransformerConfig.preset("qwen3", VOCABULARY, 1, width=32, head_dim=16, context=64)
+    model = Transformer(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.3)
+        for parameter in model.parameters():
+            parameter += noise * torch.randn_like(parameter)
+    return model.eval()
+
+
+def write(propose: object, params: SamplingParams, count: int = 6) -> tuple[list[list[int]], int]:
+    """(the tokens of `count` texts written together, steps it took)."""
+    engine = Engine(tiny(), config=EngineConfig(block_size=4), propose=propose)
+    texts = [engine.add_request(str(i), [i, 2, 3, i, 2], params)[0] for i in range(count)]
+    steps = 0
+    while engine.busy:
+        engine.step()
+        steps += 1
+    assert engine.blocks.free == engine.blocks.count
+    return [text.output for text in texts], steps
+
+
+PROPOSERS = {
+    "prompt look-up": PromptLookup,
+    "the model itself": lambda: DraftModel(tiny()),
+    "a model that mostly agrees": lambda: DraftModel(tiny(noise=0.02), count=3),
+    "a model that never learnt it": lambda: DraftModel(tiny(seed=5)),
+    "nonsense": lambda: lambda sequence: [1, 2, 3, 4, 5, 6, 7, 8],
+}
+
+
+@pytest.mark.parametrize("name", PROPOSERS)
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=0, max_tokens=16),
+        SamplingParams(temperature=0.9, seed=3, max_tokens=16, top_k=9, repetition_penalty=1.2, frequency_penalty=0.3),
+        SamplingParams(temperature=0, max_tokens=16, stop_token_ids=[5, 6], min_tokens=4, logprobs=2),
+    ],
+    ids=["greedy", "seeded", "stopped"],
+)
+def test_no_token_changes(name: str, params: SamplingParams) -> None:
+    expected, plain_steps = write(None, params)
+    got, steps = write(PROPOSERS[name](), params)
+    assert got == expected
+    assert steps <= plain_steps
+    if name == "the model itself" and params.max_tokens == max(map(len, expected)):
+        assert steps < plain_steps / 2
+
+
+def test_prompt_lookup_takes_the_longest_and_latest() -> None:
+    def guess(tokens: list[int], **options: int) -> list[int]:
+        return PromptLookup(**options)(Sequence("a", tokens, SamplingParams(), context=64))
+
+    assert guess([1, 2, 3, 9, 1, 2, 3]) == [9, 1, 2, 3]
+    assert guess([5, 3, 7, 2, 3, 8, 4, 2, 3], count=1) == [8]  # "2 3" before the later "3" alone
+    assert guess([3, 7, 3, 8, 3], count=1) == [8]
+    assert guess([1, 2, 3]) == []
+    assert guess([1]) == []
+
+
+@pytest.mark.parametrize("name", ["a model that mostly agrees", "prompt look-up"])
+def test_the_distribution_stays(name: str) -> None:
+    """The second token of 500 texts of different seeds falls as the model's own probabilities say (chi-square)."""
+    model, count = tiny(), 500
+    prompt = [1, 2, 1]
+    engine = Engine(model, config=EngineConfig(max_num_seqs=100), propose=PROPOSERS[name]())
+    texts = []
+    for i in range(count):
+        numbered = SamplingParams(temperature=1.0, max_tokens=3, seed=i)
+        texts += engine.add_request(str(i), prompt, numbered)
+    while engine.busy:
+        engine.step()
+    counts = Counter(text.output[1] for text in texts)
+    with torch.inference_mode():
+        first = model(torch.tensor([prompt]))[0, -1].softmax(0)
+        after = model(torch.tensor([[*prompt, i] for i in range(VOCABULARY)]))[:, -1].softmax(1)
+    expected = (first[:, None] * after).sum(0) * count
+    statistic = sum(float((counts[i] - expected[i]) ** 2 / expected[i]) for i in range(VOCABULARY) if expected[i] > 1)
+    assert statistic < 60  # 22 degrees of freedom: 1 in 50,000
+
+
+def test_llm_takes_vllms_speculative_config(checkpoint: Path, make_checkpoint: Callable[..., Path]) -> None:
+    params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
+    expected = LLM(str(checkpoint), dtype="float32").generate("The cook", params)[0].outputs[0].token_ids
+    for config in {"method": "ngram", "num_speculative_tokens": 3}, {"model": str(make_checkpoint(depth=1))}:
+        llm = LLM(str(checkpoint), dtype="float32", speculative_config=config)
+        assert llm.generate("The cook", params)[0].outputs[0].token_ids == expected
+    other = make_checkpoint(depth=1, vocab_size=400)
+    for wrong, reason in (
+        ({"method": "eagle"}, "wanted"),
+        ({"method": "ngram", "num_speculative_tokens": 0}, "at least 1"),
+        ({"method": "ngram", "draft_tensor_parallel_size": 1}, "draft_tensor_parallel_size"),
+        ({"model": str(other)}, "same vocabulary"),
+    ):
+        with pytest.raises(InferenceError, match=reason):
+            LLM(str(checkpoint), speculative_config=wrong)
