@@ -99,9 +99,9 @@ def main() -> None:
         return
     if options.nanogpt is not None and not (options.nanogpt / "model.py").is_file():
         raise SystemExit(f"--nanogpt: wanted a clone of nanoGPT, found no model.py in {options.nanogpt}")
-    ways = ["transformers", "ours", "ours" + KEPT]
+    ways = ["ours", "ours" + KEPT, "transformers"]
     if options.nanogpt is not None:
-        ways = ["nanogpt", "nanogpt" + KEPT, *ways]
+        ways = ["nanogpt", "ours", "nanogpt" + KEPT, "ours" + KEPT, "transformers"]
     precisions = [options.precision] if options.precision else PRECISIONS
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
