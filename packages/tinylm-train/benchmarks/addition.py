@@ -11,16 +11,12 @@ answer counts when it is the sum and nothing else. Needs tinylm-train and tinylm
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import math
-import platform
 import random
 import resource
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 UNSEEN = 500
@@ -73,13 +69,6 @@ def _one_by_one(model: Path, asked: list[tuple[int, int]]) -> int:
     return right
 
 
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    z, p = 1.959964, right / asked
-    middle, reach = p + z * z / (2 * asked), z * math.sqrt(p * (1 - p) / asked + z * z / (4 * asked * asked))
-    return (middle - reach) / (1 + z * z / asked), (middle + reach) / (1 + z * z / asked)
-
-
 def train(model: Path, data: Path, out: Path, steps: int, rate: float | None, seed: int) -> float:
     """CPU seconds."""
     command = [sys.executable, "-m", "tinylm.training", "finetune", str(model), "--data", str(data), "--out", str(out)]
@@ -93,47 +82,44 @@ def train(model: Path, data: Path, out: Path, steps: int, rate: float | None, se
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="the quickstart's: data/processed/shakespeare/model")
+    parser.add_argument("model", type=Path, nargs="?", default=Path("data/processed/shakespeare/model"))
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="20 updates: only whether it runs")
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    trained, unseen = pairs(arguments.seed)
+    options = parser.parse_args()
+    if not (options.model / "config.json").is_file():
+        print(f"no model at {options.model}, so nothing is measured: nox -s quickstart makes one")
+        return
+    trained, unseen = pairs(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         data, out = Path(scratch, "addition.jsonl"), Path(scratch, "tuned")
         write(data, trained)
-        before, said = correct(arguments.model, unseen)
+        before, said = correct(options.model, unseen)
         print(f"before: {before} of {len(unseen)} unseen pairs; it says {said}", flush=True)
-        seconds = train(arguments.model, data, out, arguments.steps, arguments.learning_rate, arguments.seed)
+        steps = 20 if options.quick else options.steps
+        seconds = train(options.model, data, out, steps, options.learning_rate, options.seed)
         after, said = correct(out, unseen)
         print(f"after: {after} of {len(unseen)} unseen pairs in {seconds:.0f} CPU-s; it says {said}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(_table(arguments, len(trained), before, after, seconds), indent=2) + "\n")
+    report(
+        {"quickstart": before, f"after {steps} updates": after}, len(trained), None if options.quick else options.json
+    )
 
 
-def _table(arguments: argparse.Namespace, trained: int, before: int, after: int, seconds: float) -> dict[str, object]:
-    def row(name: str, right: int) -> list[str]:
-        low, high = wilson(right, UNSEEN)
-        return [name, f"{right} of {UNSEEN}", f"{right / UNSEEN:.1%}", f"{low:.1%} to {high:.1%}"]
+def report(right: dict[str, int], trained: int, out: Path | None) -> None:
+    from tinylm.observability import tables
+    from tinylm.training.tasks import Share
 
-    def installed(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return "checkout"
-
-    return {
-        "format": 1,
-        "title": f"SFT on {trained:,} sums of two-digit numbers, {arguments.steps} updates, {seconds:.0f} CPU-s; "
-        f"{UNSEEN} unseen pairs asked through tinylm-infer chat",
-        "command": "python packages/tinylm-train/benchmarks/addition.py data/processed/shakespeare/model",
-        "machine": f"{platform.system()} {platform.machine()}",
-        "date": datetime.date.today().isoformat(),
-        "versions": {name: installed(name) for name in ("tinylm-train", "tinylm-infer", "torch")},
-        "columns": ["model", "right", "exact match", "95 % interval (Wilson)"],
-        "rows": [row("quickstart", before), row("after SFT", after)],
-    }
+    rows: list[dict[str, object]] = []
+    for model, count in right.items():
+        low, high = Share(count, UNSEEN).interval
+        interval = f"{low:.1%} to {high:.1%}"
+        rows.append({"model": model, "right": f"{count} of {UNSEEN}", "95 % interval (Wilson)": interval})
+    title = f"SFT on {trained:,} sums of two-digit numbers; {UNSEEN} unseen pairs asked through tinylm-infer chat"
+    command = "python packages/tinylm-train/benchmarks/addition.py data/processed/shakespeare/model"
+    if out is not None:
+        tables.write_table(tables.new_table(title, command, list(rows[0]), rows), out)
 
 
 if __name__ == "__main__":
