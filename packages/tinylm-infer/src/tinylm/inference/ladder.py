@@ -41,7 +41,7 @@ def rungs() -> list[dict[str, Any]]:
         | {
             "rung": "vectorised over the batch",
             "module": "tinylm.inference.sampler",
-            "change": "each step is one call for all rows: no faster on a CPU core, which sorts all the same; few launches on a GPU",
+            "change": "each step is one call for all rows: no faster on a CPU core, few launches on a GPU",
             "equals": "one function per step",
             "run": _run_batch,
         },
