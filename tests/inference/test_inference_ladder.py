@@ -4,7 +4,7 @@ from tinylm.inference import ladder
 
 
 def test_rungs_draw_the_same_ids() -> None:
-    low, high = ladder.rungs()
+    low, high = (rung for rung in ladder.rungs() if rung["component"] == "sampling")
     assert (low["equals"], high["equals"]) == (None, low["rung"])
     work = low["make"](9)
     ids = low["run"](work)

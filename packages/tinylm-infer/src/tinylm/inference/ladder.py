@@ -1,4 +1,4 @@
-"""tinylm.inference: the ladder of sampling as plain data, for `tinylm-obs ladder sampling`.
+"""tinylm.inference: the ladders of decoding (_decoding_ladder.py) and of sampling, for `tinylm-obs ladder`.
 
 Temperature, top-k, top-p, min-p and the draw, for each row of a batch on its own (sampling.py) and over the whole batch
 (sampler.py): the same ids, bit for bit. No import of tinylm.observability, and torch only once work is made. Not here:
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tinylm.inference import _decoding_ladder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +31,7 @@ def rungs() -> list[dict[str, Any]]:
     common |= {"make": _make, "amount": lambda work: len(work.params), "unit": "tokens", "compare": _differing}
     common |= {"cost": lambda work: (5.0 * work.logits.numel(), 4.0 * work.logits.numel(), "float32")}  # read once
     return [
+        *_decoding_ladder.rungs(),
         common
         | {
             "rung": "one function per step",
