@@ -245,6 +245,16 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.parametrize("name", ["tie_word_embeddings", "attention_bias", "mlp_bias", "rope_scaling", "head_dim"])
+def test_what_was_got_is_cut_short(name, small, tmp_path):
+    small("llama").save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: [10**400] * 3}))
+    with pytest.raises(ModelError) as refused:
+        Transformer.load(tmp_path)
+    assert len(str(refused.value)) < 500
+
+
 @pytest.mark.parametrize("preset", ["gpt2", "llama", "mistral", "qwen3", "qwen3-moe"])
 def test_a_changed_config_is_read_or_refused_in_words(preset, small, ids, tmp_path):
     model = small(preset)

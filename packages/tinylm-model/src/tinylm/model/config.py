@@ -85,14 +85,15 @@ class TransformerConfig:
             if not _is_number(value) or not 0 < value < _LARGEST_FLOAT:
                 raise ModelError(f"config: wanted {name} to be a number above 0, got {value!r:.80}")
         if not _is_number(self.balance_weight) or not 0 <= self.balance_weight < _LARGEST_FLOAT:
-            raise ModelError(f"config: wanted balance_weight to be a number of at least 0, got {self.balance_weight!r}")
+            got = f"{self.balance_weight!r:.80}"
+            raise ModelError(f"config: wanted balance_weight to be a number of at least 0, got {got}")
         for name in _BOOLS:
             if not isinstance(getattr(self, name), bool):
-                raise ModelError(f"config: wanted {name} to be true or false, got {getattr(self, name)!r}")
+                raise ModelError(f"config: wanted {name} to be true or false, got {getattr(self, name)!r:.80}")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if not isinstance(value, str | bool) or value not in choices:
-                raise ModelError(f"config: wanted {name} to be one of {choices}, got {value!r}")
+                raise ModelError(f"config: wanted {name} to be one of {choices}, got {value!r:.80}")
         if isinstance(self.rope_scaling, Mapping):
             object.__setattr__(self, "rope_scaling", rope_scaling(self.rope_scaling, self.context))
         self._check_together()

@@ -73,7 +73,7 @@ class YarnScaling:
                 f"rope_scaling: wanted beta_fast of at least beta_slow ({self.beta_slow}), got {self.beta_fast}"
             )
         if not isinstance(self.truncate, bool):
-            raise ModelError(f"rope_scaling: wanted truncate to be true or false, got {self.truncate!r}")
+            raise ModelError(f"rope_scaling: wanted truncate to be true or false, got {self.truncate!r:.80}")
 
     @property
     def magnitude(self) -> float:
@@ -96,7 +96,7 @@ def rope_scaling(parameters: Mapping[str, Any], context: Any) -> RopeScaling | N
     kind = given.pop("rope_type", given.get("type", "default"))
     given.pop("type", None)  # the name before rope_type; files carry both
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ModelError(f"rope_scaling: wanted rope_type to be one of {KINDS}, got {kind!r}: not supported here")
+        raise ModelError(f"rope_scaling: wanted rope_type to be one of {KINDS}, got {kind!r:.80}: not supported here")
     if kind == "default":
         _refuse_unknown(given, (), kind)
         return None
@@ -121,12 +121,12 @@ def _apply_mscale(given: dict[str, Any]) -> None:
     both = [given.pop(name, None) for name in ("mscale", "mscale_all_dim")]
     for value in both:
         if value is not None and not _is_bounded_number(value):
-            raise ModelError(f"rope_scaling: wanted mscale and mscale_all_dim to be numbers, got {value!r}")
+            raise ModelError(f"rope_scaling: wanted mscale and mscale_all_dim to be numbers, got {value!r:.80}")
     if all(both) and "attention_factor" not in given:
         _check_factor(given.get("factor"))
         numerator, denominator = (_magnitude(given["factor"], value) for value in both)
         if denominator <= 0:
-            raise ModelError(f"rope_scaling: wanted mscale_all_dim above 0, got {both[1]!r}")
+            raise ModelError(f"rope_scaling: wanted mscale_all_dim above 0, got {both[1]!r:.80}")
         given["attention_factor"] = numerator / denominator
 
 
