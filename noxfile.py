@@ -91,7 +91,7 @@ def quickstart(session: nox.Session) -> None:
             session.run(*shlex.split(command), log=False, interrupt_timeout=None)  # pretrain saves first on Ctrl-C
         except nox.command.CommandFailed as failure:
             stopped = "130" in str(failure.reason)  # Ctrl-C
-            session.error("stopped; nox -s quickstart goes on from here" if stopped else "the message above says why")
+            session.error("stopped; the same command goes on from here" if stopped else "the message above says why")
     if not mine:
         figure = bits_per_character(ROOT / out / "model")
         say(f"Validation: {figure:.2f} bits per character, lower is better (a 5-gram model: {FIVE_GRAM})")
