@@ -135,7 +135,7 @@ def chosen_file(data: Path | None) -> Path:
         return QUICKSTART
     if not data.is_file():
         raise SystemExit(f"error: wanted tinyshakespeare at {data}, found no file; it is at {SOURCE}")
-    if hashlib.sha256(data.read_bytes()).hexdigest() != SHA256:
+    if data != QUICKSTART and hashlib.sha256(data.read_bytes()).hexdigest() != SHA256:
         print(
             f"note: {data.name} is not tinyshakespeare (sha256 {SHA256[:12]}…): its figure is its own", file=sys.stderr
         )
