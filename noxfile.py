@@ -24,6 +24,7 @@ from house import (
     bits_per_character,
     build_wheel,
     check_wheel,
+    chromium,
     constraints_with,
     copy_source,
     has_gpu,
@@ -38,9 +39,9 @@ from house import (
 
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "tests", "integration", "notebooks", "docs", "build", "minimums"]
+nox.options.sessions = ["lint", "tests", "integration", "browser", "notebooks", "docs", "build", "minimums"]
 
-DEVICES = {"cpu": "not cuda", "cuda": "cuda"}  # the device: the mark that picks its tests
+DEVICES = {"cpu": "not cuda and not browser", "cuda": "cuda"}  # the device: the mark that picks its tests
 COMPILED = ["tinylm-tokenizer", "tinylm-infer"]  # wheels that must hold kernels
 PYTEST = ["pytest", "pytest-timeout", "hypothesis"]
 TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the package itself needs
@@ -50,6 +51,7 @@ TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the 
     "training": ["peft", "pyarrow", "tokenizers", "transformers"],
     "inference": ["tokenizers", "transformers"],
 }
+BROWSER_NEEDS = ["playwright"]  # drives an installed Chromium; and what the pages' packages need by their extras
 
 # The main job, in one place.
 VOCABULARY = "2048"
@@ -136,6 +138,16 @@ def integration(session: nox.Session) -> None:
         session.run("python", "-m", "pip", "install", "-q", "--no-index", "--no-deps", next_release(session, name))
         session.run("python", "-m", "pip", "check")
         pytest(session, "integration", "-k", "five_commands")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The pages in real headless Chromium: they load, work without a network, and say what is wrong."""
+    if not chromium():
+        session.skip("browser needs Chromium, and finds none: apt-get install chromium, or set CHROMIUM to a program")
+    install(session, *wheels(session), *PYTEST, *BROWSER_NEEDS)
+    for file in sorted(ROOT.glob("tests/*/test_*_pages*.py")):
+        pytest(session, str(file.relative_to(ROOT / "tests")), "-m", "browser", *session.posargs)
 
 
 @nox.session

@@ -72,6 +72,12 @@ def has_gpu() -> bool:
     return tool is not None and "GPU 0" in subprocess.run([tool, "-L"], capture_output=True, text=True).stdout
 
 
+def chromium() -> str | None:
+    """The program that the browser tests drive: $CHROMIUM, or a Chromium or Chrome that is installed."""
+    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, (shutil.which(name) for name in names if name)), None)
+
+
 def needs(name: str) -> list[str]:
     """What a package requires, extras included, as `name>=version` without brackets."""
     project = tomllib.loads((ROOT / "packages" / name / "pyproject.toml").read_text())["project"]

@@ -1,9 +1,48 @@
-"""For every suite: Ctrl-C works in the commands that tests start, also where a shell runs the tests in the background.
+"""For every suite: Ctrl-C works in the commands that tests start; and the browser that tests marked `browser` use.
 
-Such a shell makes its programs ignore SIGINT, and they hand that down to theirs.
+A shell that runs the tests in the background makes its programs ignore SIGINT, and they hand that down to theirs.
 """
 
+import os
+import shutil
 import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LOOPBACK = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:", "file:", "about:")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium (playwright's `Browser`): $CHROMIUM, or what is installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, (shutil.which(name) for name in names if name)), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as driver:
+        # No sandbox: it needs privileges that containers lack, and the tests open only pages of ours.
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """A fresh page (playwright's `Page`), 1280 x 800. The test fails if the page asked another host than 127.0.0.1 for
+    anything, or if a script of it failed."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    asked: list[str] = []
+    failed: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    yield page
+    context.close()
+    assert [url for url in asked if not url.startswith(LOOPBACK)] == []
+    assert failed == []
