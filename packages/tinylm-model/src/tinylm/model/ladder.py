@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tinylm.model.transformer import Transformer
 
 PROMPT = 16
+COMPARED = 100  # steps that are compared with float64: Adam's steps multiply a rounding by about 1,000 every 100 steps
 
 
 class Gradients(NamedTuple):
@@ -51,7 +52,7 @@ def _training() -> list[dict[str, Any]]:
     }
     common |= {"make": _make_names, "amount": len, "compare": _difference}
     common |= {"cost": lambda names: (6.0 * 4192 * sum(len(name) + 1 for name in names), 0.0, "float64")}
-    common |= {"exact": lambda names: _train_scalar("derived", names)}  # Python's floats are float64
+    common |= {"exact": lambda names: _train_scalar("derived", names)[:COMPARED]}  # Python's floats are float64
     return [
         {
             **common,
@@ -171,8 +172,8 @@ def _train_arrays(names: list[str]) -> list[float]:
 
 
 def _difference(result: list[float], reference: list[float]) -> float:
-    """Largest absolute difference of two lists of losses."""
-    return max(abs(a - b) for a, b in zip(result, reference, strict=True))
+    """Largest absolute difference of two lists of losses, as far as the reference goes."""
+    return max(abs(a - b) for a, b in zip(result[: len(reference)], reference, strict=True))
 
 
 def _make_gradients(size: int) -> Gradients:
