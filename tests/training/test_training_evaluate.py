@@ -84,10 +84,16 @@ def test_the_command_says_it_in_words_and_in_json(run, models, house, tmp_path):
     text = house.text.read_bytes().decode()
     written = len(text[len(text) - described["characters"] :].encode())
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / written)
+    for name in ("bits_per_character", "bits_per_byte", "perplexity"):
+        low, high = found["intervals"][name]
+        assert low < found[name] < high
+    assert found["interval"].startswith("bootstrap over ")
     code, stdout, _ = run("evaluate", models[1], *options)
     assert code == 0
     assert "exact match 100.0% (4 of 4; 95 % interval, Wilson: 51.0% to 100.0%)" in stdout
-    assert "bits per byte, perplexity" in stdout
+    low, high = found["intervals"]["perplexity"]
+    assert f"{found['perplexity']:.4f} perplexity ({low:.4g} to {high:.4g})" in stdout
+    assert f"in brackets: {found['interval']}" in stdout
 
 
 def test_what_cannot_be_judged_is_refused(run, models, tmp_path):

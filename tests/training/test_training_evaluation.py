@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from tinylm.model import ModelError, Transformer, TransformerConfig
 from tinylm.training import TokenDataset, TrainingError, bits_per_character, prepare
-from tinylm.training.evaluation import evaluate
+from tinylm.training import evaluation
+from tinylm.training.evaluation import evaluate, measures
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,27 @@ def test_a_split_of_one_token(model, house, tmp_path):
     wanted = sum(directly(model, dataset.ids(0, dataset.tokens).tolist(), [0], 16)) / math.log(2)
     assert bits_per_character(model, dataset) == pytest.approx(wanted, rel=1e-5)
     shutil.rmtree(tmp_path / "data")
+
+
+def test_an_interval_of_means_is_as_wide_as_the_central_limit_says():
+    nats = np.random.Generator(np.random.Philox(5)).normal(3.0, 0.5, 400)
+    draws = evaluation._bootstrap(np.column_stack([nats, np.ones(400)]))
+    low, high = np.quantile(draws[:, 0] / draws[:, 1], [0.025, 0.975])
+    reach = 1.96 * nats.std() / math.sqrt(400)
+    assert high - low == pytest.approx(2 * reach, rel=0.1)  # 1,000 draws know a quantile to about 4 %
+    assert (low + high) / 2 == pytest.approx(nats.mean(), abs=reach / 5)
+
+
+def test_every_window_counts_its_own_bytes_and_characters(model, house, dataset):
+    starts = list(range(0, dataset.tokens, 16))
+    tokens, size, characters = evaluation._texts(dataset, starts, 16).sum(0).tolist()
+    text = house.text.read_bytes().decode()[-dataset.characters :]
+    assert (tokens, size, characters) == (dataset.tokens, len(text.encode()), len(text))
+
+
+def test_a_single_window_has_no_interval(model, house, tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"x")
+    prepare([house.text], house.tokenizer, tmp_path / "data", tmp_path / "x.txt")
+    model.save(tmp_path / "m")
+    found, _ = measures(tmp_path / "m", tmp_path / "data", device="cpu")
+    assert (found["perplexity"].low, found["perplexity"].high) == (None, None)

@@ -249,10 +249,15 @@ def evaluate(
         raise TrainingError("wanted --data or --task, got neither: say what to judge the model on")
     found: dict[str, Any] = {"format": 1, "checkpoint": str(checkpoint)}
     if data is not None:
-        found |= {"data": str(data), "split": split, **measures(checkpoint, data, split, device)}
+        figures, intervals = measures(checkpoint, data, split, device)
+        found |= {"data": str(data), "split": split, **{name: figure.value for name, figure in figures.items()}}
+        found["intervals"] = {name: [figure.low, figure.high] for name, figure in figures.items()}
+        found["interval"] = intervals
+        for name, figure in () if as_json else figures.items():
+            within = "" if figure.low is None else f" ({figure.low:.4g} to {figure.high:.4g})"
+            print(f"{split}: {figure.value:.4f} {name.replace('_', ' ')}{within}")
         if not as_json:
-            print(f"{split}: {found['bits_per_character']:.4f} bits per character")
-            print(f"{found['bits_per_byte']:.4f} bits per byte, perplexity {found['perplexity']:.4g} per token")
+            print(f"in brackets: {intervals}")
     for file in task or []:
         shares = run_task(checkpoint, file, device, max_tokens)
         found.setdefault("tasks", {})[str(file)] = {name: share.description() for name, share in shares.items()}

@@ -8,12 +8,14 @@ Not here: questions with answers (tasks.py).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +25,9 @@ from tinylm.training._errors import TrainingError
 from tinylm.training.data import TokenDataset
 
 _TOKENS_AT_ONCE = 16384
+_RESAMPLES = 1000
+
+Vector = npt.NDArray[np.float64]
 
 
 def bits_per_character(
@@ -38,25 +43,38 @@ def bits_per_character(
     before it and is predicted from id 0.
     """
     context = context or model.config.context
+    starts, nats = _window_nats(model, dataset, context, max_windows, autocast)
+    count = sum(min(context, dataset.tokens - start) for start in starts)
+    return float(nats.sum()) / count * dataset.tokens / math.log(2) / dataset.characters
+
+
+def _window_nats(
+    model: Transformer,
+    dataset: TokenDataset,
+    context: int,
+    max_windows: int | None = None,
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> tuple[list[int], Vector]:
+    """Where the windows begin, in order, and what each of them costs."""
     length = dataset.tokens
     starts = list(range(0, length, context))
     if max_windows is not None and len(starts) > max_windows:
         starts = starts[:: -(-len(starts) // max_windows)]
     device = next(model.parameters()).device
-    nats, count = 0.0, 0
     full = [s for s in starts if s + context <= length]
     at_once = max(1, _TOKENS_AT_ONCE // context)
     groups = [full[i : i + at_once] for i in range(0, len(full), at_once)]
     groups += [[s] for s in starts if s + context > length]
+    nats: list[float] = []
     was_training = model.training
     model.eval()
     with torch.no_grad(), autocast():
         for group in groups:
             windows = torch.stack([_window(dataset, start, context) for start in group]).to(device)
-            nats += float(model.loss(windows[:, :-1], windows[:, 1:], reduction="sum"))
-            count += windows[:, 1:].numel()
+            losses = model.loss(windows[:, :-1], windows[:, 1:], reduction="none")
+            nats += losses.float().sum(1).tolist()
     model.train(was_training)
-    return nats / count * length / math.log(2) / dataset.characters
+    return starts, np.array(nats)
 
 
 def _window(dataset: TokenDataset, start: int, context: int) -> Tensor:
@@ -70,6 +88,11 @@ def evaluate(checkpoint: str | Path, data: str | Path, split: str = "validation"
 
     Raises TrainingError when the model and the data set were made with different tokenizers.
     """
+    return bits_per_character(*_opened(checkpoint, data, split, device))
+
+
+def _opened(checkpoint: str | Path, data: str | Path, split: str, device: str) -> tuple[Transformer, TokenDataset]:
+    """A model and a split that belong together."""
     if split not in ("train", "validation"):
         raise TrainingError(f"wanted split train or validation, got {split!r}")
     dataset = TokenDataset(data, split)
@@ -85,26 +108,64 @@ def evaluate(checkpoint: str | Path, data: str | Path, split: str = "validation"
             f"wanted a data set of at most {model.config.vocab_size} token ids, as {checkpoint} has, got "
             f"{dataset.vocab_size} in {data}"
         )
-    return bits_per_character(model, dataset)
+    return model, dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A figure and the 95 % interval around it; none around a single window."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 def measures(
     checkpoint: str | Path, data: str | Path, split: str = "validation", device: str = "auto"
-) -> dict[str, float]:
-    """`evaluate`, and the same nats per byte of the text and per token: bits_per_character, bits_per_byte, perplexity.
+) -> tuple[dict[str, Measure], str]:
+    """`evaluate` as bits_per_character, and the same nats as bits_per_byte and perplexity; and what the intervals are.
 
     A token that stands for no text (the end of a document) has no bytes. perplexity = exp(nats / tokens) depends on the
-    tokenizer; the other two do not.
+    tokenizer; the other two do not. Intervals: Efron's percentile bootstrap (1979). Windows of the context's length are
+    drawn with replacement, as many as there are, and each draw gives its figure; whole windows, because the tokens of
+    one are not independent. Neighbouring windows are not quite either, so an interval is somewhat too narrow.
     """
-    bits = evaluate(checkpoint, data, split, device)
-    dataset = TokenDataset(data, split)
+    model, dataset = _opened(checkpoint, data, split, device)
+    context = model.config.context
+    starts, nats = _window_nats(model, dataset, context)
+    columns = np.column_stack([nats, _texts(dataset, starts, context)])  # nats, tokens, bytes, characters
+    draws, whole = _bootstrap(columns), columns.sum(0)
+    bits = float(whole[0]) / math.log(2)
+
+    def measure(value: float, figures: Vector) -> Measure:
+        if len(starts) < 2:
+            return Measure(value, None, None)
+        low, high = np.quantile(figures, [0.025, 0.975])
+        return Measure(value, float(low), float(high))
+
+    # A tokenizer that changes text has other characters than the text that was split: hence a ratio to the whole.
+    per_character = draws[:, 0] / draws[:, 3] * (whole[3] / dataset.characters / math.log(2))
+    found = {
+        "bits_per_character": measure(bits / dataset.characters, per_character),
+        "bits_per_byte": measure(bits / float(whole[2]), draws[:, 0] / draws[:, 2] / math.log(2)),
+        "perplexity": measure(math.exp(whole[0] / whole[1]), np.exp(draws[:, 0] / draws[:, 1])),
+    }
+    return found, f"bootstrap over {len(starts)} windows of {context} tokens, {_RESAMPLES} draws, 95 %"
+
+
+def _texts(dataset: TokenDataset, starts: Sequence[int], context: int) -> Vector:
+    """(windows, 3): tokens, bytes and characters of each. A character is a byte that continues no other in UTF-8."""
     tokenizer = Tokenizer.load(dataset.tokenizer_file)
     special = set(tokenizer.special_tokens.values())
-    sizes = np.array([0 if i in special else len(tokenizer.id_to_bytes(i)) for i in range(tokenizer.vocab_size)])
-    text_bytes = sum(int(sizes[np.asarray(shard)].sum()) for shard in dataset.shards)
-    nats = bits * math.log(2) * dataset.characters
-    return {
-        "bits_per_character": bits,
-        "bits_per_byte": nats / math.log(2) / text_bytes,
-        "perplexity": math.exp(nats / dataset.tokens),
-    }
+    texts = [b"" if i in special else tokenizer.id_to_bytes(i) for i in range(tokenizer.vocab_size)]
+    sizes = np.array([[1, len(text), sum(byte & 0xC0 != 0x80 for byte in text)] for text in texts], np.float64)
+    return np.array([sizes[dataset.ids(start, start + context)].sum(0) for start in starts])
+
+
+def _bootstrap(columns: Vector) -> Vector:
+    """(windows, n) -> (draws, n): sums over windows drawn with replacement, always the same draws."""
+    random = np.random.Generator(np.random.Philox(0))
+    count = len(columns)
+    return np.stack(
+        [np.bincount(random.integers(count, size=count), minlength=count) @ columns for _ in range(_RESAMPLES)]
+    )
