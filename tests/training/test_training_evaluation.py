@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from tinylm.model import ModelError, Transformer, TransformerConfig
-from tinylm.training import TokenDataset, TrainingError, bits_per_character, prepare
-from tinylm.training import evaluation
+from tinylm.training import TokenDataset, TrainingError, bits_per_character, evaluation, prepare
 from tinylm.training.evaluation import evaluate, measures
 
 
