@@ -29,7 +29,8 @@ class Trainer {
     using Pulse = std::function<void()>;  // called now and then in long loops; may throw to end them
 
     Trainer(Words words, size_t wanted, size_t threads, Pulse pulse)
-        : words_(std::move(words)), wanted_(wanted), pulse_(std::move(pulse)), team_(threads) {
+        : words_(std::move(words)), wanted_(wanted), pulse_(std::move(pulse)), team_(threads),
+          borders_(words_.divide(team_.size())) {
         for (size_t thread = 0; thread < team_.size(); thread++) found_.emplace_back(256 + wanted);
         threshold_ = std::max<int64_t>(1, words_.pairs() / int64_t(kPairsPerMerge * std::max<size_t>(wanted, 1)));
     }
@@ -100,7 +101,7 @@ class Trainer {
             events.push_back({id, place});
         }
     };
-    struct Found {
+    struct alignas(128) Found {  // no cache line of one thread is written by another
         explicit Found(size_t ids) : left(ids), right(ids) {}
         Side left, right;
         int64_t undone = 0;  // (new id, left half): counted at one merge, gone with the next one
@@ -113,13 +114,12 @@ class Trainer {
         pairs_.clear();
         const size_t threads = team_.size();
         const size_t parts = learned_ == 0 ? 1 : 1 + words_.cells() / kPart;  // pairs of bytes are few enough
-        const std::vector<size_t> borders = words_.divide(threads);
         std::vector<PairTable<Tally>> all(threads), kept(threads);
         for (size_t part = 0; part < parts; part++) {
             pulse_();
             team_.run([&](size_t thread) {
                 all[thread].clear();
-                words_.each_pair(borders[thread], borders[thread + 1], [&](uint64_t key, uint32_t, int64_t count) {
+                words_.each_pair(borders_[thread], borders_[thread + 1], [&](uint64_t key, uint32_t, int64_t count) {
                     if (parts > 1 && (mix(key) >> 32) % parts != part) return;
                     Tally& tally = all[thread].insert(key);
                     tally.count += count;
@@ -138,7 +138,7 @@ class Trainer {
                 });
         }
         team_.run([&](size_t thread) {
-            words_.each_pair(borders[thread], borders[thread + 1], [&](uint64_t key, uint32_t left, int64_t) {
+            words_.each_pair(borders_[thread], borders_[thread + 1], [&](uint64_t key, uint32_t left, int64_t) {
                 if (Tally* tally = kept[thread].find(key)) *tally->where++ = left;
             });
         });
@@ -211,15 +211,13 @@ class Trainer {
         }
     }
 
-    // Where a list of places is divided between threads: never within a word.
+    // Where a list of places is divided between threads: always at the same cells, so that a word stays in the cache of
+    // the one thread that changes it.
     std::vector<const uint32_t*> divide(const uint32_t* where, uint32_t places) const {
         std::vector<const uint32_t*> borders{where};
         const uint32_t* end = where + places;
-        for (size_t thread = 1; thread < team_.size(); thread++) {
-            const uint32_t* border = std::max(borders.back(), where + uint64_t(places) * thread / team_.size());
-            while (border > where && border < end && words_.word_start(border[-1]) == words_.word_start(*border)) border++;
-            borders.push_back(border);
-        }
+        for (size_t thread = 1; thread < team_.size(); thread++)
+            borders.push_back(std::lower_bound(borders.back(), end, uint32_t(borders_[thread])));
         borders.push_back(end);
         return borders;
     }
@@ -273,6 +271,7 @@ class Trainer {
     size_t wanted_, learned_ = 0;
     Pulse pulse_;
     Team team_;
+    std::vector<size_t> borders_;  // of the cells that each thread looks after
     int64_t threshold_;
     bool collected_ = false;
     PairTable<Occurrences> pairs_;

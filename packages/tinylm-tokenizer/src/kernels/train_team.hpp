@@ -43,11 +43,12 @@ class Team {
     }
 
   private:
-    static constexpr size_t kSpins = 4000;
+    static constexpr size_t kPatience = 200'000;  // looks for a next job before sleeping: more than there lie between jobs
+    static constexpr size_t kSpins = 4000;        // looks for the others' end before giving the core away: it may be theirs
 
     void start() {
-        round_.fetch_add(1, std::memory_order_release);
-        round_.notify_all();
+        round_.fetch_add(1);
+        if (sleeping_.load() != 0) round_.notify_all();  // a system call, as long as a small job: only when it is needed
     }
 
     void attempt(size_t number) {
@@ -60,8 +61,12 @@ class Team {
 
     void work(size_t number) {
         for (unsigned seen = 0;;) {
-            for (size_t spins = 0; round_.load(std::memory_order_acquire) == seen; spins++)
-                if (spins > kSpins) round_.wait(seen, std::memory_order_acquire);
+            for (size_t spins = 0; round_.load(std::memory_order_acquire) == seen; spins++) {
+                if (spins < kPatience) continue;
+                sleeping_.fetch_add(1);
+                round_.wait(seen);
+                sleeping_.fetch_sub(1);
+            }
             seen++;
             if (!job_) return;
             attempt(number);
@@ -70,8 +75,10 @@ class Team {
     }
 
     const std::function<void(size_t)>* job_ = nullptr;
-    std::atomic<unsigned> round_ = 0;
-    std::atomic<size_t> working_ = 0;
+    // What somebody waits for has a cache line of its own: each write to it takes the line away from who reads it.
+    alignas(128) std::atomic<unsigned> round_ = 0;
+    alignas(128) std::atomic<size_t> working_ = 0;
+    alignas(128) std::atomic<size_t> sleeping_ = 0;
     std::vector<std::exception_ptr> thrown_;  // by each thread
     std::vector<std::thread> threads_;
 };
