@@ -152,9 +152,9 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def notebooks(session: nox.Session) -> None:
-    """Every notebook of experiments/ runs from its first cell to its last."""
-    install(session, *wheels(session, "tinylm-tokenizer"), "pytest", "nbmake", "ipykernel", "matplotlib")
-    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake", "experiments")
+    """Every notebook of experiments/ runs from its first cell to its last; how long each took stands at the end."""
+    install(session, *wheels(session), "pytest", "nbmake", "ipykernel", "matplotlib")
+    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake", "--durations=0", "experiments")
 
 
 @nox.session
