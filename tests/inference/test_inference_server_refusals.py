@@ -25,7 +25,7 @@ TALK = {"model": "tiny", "messages": [{"role": "user", "content": "Who sings?"}]
 @pytest.mark.parametrize(
     ("path", "change", "word"),
     [
-        (COMPLETIONS, {"top_k": 3}, "top_k"),
+        (COMPLETIONS, {"best_of": 3}, "best_of"),
         (COMPLETIONS, {"logprobs": 1}, "logprobs"),
         (COMPLETIONS, {"echo": False}, "echo"),
         (COMPLETIONS, {"\ud800": 1}, ""),

@@ -45,6 +45,8 @@ class Body(_Part):
     model: str
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None  # vLLM's, as min_p is
+    min_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[TokenId, Bias] | None = None

@@ -23,6 +23,7 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tinylm.inference import chat_page
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.llm import LLM
 from tinylm.inference.openai_api import Answer, Body, ChatBody, CompletionBody, Start, error_object
@@ -156,6 +157,8 @@ def build_app(llm: LLM, name: str, closing: Callable[[], bool] = lambda: False) 
     app.add_exception_handler(RequestValidationError, _refuse_body)
     for kind in (HTTPException, InferenceError, Exception):
         app.add_exception_handler(kind, _fail)
+
+    app.include_router(chat_page.router(llm, name))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
