@@ -206,9 +206,9 @@ def test_the_command_teaches_answers_and_writes_a_checkpoint(run, checkpoint, to
 
     assert right(checkpoint) <= 1
     assert right(out) == 8
-    code, _, stderr = run("finetune", checkpoint, "--data", data, "--out", out, *options)
-    assert code == 1
-    assert "--overwrite" in stderr
+    code, stdout, _ = run("finetune", checkpoint, "--data", data, "--out", out, *options)
+    assert code == 0
+    assert "already finished: 60 of 60 steps" in stdout
 
 
 def test_a_stopped_run_leaves_a_whole_model_and_a_diverged_one_none(checkpoint, tmp_path):
@@ -221,6 +221,9 @@ def test_a_stopped_run_leaves_a_whole_model_and_a_diverged_one_none(checkpoint, 
     with pytest.raises(TrainingError, match="try a --learning-rate below"):
         finetune(FinetuneConfig(**make, out=str(tmp_path / "b"), learning_rate=1e30, clip=1e30))
     assert {path.name for path in (tmp_path / "b").iterdir()} == {"run"}
+    Transformer.load(checkpoint).save(tmp_path / "c")
+    with pytest.raises(TrainingError, match="a checkpoint stands at"):
+        finetune(FinetuneConfig(**make, out=str(tmp_path / "c")))
 
 
 def test_the_same_seed_gives_the_same_model(checkpoint, tmp_path):

@@ -69,10 +69,11 @@ def _one_by_one(model: Path, asked: list[tuple[int, int]]) -> int:
     return right
 
 
-def train(model: Path, data: Path, out: Path, steps: int, rate: float | None, seed: int) -> float:
+def train(model: Path, data: Path, out: Path, steps: int, optimizer: str, rate: float | None, seed: int) -> float:
     """CPU seconds."""
     command = [sys.executable, "-m", "tinylm.training", "finetune", str(model), "--data", str(data), "--out", str(out)]
     command += ["--steps", str(steps), "--batch-size", "128", "--seed", str(seed), "--device", "cpu"]
+    command += ["--optimizer", optimizer]
     command += [] if rate is None else ["--learning-rate", str(rate)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True)
@@ -83,7 +84,8 @@ def train(model: Path, data: Path, out: Path, steps: int, rate: float | None, se
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", default=Path("data/processed/shakespeare/model"))
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="20 updates: only whether it runs")
@@ -99,7 +101,7 @@ def main() -> None:
         before, said = correct(options.model, unseen)
         print(f"before: {before} of {len(unseen)} unseen pairs; it says {said}", flush=True)
         steps = 20 if options.quick else options.steps
-        seconds = train(options.model, data, out, steps, options.learning_rate, options.seed)
+        seconds = train(options.model, data, out, steps, options.optimizer, options.learning_rate, options.seed)
         after, said = correct(out, unseen)
         print(f"after: {after} of {len(unseen)} unseen pairs in {seconds:.0f} CPU-s; it says {said}", flush=True)
     report(

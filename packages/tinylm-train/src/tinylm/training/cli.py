@@ -202,7 +202,8 @@ def finetune(
     out: Annotated[Path, typer.Option(metavar="DIR", help="New checkpoint folder.", rich_help_panel="Files")],
     **flags: Any,
 ) -> None:
-    """Teach a trained model by examples (sft, lora), preferences (dpo) or rewards (grpo). Ctrl-C saves and stops."""
+    """Teach a trained model by examples (sft, lora), preferences (dpo) or rewards (grpo). Ctrl-C saves and stops; the
+    same command again goes on."""
     given = {name: value for name, value in flags.items() if value is not None}
     options = FinetuneConfig(checkpoint=str(checkpoint), data=str(data), out=str(out), **given)
     import threading
@@ -214,10 +215,14 @@ def finetune(
     lines = Lines()
     with _stop_after_step(stop.set, lines.say):
         result = run(options, lines.report, lines.say, stop)
-    ended = "finished" if result.finished else "stopped"
-    print(f"{ended}: {result.step} of {result.total_steps} steps in {result.seconds / 60:.1f} minutes. Model: {out}")
+    steps = f"{result.step} of {result.total_steps} steps"
     if not result.finished:
+        print(f"stopped: {steps}; the model is saved in {out}. The same command again goes on.")
         raise typer.Exit(130)
+    if not result.figures:
+        print(f"already finished: {steps}. The model is in {out}; another run needs another --out, or --overwrite.")
+    else:
+        print(f"finished: {steps} in {result.seconds / 60:.1f} minutes. Model: {out}")
 
 
 @app.command(

@@ -1,8 +1,8 @@
 """After pre-training: a model learns from examples (SFT), preferences (DPO) or rewards (GRPO), whole or by LoRA.
 
 Read sft.py first, then lora.py, dpo.py, grpo.py: one equation each. What they share: chat_data.py (JSONL → ids and
-which of them count), packing.py (many short examples in few rows), run.py (the loop and the files). Not here:
-pre-training (tinylm.training.trainer), talking to the result (tinylm-infer chat).
+which of them count), packing.py (many short examples in few rows), run.py (the loop), resuming.py (its step folders).
+Not here: pre-training (tinylm.training.trainer), talking to the result (tinylm-infer chat).
 Names load when they are first used, so that `tinylm-train --help` does not wait for torch.
 """
 

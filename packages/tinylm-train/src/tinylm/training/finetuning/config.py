@@ -15,6 +15,7 @@ from tinylm.training._errors import TrainingError
 # Peak rates of AdamW up to a width of 128, below pre-training's 3e-3: a preference or a reward needs far smaller steps
 # than text does, and LoRA's small matrices larger ones (Schulman et al. 2025, LoRA Without Regret: about ten times).
 _RATES: dict[str, float] = {"sft": 1e-3, "lora": 1e-2, "dpo": 1e-4, "grpo": 5e-4}
+_MUON_RATE = 0.02  # as in pre-training, whatever the width
 
 
 def _option(default: Any, group: str, text: str) -> Any:
@@ -34,10 +35,14 @@ class FinetuneConfig:
     steps: int | None = _option(None, "Training", "Updates; what --epochs come to when not given.")
     epochs: float | None = _option(None, "Training", "Times through the data (3 when no length is given).")
     batch_size: int = _option(32, "Training", "Examples (dpo: pairs, grpo: prompts) per update.")
+    optimizer: Literal["adamw", "muon"] = _option(
+        "adamw", "Training", "adamw, or muon for the blocks' matrices (sft: a new skill in far fewer steps)."
+    )
     learning_rate: float | None = _option(None, "Training", "Peak; the method's own when not given.")
     weight_decay: float = _option(0.0, "Training", "For matrices; gains and biases have none.")
     warmup_steps: int = _option(10, "Training", "Updates until the learning rate is at its peak; then a line to zero.")
     clip: float = _option(1.0, "Training", "Largest gradient norm.")
+    checkpoint_every: int | None = _option(None, "Training", "In updates; a tenth of the run when not given.")
     packing: bool = _option(True, "Training", "Many short examples in one row, which do not see each other.")
     seed: int = _option(0, "Training", "Same seed, same run.")
     device: str = _option("auto", "Training", "auto (cuda > mps > cpu), cpu, cuda or mps.")
@@ -60,6 +65,10 @@ class FinetuneConfig:
             raise TrainingError(f"wanted {' and '.join(missing)} among the options, got none")
         if self.method not in _RATES:
             raise TrainingError(f"wanted method sft, lora, dpo or grpo, got {self.method!r}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise TrainingError(f"wanted optimizer adamw or muon, got {self.optimizer!r}")
+        if self.optimizer == "muon" and self.method != "sft":
+            raise TrainingError(f"optimizer muon is for the method sft, and the method is {self.method}: leave it")
         if self.steps is not None and self.epochs is not None:
             raise TrainingError("wanted one of steps and epochs, got both: leave one")
         for field in dataclasses.fields(self):
@@ -78,10 +87,11 @@ class FinetuneConfig:
             raise TrainingError("wanted samples >= 2 (an answer is judged beside the others), got 1")
 
     def resolve(self, shape: TransformerConfig, examples: int) -> FinetuneConfig:
-        """With the length in steps and the learning rate, which falls as 1 / width beyond 128 (as pre-training's)."""
+        """With the length in steps and the learning rate; AdamW's falls as 1 / width beyond 128 (as pre-training's)."""
         epochs = 3.0 if self.epochs is None else self.epochs
         steps = self.steps or max(1, math.ceil(epochs * examples / self.batch_size)) * self._updates()
-        rate = self.learning_rate or _RATES[self.method] * min(1.0, 128 / shape.width)
+        own = _MUON_RATE if self.optimizer == "muon" else _RATES[self.method] * min(1.0, 128 / shape.width)
+        rate = self.learning_rate or own
         return dataclasses.replace(self, steps=steps, epochs=None, learning_rate=rate)
 
     def _updates(self) -> int:

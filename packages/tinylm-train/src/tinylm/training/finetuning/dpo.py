@@ -60,6 +60,9 @@ def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> tuple[Tensor, Te
 class DPO:
     """A method, as run.py drives it."""
 
+    generator = None  # it draws nothing
+    settled = True  # and keeps nothing from step to step
+
     def __init__(self, model: Transformer, pairs: Sequence[Pair], beta: float, packing: bool) -> None:
         self.model, self.items, self.beta, self.packing = model, pairs, beta, packing
         with torch.no_grad():

@@ -110,6 +110,11 @@ class GRPO:
         self.first = copy.deepcopy(model).requires_grad_(False) if kl else None
         self.drawn: _Drawn | None = None
 
+    @property
+    def settled(self) -> bool:
+        """Whether the drawn answers have had all their updates."""
+        return self.drawn is None or not self.drawn.left
+
     def loss(self, chosen: Sequence[int]) -> tuple[Tensor, dict[str, float]]:
         """Draw answers to these prompts (or use those that stand, for more iterations), and their loss."""
         drawn = self.drawn if self.drawn is not None and self.drawn.left else self._draw(chosen)

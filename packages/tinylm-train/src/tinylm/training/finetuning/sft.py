@@ -25,6 +25,9 @@ def sft_loss(model: Transformer, batch: Batch) -> Tensor:
 class SFT:
     """A method, as run.py drives it: so many items, and the loss of some of them."""
 
+    generator = None  # it draws nothing
+    settled = True  # and keeps nothing from step to step
+
     def __init__(self, model: Transformer, examples: Sequence[Example], packing: bool) -> None:
         self.model, self.items, self.packing = model, examples, packing
 
