@@ -183,7 +183,7 @@ def test_an_untied_head_is_quantised_too() -> None:
 
 
 def test_without_the_kernels_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As those of the kernels one by one (taps={}); test_inference_quantization_decoder.py compares them as a whole."""
+    """As those of the kernels one by one (taps={}); test_inference_decoder.py compares them as a whole."""
     model = small("qwen3")
     ids = torch.arange(10)[None]
     with torch.inference_mode():

@@ -1,12 +1,13 @@
-"""Engines that `quantized.py` compares: each makes a function that writes greedily and returns nothing.
+"""Engines that `decode.py` compares: each makes a function that writes greedily and returns nothing.
 
 A maker is called with a folder to work in and the model (GPT-2's shape, random weights), and gives back
 write(prompts, count): so many new tokens for each prompt (equal lengths), past any end of text. One thread each. Peers
-are imported where they are made; one that is missing raises ImportError. It measures nothing: see quantized.py.
+are imported where they are made; one that is missing raises ImportError. It measures nothing: see decode.py.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tinylm.inference.decoder import cache_dtype
+from tinylm.inference.plain_weights import use_kernels
 from tinylm.inference.quantization import quantize
 from tinylm.model import KVCache, Transformer
 
@@ -28,14 +31,22 @@ def ours(scheme: str) -> Callable[[Path, Transformer], Write]:
     return make
 
 
+def ours_plain(dtype: torch.dtype) -> Callable[[Path, Transformer], Write]:
+    def make(_: Path, model: Transformer) -> Write:
+        mine = copy.deepcopy(model).to(dtype)
+        use_kernels(mine)
+        return greedy(mine)
+
+    return make
+
+
 def greedy(model: Transformer) -> Write:
     """A loop around a Transformer with a KV cache."""
 
     @torch.inference_mode()
     def write(prompts: list[list[int]], count: int) -> None:
         ids = torch.tensor(prompts)
-        kind = model.embed.weight.dtype
-        cache = KVCache(model.config, len(prompts), ids.shape[1] + count, dtype=kind)
+        cache = KVCache(model.config, len(prompts), ids.shape[1] + count, dtype=cache_dtype(model))
         for _ in range(count):
             ids = model(ids, cache=cache, logits_at=[-1])[:, -1].argmax(dim=-1, keepdim=True)
 
@@ -44,8 +55,6 @@ def greedy(model: Transformer) -> Write:
 
 def torch_eager(dtype: torch.dtype) -> Callable[[Path, Transformer], Write]:
     def make(_: Path, model: Transformer) -> Write:
-        import copy
-
         return greedy(copy.deepcopy(model).to(dtype))
 
     return make
@@ -53,8 +62,6 @@ def torch_eager(dtype: torch.dtype) -> Callable[[Path, Transformer], Write]:
 
 def torch_int8_dynamic(_: Path, model: Transformer) -> Write:
     """PyTorch's own dynamic quantisation of nn.Linear; the tied head as a Linear of its own."""
-    import copy
-
     import torch.ao.quantization as ao
 
     quantized = ao.quantize_dynamic(_with_head(copy.deepcopy(model)), {nn.Linear}, dtype=torch.qint8)
@@ -85,8 +92,6 @@ class _Int4(nn.Module):
 
 
 def torch_int4_pack(_: Path, model: Transformer) -> Write:
-    import copy
-
     whole = _with_head(copy.deepcopy(model).bfloat16())
     for name, module in list(whole.named_modules()):
         if isinstance(module, nn.Linear):
@@ -113,20 +118,23 @@ def _with_head(model: Transformer) -> Transformer:
     return model
 
 
-def transformers(folder: Path, model: Transformer) -> Write:
-    from transformers import AutoModelForCausalLM
+def transformers(dtype: torch.dtype) -> Callable[[Path, Transformer], Write]:
+    def make(folder: Path, model: Transformer) -> Write:
+        from transformers import AutoModelForCausalLM
 
-    theirs = AutoModelForCausalLM.from_pretrained(_saved(folder, model), dtype=torch.float32)
+        theirs = AutoModelForCausalLM.from_pretrained(_saved(folder, model), dtype=dtype)
 
-    @torch.inference_mode()
-    def write(prompts: list[list[int]], count: int) -> None:
-        ids = torch.tensor(prompts)
-        mask = torch.ones_like(ids)
-        theirs.generate(
-            ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0
-        )
+        @torch.inference_mode()
+        def write(prompts: list[list[int]], count: int) -> None:
+            ids = torch.tensor(prompts)
+            mask = torch.ones_like(ids)
+            theirs.generate(
+                ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0
+            )
 
-    return write
+        return write
+
+    return make
 
 
 def ctranslate2(kind: str) -> Callable[[Path, Transformer], Write]:

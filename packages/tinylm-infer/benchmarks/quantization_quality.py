@@ -5,7 +5,7 @@
 DATA_DIR is what `tinylm-train prepare` made (the quickstart's: data/processed/shakespeare/tokens). Trains with
 `tinylm-train pretrain` what FOLDER does not hold yet, then measures the validation split, whole windows of the context.
 The bounds: at most +0.5 % of perplexity for int8 and +4 % for int4; exits with 1 where one is broken. It does NOT
-measure speed. Next: quantized.py.
+measure speed. Next: decode.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// A whole transformer over some new tokens, as `tinylm.model.Transformer` computes it, with quantised matrices: from
+// A whole transformer over some new tokens, as `tinylm.model.Transformer` computes it, on packed or plain matrices: from
 // token ids to logits in one call, so that a step of a small model is not spent on calling. No Python here.
 //
 // All threads of a team run `Decoder::run` together; each line of it that splits work ends at a barrier. Every token's
@@ -56,7 +56,7 @@ class Decoder {
     Shape shape;
     const Kernels* kernels;
     std::vector<Layer> layers;
-    const float* embedding;                 // (vocabulary, width)
+    Packed embedding;                       // (vocabulary, width), plain
     const float* learned_positions;         // (context, width), or null
     const float *cos = nullptr, *sin = nullptr;  // (context, head_dim / 2), or null
     Norm final_norm;
@@ -86,19 +86,19 @@ class Decoder {
         for (size_t index = 0; index < layers.size(); ++index) {
             const Layer& layer = layers[index];
             all([&](int t) { norm_and_round(layer.attention_norm, row(x_, t, shape.width), t, layer.q.matrix); }, tokens);
-            project(layer.q, q_, tokens, part);
-            project(layer.k, k_, tokens, part);
-            project(layer.v, v_, tokens, part);
+            project(layer.q, normed_, q_, tokens, part);
+            project(layer.k, normed_, k_, tokens, part);
+            project(layer.v, normed_, v_, tokens, part);
             team.barrier();
             all([&](int token) { remember(step, layer, int64_t(index), token); }, tokens);
             all([&](int item) { attend(step, layer, int64_t(index), item, thread); }, tokens * shape.heads);
             all([&](int t) { round(row(attended_, t, query_width), t, layer.output.matrix); }, tokens);
-            project(layer.output, x_, tokens, part, true);
+            project(layer.output, attended_, x_, tokens, part, true);
             team.barrier();
             all([&](int t) { norm_and_round(layer.mlp_norm, row(x_, t, shape.width), t, layer.up.matrix); }, tokens);
             const bool gated = layer.gate.matrix.data;
-            if (gated) project(layer.gate, gate_, tokens, part);
-            project(layer.up, up_, tokens, part);
+            if (gated) project(layer.gate, normed_, gate_, tokens, part);
+            project(layer.up, normed_, up_, tokens, part);
             team.barrier();
             all(
                 [&](int t) {
@@ -107,17 +107,23 @@ class Decoder {
                     round(up, t, layer.down.matrix);
                 },
                 tokens);
-            project(layer.down, x_, tokens, part, true);
+            project(layer.down, up_, x_, tokens, part, true);
             team.barrier();
         }
         all([&](int r) { norm_and_round(final_norm, row(x_, int(step.rows[r]), shape.width), r, head.matrix); },
             step.row_count);
-        linear(head, step.logits, step.row_count, part, false);
+        linear(head, normed_, step.logits, step.row_count, part, false);
     }
 
     void embed(const Step& step, int token) {
         float* x = row(x_, token, shape.width);
-        std::memcpy(x, embedding + step.ids[token] * shape.width, size_t(shape.width) * sizeof(float));
+        const size_t start = size_t(step.ids[token]) * size_t(shape.width);
+        if (embedding.bits == 32) {
+            std::memcpy(x, embedding.data + start * 4, size_t(shape.width) * 4);
+        } else {
+            const auto* row = reinterpret_cast<const uint16_t*>(embedding.data) + start;
+            for (int i = 0; i < shape.width; ++i) x[i] = __builtin_bit_cast(float, uint32_t(row[i]) << 16);
+        }
         if (!learned_positions) return;
         const float* position = learned_positions + step.positions[token] * shape.width;
         for (int i = 0; i < shape.width; ++i) x[i] += position[i];
@@ -166,25 +172,27 @@ class Decoder {
     }
 
     void round(const float* x, int token, const Packed& matrix) {
-        Activations one = rounded(matrix, 1);
+        if (matrix.plain()) return;
+        Activations one = activations(matrix, x, 1);
         one.numbers += size_t(token) * matrix.padded_inputs();
         one.scales += size_t(token) * matrix.groups();
         one.sums += size_t(token) * matrix.groups();
         kernels->quantize(x, matrix.inputs, 1, one);
     }
 
-    void project(const Projection& to, Rows& y, int tokens, const Part& part, bool add = false) {
-        linear(to, y.data(), tokens, part, add);
+    void project(const Projection& to, const Rows& x, Rows& y, int tokens, const Part& part, bool add = false) {
+        linear(to, x, y.data(), tokens, part, add);
     }
 
-    void linear(const Projection& to, float* y, int tokens, const Part& part, bool add) {
+    // x are the rows that were rounded last.
+    void linear(const Projection& to, const Rows& x, float* y, int tokens, const Part& part, bool add) {
         const int blocks = to.matrix.blocks();
-        kernels->linear(to.matrix, rounded(to.matrix, tokens), to.bias, y, size_t(to.matrix.outputs),
+        kernels->linear(to.matrix, activations(to.matrix, x.data(), tokens), to.bias, y, size_t(to.matrix.outputs),
                         part.first(blocks), part.first(blocks, 1), add);
     }
 
-    Activations rounded(const Packed& matrix, int tokens) {
-        return {numbers_.data(), scales_.data(), sums_.data(), tokens, matrix.padded_inputs(), matrix.groups()};
+    Activations activations(const Packed& matrix, const float* x, int tokens) {
+        return {x, numbers_.data(), scales_.data(), sums_.data(), tokens, matrix.padded_inputs(), matrix.groups()};
     }
 
     static float* row(Rows& rows, int token, int width) { return rows.data() + size_t(token) * size_t(width); }

@@ -23,6 +23,13 @@ void store(float* to, const Floats& a) {
   _mm256_storeu_ps(to + 8, a.high);
 }
 Floats load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+Floats load_bfloat16(const uint8_t* from) {
+  const auto eight = [](const uint8_t* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  };
+  return {eight(from), eight(from + 16)};
+}
 float sum(const Floats& a) {
   const __m256 eight = _mm256_add_ps(a.low, a.high);
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

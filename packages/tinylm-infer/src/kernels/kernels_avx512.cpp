@@ -21,6 +21,10 @@ Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 void store(float* to, Floats a) { _mm512_storeu_ps(to, a); }
 Floats load(const float* from) { return _mm512_loadu_ps(from); }
+Floats load_bfloat16(const uint8_t* from) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
 float sum(Floats a) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a),
                                      _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)));

@@ -28,6 +28,9 @@ void store(float* to, const Floats& a) {
 }
 
 Floats load(const float* from) { return each([&](int i) { return from[i]; }); }
+Floats load_bfloat16(const uint8_t* from) {
+  return each([&](int i) { return __builtin_bit_cast(float, uint32_t(from[2 * i] | from[2 * i + 1] << 8) << 16); });
+}
 float sum(Floats a) {
   for (int half = kLanes / 2; half; half /= 2)
     for (int i = 0; i < half; ++i) a.lane[i] += a.lane[i + half];

@@ -75,11 +75,11 @@ struct Rounded {
     std::vector<float> scales;
     std::vector<int32_t> sums;
 
-    Activations room(int tokens, const Packed& m) {
+    Activations room(const float* x, int tokens, const Packed& m) {
         const size_t count = size_t(tokens) * m.groups(), size = size_t(tokens) * m.padded_inputs();
         if (numbers.size() < size) numbers.resize(size);
         if (scales.size() < count) scales.resize(count), sums.resize(count);
-        return {numbers.data(), scales.data(), sums.data(), tokens, m.padded_inputs(), m.groups()};
+        return {x, numbers.data(), scales.data(), sums.data(), tokens, m.padded_inputs(), m.groups()};
     }
 };
 
@@ -96,9 +96,10 @@ class Matrix {
            const std::string& instruction_set)
         : data_(data), bias_(bias), kernels_(by_name(instruction_set)),
           packed_{data.data(), outputs, inputs, bits, grouped, minima} {
-        if (outputs < 1 || inputs < 1 || (bits != 8 && bits != 4) || (bits == 4 && !grouped) ||
-            (bits == 8 && minima))
-            throw std::invalid_argument("a packed matrix has 8 bits without minima, or 4 bits in groups");
+        const bool plain = (bits == 32 || bits == 16) && !grouped && !minima;
+        if (outputs < 1 || inputs < 1 || !(plain || (bits == 8 && !minima) || (bits == 4 && grouped)))
+            throw std::invalid_argument(
+                "a matrix has 32 or 16 bits, 8 bits without minima, or 4 bits in groups");
         if (packed_.bytes() != data.size())
             throw std::invalid_argument("wanted " + std::to_string(packed_.bytes()) + " bytes for this shape, got " +
                                         std::to_string(data.size()));
@@ -112,8 +113,8 @@ class Matrix {
             throw std::invalid_argument("wanted x (tokens, inputs) and y (tokens, outputs)");
         const nb::gil_scoped_release release;
         static thread_local Rounded rounded;
-        const Activations a = rounded.room(int(x.shape(0)), packed_);
-        kernels_->quantize(x.data(), packed_.inputs, a.tokens, a);
+        const Activations a = rounded.room(x.data(), int(x.shape(0)), packed_);
+        if (!packed_.plain()) kernels_->quantize(x.data(), packed_.inputs, a.tokens, a);
         const float* bias = bias_ ? bias_->data() : nullptr;
         const int blocks = packed_.blocks();
         Team& team = team_of(threads);
@@ -142,11 +143,12 @@ using NormPair = std::pair<std::optional<Numbers>, std::optional<Numbers>>;  // 
 // `Decoder` with the Python objects that its pointers point into.
 class Model {
   public:
-    Model(const Shape& shape, Numbers embedding, std::optional<Numbers> learned_positions, std::optional<Numbers> cos,
+    Model(const Shape& shape, const Matrix& embedding, std::optional<Numbers> learned_positions, std::optional<Numbers> cos,
           std::optional<Numbers> sin, const std::string& instruction_set) {
         decoder_.shape = shape;
         decoder_.kernels = by_name(instruction_set);
-        decoder_.embedding = keep(embedding, size_t(shape.vocabulary) * shape.width);
+        decoder_.embedding = keep(&embedding, shape.vocabulary, shape.width).matrix;
+        if (!decoder_.embedding.plain()) throw std::invalid_argument("wanted an embedding in 32 or 16 bits");
         context_ = cos ? cos->shape(0) : (learned_positions ? learned_positions->shape(0) : 0);
         decoder_.learned_positions = keep(learned_positions, context_ * shape.width);
         decoder_.cos = keep(cos, context_ * (shape.head_dim / 2));
@@ -293,7 +295,7 @@ NB_MODULE(_kernels, module) {
     nb::class_<Model>(module, "Model")
         .def("__init__",
              [](Model* self, int width, int heads, int kv_heads, int head_dim, int mlp_width, int vocabulary, float eps,
-                Numbers embedding, std::optional<Numbers> learned_positions, std::optional<Numbers> cos,
+                const Matrix& embedding, std::optional<Numbers> learned_positions, std::optional<Numbers> cos,
                 std::optional<Numbers> sin, const std::string& instruction_set) {
                  new (self) Model({width, heads, kv_heads, head_dim, mlp_width, vocabulary, eps}, embedding,
                                   learned_positions, cos, sin, instruction_set);

@@ -1,4 +1,7 @@
-// The one layout of quantised matrices, and the table of functions that each instruction set offers over it.
+// The layouts of matrices, and the table of functions that each instruction set offers over them.
+//
+// Plain weights (32 bits: float, 16 bits: bfloat16) lie row by row, as PyTorch keeps them, and are multiplied where they
+// are. Quantised weights have one layout:
 //
 // A matrix (outputs, inputs) is cut into blocks of 16 outputs (the last one padded with zero scales), its inputs are
 // padded to a multiple of 32 and cut into groups that share a scale: of 32, or all inputs in one group. A block is
@@ -27,10 +30,11 @@ constexpr size_t round_up(size_t size, size_t to) { return (size + to - 1) / to 
 struct Packed {
   const uint8_t* data;
   int outputs, inputs;  // as the caller knows them
-  int bits;             // 8 or 4
+  int bits;             // 8 or 4; 32 or 16: plain
   bool grouped;         // a scale for each 32 inputs, or one for all
   bool minima;
 
+  bool plain() const { return bits >= 16; }
   int padded_inputs() const { return int(round_up(size_t(inputs), kGroup)); }
   int groups() const { return grouped ? padded_inputs() / kGroup : 1; }
   int group() const { return grouped ? kGroup : padded_inputs(); }
@@ -38,7 +42,9 @@ struct Packed {
   size_t scale_bytes() const { return round_up(size_t(groups()) * kLanes * 2, kAlign); }
   size_t number_offset() const { return scale_bytes() * (minima ? 2 : 1); }
   size_t block_bytes() const { return number_offset() + size_t(padded_inputs()) * kLanes * bits / 8; }
-  size_t bytes() const { return block_bytes() * size_t(blocks()); }
+  size_t bytes() const {
+    return plain() ? size_t(outputs) * size_t(inputs) * size_t(bits) / 8 : block_bytes() * size_t(blocks());
+  }
 };
 
 // Fills `out` (bytes() of zeros), of which `m` is the shape, with numbers (outputs, inputs) and float16 scales and minima
@@ -68,8 +74,10 @@ inline void pack(const Packed& m, const int8_t* numbers, const uint16_t* scales,
   }
 }
 
-// Activations of some tokens, rounded to 8 bits: x ≈ scale · q for each token and group.
+// Activations of some tokens: as they are, which is all that plain weights need, and rounded to 8 bits, x ≈ scale · q for
+// each token and group.
 struct Activations {
+  const float* floats;  // (tokens, inputs)
   int8_t* numbers;  // (tokens, padded inputs), zeros behind the last input
   float* scales;    // (tokens, groups)
   int32_t* sums;    // (tokens, groups): sum of q

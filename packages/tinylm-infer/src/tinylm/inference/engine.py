@@ -16,6 +16,7 @@ from torch import Tensor
 from tinylm.inference import sampler
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.block_manager import BlockManager
+from tinylm.inference.decoder import cache_dtype
 from tinylm.inference.engine_config import EngineConfig
 from tinylm.inference.outputs import TokenOutput
 from tinylm.inference.paged_cache import PagedCache
@@ -45,12 +46,11 @@ class Engine:
     ) -> None:
         """`propose` guesses tokens that follow a text, to be checked together: the texts are the same without it."""
         config = config or EngineConfig()
-        weight = model.embed.weight
-        count = config.block_count(model.config, weight.element_size())
+        kind = (model.embed.weight.device, cache_dtype(model))
+        count = config.block_count(model.config, kind[1].itemsize)
         self.model, self.config = model, config
         self.blocks = BlockManager(count, config.block_size, config.enable_prefix_caching)
         self.scheduler = Scheduler(self.blocks, config.max_num_seqs, config.max_num_batched_tokens)
-        kind = (weight.device, weight.dtype)
         cache = PagedCache(model.config, count, config.block_size, *kind, config.batch_invariant)
         if config.batch_invariant:
             use_tiles(model)

@@ -19,6 +19,7 @@ from tinylm.inference.engine import Engine
 from tinylm.inference.engine_config import EngineConfig
 from tinylm.inference.generation import Generation
 from tinylm.inference.outputs import RequestOutput
+from tinylm.inference.plain_weights import use_kernels
 from tinylm.inference.quantization import place, quantize
 from tinylm.inference.sampling_params import SamplingParams
 from tinylm.inference.sequence import Sequence as SequenceOfTokens
@@ -75,6 +76,8 @@ class LLM:
         )
         checkpoint = open_checkpoint(model, *place(quantization, dtype, device), skip_tokenizer_init)
         self.model = checkpoint.model if quantization is None else quantize(checkpoint.model, quantization)
+        if not batch_invariant:
+            use_kernels(self.model)
         self.tokenizer = checkpoint.tokenizer
         self.eos_token_ids = checkpoint.eos_token_ids
         self.tuned_for_chat = checkpoint.tuned_for_chat

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tinylm.inference._errors import InferenceError
-from tinylm.inference.quantization.decoder import CacheLayout
+from tinylm.inference.decoder import CacheLayout
 from tinylm.inference.scheduler import Chunk
 from tinylm.model import TransformerConfig
 from tinylm.model.attention import attend
@@ -72,14 +72,14 @@ class PagedCache:
         if mask is not None:
             raise InferenceError("PagedCache takes no mask: sequences of different lengths need no padding here")
         keys, values = self.keys[layer], self.values[layer]
-        keys[:, self._new], values[:, self._new] = k[0], v[0]
+        keys[:, self._new], values[:, self._new] = k[0].to(keys.dtype), v[0].to(keys.dtype)
         if len(self._spans) == 1 and not self._one_query_at_a_time:
             slots = self._spans[0].slots
-            return attend(q, keys[None, :, slots], values[None, :, slots], None, window)
+            return attend(q, keys[None, :, slots].to(q.dtype), values[None, :, slots].to(q.dtype), None, window)
         out = torch.empty_like(q)
         for span in self._spans:
             mine = slice(span.begin, span.end)
-            visible = keys[None, :, span.slots], values[None, :, span.slots]
+            visible = keys[None, :, span.slots].to(q.dtype), values[None, :, span.slots].to(q.dtype)
             step = self._query_by_query if self._one_query_at_a_time else attend
             out[:, :, mine] = step(q[:, :, mine], *visible, None, window)
         return out

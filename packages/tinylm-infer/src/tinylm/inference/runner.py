@@ -9,8 +9,8 @@ from collections.abc import Sequence as Items
 import torch
 from torch import Tensor
 
+from tinylm.inference.decoder import CompiledTransformer
 from tinylm.inference.paged_cache import PagedCache
-from tinylm.inference.quantization import QuantizedTransformer
 from tinylm.inference.scheduler import Chunk
 from tinylm.model import Transformer
 
@@ -48,7 +48,7 @@ class Runner:
 
     def _forward(self, ids: Tensor, positions: Tensor, starts: Tensor, rows: Tensor) -> Tensor:
         """(N,), (N,), (sequences + 1,), (R,) -> (R, V)."""
-        if isinstance(self.model, QuantizedTransformer):
+        if isinstance(self.model, CompiledTransformer):
             compiled = self.model.rows_of_logits(ids, positions, starts, self.cache.layout(), rows)
             if compiled is not None:
                 return compiled

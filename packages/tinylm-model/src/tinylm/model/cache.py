@@ -66,7 +66,7 @@ class KVCache:
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None
     ) -> Tensor:
         """Append k and v, then attend over all that is there, or the window's part of it. Raises ModelError when full,
-        of another batch size or type, and where a gradient is wanted."""
+        of another batch size or type (float32 takes all types), and where a gradient is wanted."""
         layers, batch, _, room, _ = self.keys.shape
         end = self.length + k.shape[2]
         if end > room:
@@ -76,7 +76,8 @@ class KVCache:
             )
         if k.shape[0] != batch:
             raise ModelError(f"KVCache: wanted a batch of {batch}, got {k.shape[0]}")
-        if k.dtype != self.keys.dtype and not torch.is_autocast_enabled(k.device.type):
+        wider = self.keys.dtype == torch.float32  # holds what 16 bits hold
+        if k.dtype != self.keys.dtype and not wider and not torch.is_autocast_enabled(k.device.type):
             raise ModelError(
                 f"KVCache: wanted keys of its own type {self.keys.dtype}, got {k.dtype}; make it with dtype="
             )
@@ -86,4 +87,7 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         if layer == layers - 1:
             self.length = end
-        return attend(q, self.keys[layer, :, :, :end], self.values[layer, :, :, :end], mask, window)
+        keys, values = self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        if wider and not torch.is_autocast_enabled(k.device.type):
+            keys, values = keys.to(q.dtype), values.to(q.dtype)
+        return attend(q, keys, values, mask, window)

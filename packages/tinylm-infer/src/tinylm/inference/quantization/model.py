@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from tinylm.inference import kernels
 from tinylm.inference._errors import InferenceError
+from tinylm.inference.decoder import CompiledTransformer, Decoder
 from tinylm.inference.quantization import packing
-from tinylm.inference.quantization.decoder import CacheLayout, Decoder, layout_of
 from tinylm.inference.quantization.linear import QuantizedLinear
 from tinylm.inference.quantization.weights import QuantizedWeight, round_weight
-from tinylm.model import Cache, KVCache, Transformer
+from tinylm.model import Cache, Transformer
 from tinylm.model.initialisation import uninitialised
 
 SCHEMES = {"int8": 8, "int4": 4}
 
 
-class QuantizedTransformer(Transformer):
+class QuantizedTransformer(CompiledTransformer):
     """What `quantize` returns: a Transformer to everything that calls one, for inference on a CPU.
 
     `scheme` is "int8", "int4", or "gguf" (gguf.py). No gradients; `head_weight` is rebuilt in float32 at each access.
@@ -55,28 +55,24 @@ class QuantizedTransformer(Transformer):
         self.quantized_head = linears["head"]
         self.requires_grad_(False)
         self.eval()
-        self._decoder = Decoder(self, linears["head"]) if kernels.available() else None
+        if kernels.available():
+            self._decoder = Decoder(self, lambda linear: linear.matrix, self.quantized_head.matrix)
 
     @property
     def head_weight(self) -> Tensor:
         """(V, D) float32: the head's matrix as its 8 bits give it."""
         return self.quantized_head.weight().dequantize()
 
-    def forward(
+    def forward_in_torch(
         self,
         ids: Tensor,
-        positions: Tensor | None = None,
-        mask: Tensor | None = None,
-        cache: Cache | None = None,
-        taps: dict[str, Tensor] | None = None,
-        logits_at: Sequence[int] | Tensor | None = None,
+        positions: Tensor | None,
+        mask: Tensor | None,
+        cache: Cache | None,
+        taps: dict[str, Tensor] | None,
+        logits_at: Sequence[int] | Tensor | None,
     ) -> Tensor:
-        """As `Transformer.forward`; one call of C++ unless there is a mask, taps, or a cache of unknown layout."""
-        if self._decoder is not None and mask is None and taps is None:
-            cache = KVCache(self.config, *ids.shape) if cache is None else cache
-        layout = layout_of(cache) if self._decoder is not None and mask is None and taps is None else None
-        if layout is not None:
-            return self._compiled(ids, positions, cache, layout, logits_at)
+        """As `Transformer.forward`, with the same matrices one by one."""
         hidden = self.hidden(ids, positions, mask, cache, taps)
         if logits_at is not None:
             at = torch.as_tensor(logits_at)
@@ -85,39 +81,6 @@ class QuantizedTransformer(Transformer):
         if taps is not None:
             taps["logits"] = logits
         return logits
-
-    def _compiled(
-        self,
-        ids: Tensor,
-        positions: Tensor | None,
-        cache: Cache | None,
-        layout: CacheLayout,
-        logits_at: Sequence[int] | Tensor | None,
-    ) -> Tensor:
-        assert self._decoder is not None
-        batch, time = ids.shape
-        if positions is None:
-            positions = layout.lengths[:, None] + torch.arange(time)
-        rows = torch.arange(batch * time).view(batch, time)
-        if logits_at is not None:
-            at = torch.as_tensor(logits_at)
-            rows = rows[:, at] if at.ndim == 1 else rows.take_along_dim(at % time, dim=1)
-        logits = self._decoder.forward(
-            ids.flatten().contiguous(),
-            positions.expand(batch, time).flatten().contiguous(),
-            torch.arange(0, batch * time + 1, time),
-            layout,
-            rows.flatten().contiguous(),
-        )
-        if isinstance(cache, KVCache):
-            cache.length += time
-        return logits.view(*rows.shape, -1)
-
-    def rows_of_logits(
-        self, ids: Tensor, positions: Tensor, starts: Tensor, layout: CacheLayout, rows: Tensor
-    ) -> Tensor | None:
-        """(len(rows), V): `Decoder.forward` over sequences of any lengths; None where it is not there to do it."""
-        return None if self._decoder is None else self._decoder.forward(ids, positions, starts, layout, rows)
 
     def loss(
         self, ids: Tensor, targets: Tensor, reduction: str = "mean", items: dict[str, Tensor] | None = None

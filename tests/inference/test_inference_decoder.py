@@ -5,8 +5,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tinylm.inference import kernels  # noqa: E402  # after importorskip
+from tinylm.inference.decoder import CacheLayout, Decoder, layout_of  # noqa: E402
 from tinylm.inference.quantization import QuantizedTransformer, quantize  # noqa: E402
-from tinylm.inference.quantization.decoder import CacheLayout, Decoder, layout_of  # noqa: E402
 from tinylm.model import KVCache, Transformer, TransformerConfig  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="installed without a compiler")

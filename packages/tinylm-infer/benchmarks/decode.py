@@ -1,6 +1,6 @@
-"""Tokens per CPU-second of quantised weights beside CTranslate2, llama.cpp, transformers and PyTorch, all interleaved.
+"""Tokens per CPU-second beside CTranslate2, llama.cpp, transformers and PyTorch, all interleaved.
 
-    python packages/tinylm-infer/benchmarks/quantized.py [--only WORD ...] [--figures ...] [--gguf FILE] [--json FILE]
+    python packages/tinylm-infer/benchmarks/decode.py [--only WORD ...] [--figures ...] [--gguf FILE] [--json FILE]
 
 GPT-2's shape (124M), random weights, one thread, process CPU time, medians of the rounds; in each round every engine
 has its turn. decode: 127 tokens over the time of a prompt of 64 and 128 new tokens less that of the prompt and one.
@@ -31,6 +31,8 @@ PROMPT, COUNT, LONG, BATCH = 64, 128, 512, 8
 UNIT = "tokens per CPU-second, one thread, other jobs running: trust ratios"
 FIGURES = ["decode", "batch 8", "prefill 512"]
 ENGINES: dict[str, Callable[[Path, Transformer], peers.Write]] = {
+    "tinylm float32": peers.ours_plain(torch.float32),
+    "tinylm bfloat16": peers.ours_plain(torch.bfloat16),
     "tinylm int8": peers.ours("int8"),
     "tinylm int4": peers.ours("int4"),
     "CTranslate2 float32": peers.ctranslate2("float32"),
@@ -39,7 +41,8 @@ ENGINES: dict[str, Callable[[Path, Transformer], peers.Write]] = {
     "llama.cpp bf16": peers.llama_cpp("BF16"),
     "llama.cpp q8_0": peers.llama_cpp("Q8_0"),
     "llama.cpp q4_0": peers.llama_cpp("Q4_0"),
-    "transformers float32": peers.transformers,
+    "transformers float32": peers.transformers(torch.float32),
+    "transformers bfloat16": peers.transformers(torch.bfloat16),
     "torch float32": peers.torch_eager(torch.float32),
     "torch bfloat16": peers.torch_eager(torch.bfloat16),
     "torch int8 dynamic": peers.torch_int8_dynamic,
@@ -101,7 +104,7 @@ def run(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Quantised weights beside other engines.")
+    parser = argparse.ArgumentParser(description="Decoding and reading a prompt, beside other engines.")
     parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="engines with a word in their name")
     parser.add_argument("--gguf", type=Path, help="measure this file instead of GPT-2's shape, ours and llama.cpp's")
     parser.add_argument("--figures", nargs="*", default=FIGURES, choices=FIGURES, help="which to measure")
@@ -113,7 +116,7 @@ def main() -> None:
     torch.set_num_threads(1)
     words = ["tinylm", "torch"] if options.quick and not options.only else options.only
     rounds = 1 if options.quick else options.rounds
-    command = "python packages/tinylm-infer/benchmarks/quantized.py"
+    command = "python packages/tinylm-infer/benchmarks/decode.py"
     command += "".join(f" {word!r}" if " " in word else f" {word}" for word in (["--only", *words] if words else []))
     command += "" if options.figures == FIGURES else f" --figures {' '.join(map(repr, options.figures))}"
     with tempfile.TemporaryDirectory() as temporary:

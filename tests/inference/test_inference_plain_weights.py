@@ -1,0 +1,137 @@
+"""Weights as they are through the compiled pass: PyTorch's numbers, the same bits however steps are cut or spread."""
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tinylm.inference import LLM, SamplingParams, kernels  # noqa: E402  # after importorskip
+from tinylm.inference.decoder import plain_matrix  # noqa: E402
+from tinylm.inference.plain_weights import MOST, PlainTransformer, use_kernels  # noqa: E402
+from tinylm.model import KVCache, Transformer, TransformerConfig, generate  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="installed without a compiler")
+
+SHAPES = {
+    "gpt2": {},
+    "qwen3": {"kv_heads": 1},
+    "llama": {"head_dim": 24, "width": 72, "mlp_width": 100},  # no multiple of 16 anywhere
+    "smollm2": {},
+    "mistral": {"window": 7},
+}
+
+
+def small(shape: str, dtype: torch.dtype = torch.float32) -> Transformer:
+    torch.manual_seed(0)
+    options = {"depth": 2, "context": 64, **SHAPES[shape]}
+    model = Transformer(TransformerConfig.preset(shape, vocab_size=211, **options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model.to(dtype).eval()
+
+
+def compiled(shape: str, dtype: torch.dtype = torch.float32) -> PlainTransformer:
+    model = small(shape, dtype)
+    use_kernels(model)
+    assert isinstance(model, PlainTransformer)
+    return model
+
+
+def some_ids(batch: int, time: int) -> torch.Tensor:
+    return torch.randint(0, 211, (batch, time), generator=torch.Generator().manual_seed(1))
+
+
+def step_by_step(model: Transformer, ids: torch.Tensor, prompt: int) -> torch.Tensor:
+    """(B, T, V): a prompt at once, then token by token."""
+    cache = KVCache(model.config, *ids.shape, dtype=torch.float32)
+    parts = [model(ids[:, :prompt], cache=cache)]
+    parts += [model(ids[:, at : at + 1], cache=cache) for at in range(prompt, ids.shape[1])]
+    return torch.cat([part.float() for part in parts], dim=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_float32_computes_what_pytorch_does(shape: str) -> None:
+    ids = some_ids(2, 30)
+    wanted = small(shape)(ids)
+    assert (step_by_step(compiled(shape), ids, 20) - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_bfloat16_weights_are_nearer_to_the_exact_result_than_pytorchs_way(shape: str) -> None:
+    """Both have the same weights; between them PyTorch keeps 8 bits of each number, the compiled pass 24."""
+    ids, rounded = some_ids(1, 12), small(shape, torch.bfloat16)
+    exact = small(shape, torch.bfloat16).double()(ids)
+    ours = (step_by_step(compiled(shape, torch.bfloat16), ids, 1) - exact).abs().max()
+    assert ours < 1e-4 * exact.abs().max()
+    assert ours < 0.1 * (rounded(ids).double() - exact).abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_a_tokens_bits_do_not_depend_on_batch_set_or_threads(
+    shape: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, threads = some_ids(MOST, 5), torch.get_num_threads()
+    wanted = step_by_step(compiled(shape, dtype), ids, 1)
+    alone = torch.cat([step_by_step(compiled(shape, dtype), row[None], 1) for row in ids])
+    assert torch.equal(alone, wanted)
+    assert torch.equal(step_by_step(compiled(shape, dtype), ids[:1], 4), wanted[:1])
+    for name in kernels.instruction_sets():
+        monkeypatch.setenv("TINYLM_INSTRUCTION_SET", name)
+        assert torch.equal(step_by_step(compiled(shape, dtype), ids[:2], 1), wanted[:2]), name
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(step_by_step(compiled(shape, dtype), ids[:2], 1), wanted[:2])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def test_a_long_prompt_goes_through_pytorch_and_the_weights_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = compiled("qwen3"), list[int]()
+    monkeypatch.setattr(model, "_compiled", lambda ids, *_: calls.append(ids.numel()))
+    model(some_ids(1, MOST))
+    model(some_ids(1, MOST + 1), cache=KVCache(model.config, 1, 20))
+    assert calls == [MOST]
+    before = small("qwen3").state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    parameters = [parameter for parameter in model.parameters() if parameter.ndim == 2]
+    assert len({parameter.untyped_storage().data_ptr() for parameter in parameters}) == 1
+
+
+def test_what_the_kernels_do_not_carry_stays_as_it_is() -> None:
+    for model in (
+        small("gpt2", torch.float16),
+        Transformer(TransformerConfig.preset("qwen3", vocab_size=50, depth=1, experts=2, experts_per_token=1)),
+    ):
+        use_kernels(model)
+        assert type(model) is Transformer
+
+
+def test_a_wrong_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="wanted 400 bytes for this shape, got 404"):
+        kernels._compiled().Matrix(
+            torch.zeros(404, dtype=torch.uint8).numpy(), 10, 10, 32, False, False, None, kernels.instruction_set()
+        )
+    x, y = torch.zeros(1, 12).numpy(), torch.zeros(1, 10).numpy()
+    with pytest.raises(ValueError, match="wanted x"):
+        plain_matrix(torch.zeros(10, 11)).linear(x, y, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_llm_takes_the_compiled_way_and_says_what_generate_says(checkpoint: Path, dtype: str) -> None:
+    llm = LLM(str(checkpoint), device="cpu", dtype=dtype)
+    assert isinstance(llm.model, PlainTransformer)
+    assert llm.dtype == getattr(torch, dtype)
+    prompt = [3, 5, 7]
+    plain = Transformer.load(checkpoint, dtype=getattr(torch, dtype)).float().eval()
+    wanted = generate(plain, torch.tensor([prompt]), max_tokens=12)[0].tolist()
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    got = llm.generate([{"prompt_token_ids": prompt}] * 2, params)
+    assert [answer.outputs[0].token_ids for answer in got] == [wanted[-12:]] * 2
+    assert type(LLM(str(checkpoint), device="cpu", batch_invariant=True).model) is not PlainTransformer
