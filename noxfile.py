@@ -48,7 +48,7 @@ TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the 
     "tokenizer": ["jinja2", "protobuf", "sentencepiece", "tiktoken", "tokenizers", "transformers"],
     "model": ["gguf", "tokenizers", "transformers", "triton; sys_platform == 'linux'"],
     "observability": ["duckdb", "numpy", "psutil", "pyarrow", "tensorboard", "torch"],
-    "training": ["peft", "pyarrow", "tokenizers", "transformers"],
+    "training": ["matplotlib", "peft", "pyarrow", "tokenizers", "transformers"],
     "inference": ["tokenizers", "transformers"],
 }
 BROWSER_NEEDS = ["playwright"]  # drives an installed Chromium; and what the pages' packages need by their extras

@@ -14,7 +14,13 @@ TINY = ["--depth=1", "--context=16", "--batch-size=2", "--steps=4", "--threads=1
 
 def test_help_has_examples_and_needs_no_torch():
     code = "import sys\nfrom tinylm.training.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
-    for arguments in (["--help"], ["prepare", "--help"], ["pretrain", "--help"], ["evaluate", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["prepare", "--help"],
+        ["pretrain", "--help"],
+        ["evaluate", "--help"],
+        ["sweep", "--help"],
+    ):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0
         assert "Try:" in done.stdout

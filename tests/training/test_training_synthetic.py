@@ -56,6 +56,7 @@ def test_a_long_text_pays_about_its_entropy_and_the_same_seed_is_the_same_text(t
     for seed, same in ((1, True), (2, False)):
         synthetic.write(tmp_path / "b.txt", 200_000, seed=seed)
         assert ((tmp_path / "b.txt").read_text("utf-8") == text) is same
+        (tmp_path / "b.txt").unlink()
     with pytest.raises(TrainingError, match="at character"):
         Grammar().nats("the cat flies.\n")
 
@@ -73,6 +74,26 @@ def test_a_long_text_pays_about_its_entropy_and_the_same_seed_is_the_same_text(t
 def test_grammars_that_have_no_known_entropy_are_refused(rules, message):
     with pytest.raises(TrainingError, match=message):
         Grammar(rules)
+
+
+def test_the_command_says_the_floor_and_overwrites_nothing(run, tmp_path):
+    file = tmp_path / "corpus.txt"
+    code, out, _ = run("synthetic", file, "--characters", 5000, "--seed", 3)
+    assert code == 0
+    assert f"Entropy: {Grammar().entropy() / math.log(2):.4f} bits per character" in out
+    assert file.read_text("utf-8") == (text := "".join(_until(Grammar().sentences(3), 5000)))
+    code, _, err = run("synthetic", file)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "stands there already" in err
+    assert file.read_text("utf-8") == text
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
+
+
+def _until(sentences, characters):
+    written = 0
+    while written < characters:
+        yield (sentence := next(sentences))
+        written += len(sentence)
 
 
 def test_a_trained_model_comes_within_three_hundredths_of_a_bit_of_the_floor(tiny, tmp_path):

@@ -7,12 +7,14 @@ The only file beside cli.py that imports rich. Not here: the figures (status.py)
 from __future__ import annotations
 
 import itertools
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import Progress
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -116,6 +118,29 @@ class Lines:
             markup=False,
             soft_wrap=True,
         )
+
+
+class CharacterBar:
+    """Progress over a known number of characters; nothing where there is no terminal and the work is short."""
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        console = Console(stderr=True)
+        self.progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self.progress.start()
+        task = self.progress.add_task("tokenizing", total=None)
+        last = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            self.progress.update(task, completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - last >= 10:
+                last = time.monotonic()
+                print(f"tokenizing: {done / total:.0%} of {total:,} characters", file=sys.stderr)
+
+        return report
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
 
 
 def _place(status: Status) -> str:

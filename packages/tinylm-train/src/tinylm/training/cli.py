@@ -1,28 +1,25 @@
-"""tinylm-train: the commands prepare | pretrain | finetune | evaluate.
+"""tinylm-train: the commands prepare | pretrain | finetune | evaluate | sweep | synthetic.
 
 The only file here that imports typer, and torch only inside a command, so that `--help` is quick. It computes
-nothing: see prepare.py, trainer.py, finetuning/ and evaluation.py. The live display of a run is _report.py.
+nothing: see prepare.py, trainer.py, finetuning/, evaluation.py, sweep.py and synthetic.py. The live display of a run is
+_report.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
 import os
-import signal
-import sys
-import time
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tinylm.observability.boundary import bounded
+from tinylm.training._signals import stop_after_step
 from tinylm.training.config import TrainConfig
 from tinylm.training.finetuning.config import FinetuneConfig
 
@@ -83,9 +80,10 @@ def prepare(
     threads: Annotated[int | None, typer.Option(min=1, help="That encode. Default: one a core.")] = None,
 ) -> None:
     """Tokenize text into a data set. A killed one goes on from its last whole shard when started again."""
+    from tinylm.training._report import CharacterBar
     from tinylm.training.prepare import prepare as run
 
-    with _CharacterBar() as report:
+    with CharacterBar() as report:
         description = run(
             files, tokenizer, out, validation, overwrite, report, field=field, license=license, threads=threads
         )
@@ -161,7 +159,7 @@ def pretrain(
             f"{shape.depth} layers of width {shape.width}, {shape.parameter_count() / 1e6:.1f}M parameters. "
             f"Batch: {trainer.config.batch_size} x {trainer.config.context} tokens"
         )
-        with _stop_after_step(trainer.request_stop, display.say):
+        with stop_after_step(trainer.request_stop, display.say):
             result = trainer.train()
     _conclude(result, options.out)
 
@@ -213,7 +211,7 @@ def finetune(
 
     stop = threading.Event()
     lines = Lines()
-    with _stop_after_step(stop.set, lines.say):
+    with stop_after_step(stop.set, lines.say):
         result = run(options, lines.report, lines.say, stop)
     steps = f"{result.step} of {result.total_steps} steps"
     if not result.finished:
@@ -276,55 +274,68 @@ def evaluate(
         print(json.dumps(found))
 
 
+@app.command(
+    epilog="""Try: tinylm-train sweep --data DATA_DIR --out SWEEP_DIR
+
+or: tinylm-train sweep --data DATA_DIR --out SWEEP_DIR --depths 2,3,4,5,6 --flops 1e13,3e13,1e14 --dry-run
+
+The same command again goes on; more depths and budgets add to what stands there."""
+)
+@_bounded
+def sweep(
+    data: Annotated[Path, typer.Option(metavar="DATA_DIR", help="What tinylm-train prepare made.")],
+    out: Annotated[Path, typer.Option(metavar="SWEEP_DIR", help="A checkpoint folder for each run, and the fits.")],
+    depths: Annotated[str, typer.Option(help="Sizes, with commas: three at least for a fit.")] = "1,2,3,4",
+    flops: Annotated[str, typer.Option(help="Budgets, with commas: each is spent on every depth.")] = "1e12,3e12,1e13",
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file with options of pretrain.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the runs would be, and train nothing.")] = False,
+) -> None:
+    """Train models of several depths for equal FLOPs, fit the law of scaling, and plot it (sweep.svg)."""
+    from tinylm.training._errors import TrainingError
+    from tinylm.training.sweep import Sweep, lines, numbers, plan
+    from tinylm.training.sweep_plot import plot
+
+    options = TrainConfig.load(config, data=str(data), out=str(out))
+    runs = plan(options, [int(depth) for depth in numbers(depths, "depths")], numbers(flops, "flops"))
+    for run in runs if dry_run else ():
+        print(f"{run.name}: {run.parameters:,} parameters, {run.config.steps:,} steps, {run.tokens:,} tokens")
+    if dry_run:
+        return
+    ladder = Sweep(runs, out)
+    with stop_after_step(ladder.request_stop, print):
+        found = ladder.run()
+    if found is None:
+        print("stopped. The same command again goes on.")
+        raise typer.Exit(130)
+    for line in lines(found):
+        print(line)
+    try:
+        plot(found, out / "sweep.svg")
+        print(f"runs and fits: {out / 'sweep.json'}, picture: {out / 'sweep.svg'}")
+    except TrainingError as error:  # the figures stand all the same
+        print(f"runs and fits: {out / 'sweep.json'}. No picture: {error}")
+
+
+@app.command(epilog="Try: tinylm-train synthetic corpus.txt --characters 1000000")
+@_bounded
+def synthetic(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the text goes.")],
+    characters: Annotated[int, typer.Option(min=1, help="At least so many; the last sentence ends.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same text.")] = 0,
+) -> None:
+    """Write a made text whose entropy is known exactly: what no model gets below, and a right trainer comes down to."""
+    import math
+
+    from tinylm.training.synthetic import write
+
+    bits = write(file, characters, seed) / math.log(2)
+    print(f"{file}: at least {characters:,} characters. Entropy: {bits:.4f} bits per character, the floor of any model")
+
+
 def _threads() -> int:
     import torch
 
     return torch.get_num_threads()
-
-
-@contextlib.contextmanager
-def _stop_after_step(request_stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
-    """First Ctrl-C (or SIGTERM): finish the step, save, stop. Second: stop now."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        for which in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(which, signal.default_int_handler)
-        request_stop()
-        with contextlib.suppress(RuntimeError):  # the signal may have come while a line was being written
-            say("stopping after this step (Ctrl-C again: at once, and what came after the last checkpoint is lost)")
-
-    before = {which: signal.signal(which, handle) for which in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-
-
-class _CharacterBar:
-    """Progress over a known number of characters; nothing where there is no terminal and the work is short."""
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self.progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-        self.progress.start()
-        task = self.progress.add_task("tokenizing", total=None)
-        last = time.monotonic()
-
-        def report(done: int, total: int) -> None:
-            nonlocal last
-            self.progress.update(task, completed=done, total=total)
-            if not console.is_terminal and time.monotonic() - last >= 10:
-                last = time.monotonic()
-                print(f"tokenizing: {done / total:.0%} of {total:,} characters", file=sys.stderr)
-
-        return report
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
 
 
 def main() -> Any:

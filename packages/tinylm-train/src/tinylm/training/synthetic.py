@@ -7,7 +7,7 @@ a text has one derivation (a simple grammar: Korenjak and Hopcroft 1966), and wh
     length(A)  = Σ p (characters + Σ length(B))
 
 two linear systems. Sentences are independent, so entropy(sentence) / length(sentence) is the entropy of a character.
-    from tinylm.training import synthetic; synthetic.write("corpus.txt", characters=1_000_000, seed=0)
+    tinylm-train synthetic corpus.txt --characters 1000000
 Not here: training on it (the test test_training_synthetic.py does).
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -130,12 +131,20 @@ def _parts(text: str) -> list[str]:
 
 
 def write(path: str | Path, characters: int, seed: int = 0, grammar: Grammar | None = None) -> float:
-    """Write sentences of at least so many characters to `path`; returns the entropy, nats per character."""
-    grammar = grammar or Grammar()
-    written = 0
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        for sentence in grammar.sentences(seed):
-            written += file.write(sentence)
-            if written >= characters:
-                return grammar.entropy()
-    raise AssertionError("sentences() is endless")
+    """Write sentences of at least so many characters to `path`; returns the entropy, nats per character. The file
+    appears as a whole. TrainingError when one stands there already."""
+    grammar, path = grammar or Grammar(), Path(path)
+    if path.exists():
+        raise TrainingError(f"wanted a new file for the text, got {path}, which stands there already: choose another")
+    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with new.open("w", encoding="utf-8", newline="") as file:
+            written = 0
+            for sentence in grammar.sentences(seed):
+                written += file.write(sentence)
+                if written >= characters:
+                    break
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    return grammar.entropy()
