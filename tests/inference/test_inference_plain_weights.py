@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from tinylm.inference import LLM, SamplingParams, kernels  # noqa: E402  # after importorskip
 from tinylm.inference.decoder import plain_matrix  # noqa: E402
-from tinylm.inference.plain_weights import MOST, PlainTransformer, use_kernels  # noqa: E402
+from tinylm.inference.plain_weights import MOST, KernelMLP, PlainTransformer, use_kernels  # noqa: E402
 from tinylm.model import KVCache, Transformer, TransformerConfig, generate  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="installed without a compiler")
@@ -111,6 +111,31 @@ def test_what_the_kernels_do_not_carry_stays_as_it_is() -> None:
     ):
         use_kernels(model)
         assert type(model) is Transformer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_of_every_bfloat16(dtype: torch.dtype) -> None:
+    every = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    exact = torch.nn.functional.gelu(every.double(), approximate="tanh")
+    results = []
+    for name in kernels.instruction_sets():
+        x = every.to(dtype).clone()
+        kernels._compiled().gelu((x.view(torch.uint16) if dtype == torch.bfloat16 else x).numpy(), name, 1)
+        results.append(x)
+    got, usual = results[0].double(), every.abs() < 1e30  # e^x ends at 88: beyond, -1e38 becomes -0.6 and not 0
+    assert got[every.isnan()].isnan().all()
+    assert not got[~every.isnan()].isnan().any()
+    error = 2.0**-8 if dtype == torch.bfloat16 else 1e-6
+    assert torch.allclose(got[usual], exact[usual], rtol=error, atol=1e-6)
+    assert all(torch.equal(other.nan_to_num(), results[0].nan_to_num()) for other in results[1:])
+
+
+@torch.inference_mode()
+def test_a_prompts_gelu_is_the_kernels_and_near_pytorchs() -> None:
+    model, plain, ids = compiled("gpt2", torch.bfloat16), small("gpt2", torch.bfloat16), some_ids(1, 40)
+    assert any(type(module) is KernelMLP for module in model.modules())
+    wanted = plain.double()(ids)
+    assert (model(ids).double() - wanted).abs().max() < 0.03 * wanted.abs().max()
 
 
 def test_a_wrong_shape_is_refused() -> None:

@@ -73,6 +73,6 @@ struct Weights {
 
 }  // namespace
 
-const Kernels kPortable{"portable", quantize, linear, norm, rotate, attend, activate};
+const Kernels kPortable{"portable", quantize, linear, norm, rotate, attend, activate, gelu_bfloat16};
 
 }  // namespace tinylm

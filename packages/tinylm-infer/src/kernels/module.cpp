@@ -7,11 +7,13 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "decoder.hpp"
@@ -268,6 +270,26 @@ void pack_into(Signed2D numbers, Halves2D scales, std::optional<Halves2D> minima
     pack(m, numbers.data(), scales.data(), minima ? minima->data() : nullptr, out.data());
 }
 
+using FloatsIn = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using BrainFloats = nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// GELU in place: float32, or bfloat16 as its 16 bits. Threads take equal parts.
+template <class Array>
+void gelu(Array x, const std::string& instruction_set, int threads) {
+    const Kernels* kernels = by_name(instruction_set);
+    const nb::gil_scoped_release release;
+    Team& team = team_of(threads);
+    const int64_t size = int64_t(x.size());
+    team.run([&](int thread) {
+        const int64_t first = size * thread / team.size(), count = size * (thread + 1) / team.size() - first;
+        if constexpr (std::is_same_v<Array, BrainFloats>)
+            kernels->gelu_bfloat16(x.data() + first, count);
+        else
+            for (int64_t i = 0; i < count; i += 1 << 20)
+                kernels->activate(nullptr, x.data() + first + i, int(std::min<int64_t>(count - i, 1 << 20)));
+    });
+}
+
 std::vector<std::string> instruction_sets() {
     std::vector<std::string> names;
     for (const Kernels* kernels : at_hand()) names.emplace_back(kernels->name);
@@ -286,6 +308,8 @@ NB_MODULE(_kernels, module) {
     module.def("pack", &pack_into, nb::arg("numbers"), nb::arg("scales"), nb::arg("minima").none(), nb::arg("bits"),
                nb::arg("grouped"), nb::arg("out"));
     module.def("instruction_sets", &instruction_sets);
+    module.def("gelu", &gelu<FloatsIn>, nb::arg("x"), nb::arg("instruction_set"), nb::arg("threads"));
+    module.def("gelu", &gelu<BrainFloats>, nb::arg("x"), nb::arg("instruction_set"), nb::arg("threads"));
     nb::class_<Matrix>(module, "Matrix")
         .def(nb::init<Bytes, int, int, int, bool, bool, std::optional<Bias>, const std::string&>(), nb::arg("data"),
              nb::arg("outputs"), nb::arg("inputs"), nb::arg("bits"), nb::arg("grouped"), nb::arg("minima"),

@@ -115,6 +115,8 @@ struct Kernels {
                  float* scores, float* out);
   // gate null: up = GELU(up), tanh form; else up = SiLU(gate) · up.
   void (*activate)(const float* gate, float* up, int size);
+  // GELU, tanh form, of bfloat16 in place.
+  void (*gelu_bfloat16)(uint16_t* x, int64_t size);
 };
 
 extern const Kernels kPortable;

@@ -75,6 +75,8 @@ class PagedCache:
         keys[:, self._new], values[:, self._new] = k[0].to(keys.dtype), v[0].to(keys.dtype)
         if len(self._spans) == 1 and not self._one_query_at_a_time:
             slots = self._spans[0].slots
+            if self._chunks[0].sequence.cached == 0:  # what came is all there is
+                return attend(q, k, v, None, window)
             return attend(q, keys[None, :, slots].to(q.dtype), values[None, :, slots].to(q.dtype), None, window)
         out = torch.empty_like(q)
         for span in self._spans:

@@ -87,7 +87,8 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         if layer == layers - 1:
             self.length = end
-        keys, values = self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        begins = end == k.shape[2]  # nothing was cached: what came is all there is, and has the queries' type
+        keys, values = (k, v) if begins else (self.keys[layer, :, :, :end], self.values[layer, :, :, :end])
         if wider and not torch.is_autocast_enabled(k.device.type):
             keys, values = keys.to(q.dtype), values.to(q.dtype)
         return attend(q, keys, values, mask, window)
