@@ -51,7 +51,10 @@ TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the 
     "training": ["matplotlib", "peft", "pyarrow", "tokenizers", "transformers"],
     "inference": ["tokenizers", "transformers"],
 }
-BROWSER_NEEDS = ["playwright"]  # drives an installed Chromium; and what the pages' packages need by their extras
+BROWSER_NEEDS = [
+    "nicegui",
+    "playwright",
+]  # drives an installed Chromium; and what the pages' packages need by their extras
 
 # The main job, in one place.
 VOCABULARY = "2048"
@@ -103,7 +106,7 @@ def quickstart(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, types, the borders between the packages, and the tables in the documents."""
-    install(session, *wheels(session), *PYTEST, "ruff", "mypy", "types-regex", "import-linter", "nox")
+    install(session, *wheels(session), *PYTEST, "ruff", "mypy", "types-regex", "import-linter", "nox", "nicegui")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", *[word for phase in PHASES for word in ("-p", f"tinylm.{phase}")])

@@ -109,7 +109,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise ObservabilityError(f"wanted to read {path}, got {error.strerror}") from error
     last = lines.pop()  # empty after a whole last row; otherwise torn, or being written now
-    decoded = [(number, _row(line)) for number, line in enumerate(lines, start=1) if line]
+    decoded = [(number, parse_row(line)) for number, line in enumerate(lines, start=1) if line]
     rows = [row for _, row in decoded if row is not None]
     unreadable = [number for number, row in decoded if row is None]
     if unreadable and not rows:
@@ -118,7 +118,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         )
     if unreadable:
         warnings.warn(f"{path}: skipped {len(unreadable)} unreadable lines, first line {unreadable[0]}", stacklevel=3)
-    whole = _row(last)
+    whole = parse_row(last)
     return rows if whole is None else [*rows, whole]
 
 
@@ -161,7 +161,7 @@ def check_format(data: object, path: Path) -> None:
         )
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
+def parse_row(line: bytes) -> dict[str, Any] | None:
     """One line as a row, or None when it is torn or foreign."""
     try:
         row = json.loads(line)

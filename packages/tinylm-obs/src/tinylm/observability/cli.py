@@ -1,4 +1,4 @@
-"""tinylm-obs · the commands: list, compare, export, sql, profile, roofline, ladder.
+"""tinylm-obs · the commands: ui, list, compare, export, sql, profile, roofline, ladder.
 
 The only file that imports typer; rich is in `_report.py`. It reads through `_readers.py`, words runs through
 `_summary.py`, measures through `climb.py`; errors end in `boundary.py`. It does NOT compute.
@@ -17,7 +17,7 @@ from .boundary import bounded
 app = typer.Typer(
     name="tinylm-obs",
     help="Look at runs, compare them, and measure the ladders.",
-    epilog="Try: tinylm-obs list data/processed · tinylm-obs ladder logging",
+    epilog="Try: tinylm-obs ui data/processed · tinylm-obs list data/processed · tinylm-obs ladder logging",
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -50,6 +50,25 @@ def _app(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command(epilog="Try: tinylm-obs ui runs")
+@bounded()
+def ui(
+    directory: Annotated[Path, typer.Argument(help="Show the runs here and below.")] = Path(),
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="By default the first free one from 8100; 0: any.", show_default=False),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Who may look: this machine alone, unless you say otherwise.")
+    ] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option(help="Open it in the browser.")] = True,
+) -> None:
+    """The dashboard: curves, layers, histograms, samples, alerts, the machine, profiles; live while runs train."""
+    from .dashboard.server import serve
+
+    serve(directory, host, port, browser)
 
 
 @app.command("list", epilog="Try: tinylm-obs list runs")

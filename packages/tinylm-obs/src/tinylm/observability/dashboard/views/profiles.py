@@ -1,0 +1,90 @@
+"""tinylm-obs · the view of profiles: a run's own profile.html, and its operations on the machine's roofline.
+
+`obs.profile(run.profile_directory / "step")` or `tinylm-obs profile --out RUN/profile/step -- COMMAND` make them.
+"""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nicegui import ui
+
+from ..board import Board
+from ..charts import roofline
+from ..parts import card, chart, choice, empty, text
+from ..server import profile_pages
+from ..store import Run
+
+
+class Profiles:
+    """One profile of one run."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self._made: object = None
+
+    def build(self) -> None:
+        self._controls = ui.element("div").classes("tl-controls")
+        self._body = ui.element("div").classes("tl-stack")
+
+    async def update(self) -> None:
+        run = self.board.focused()
+        if run is None:
+            return
+        pages = {path.relative_to(run.path).as_posix(): path for path in profile_pages(run.path)}
+        chosen = self.board.kept.get("profile")
+        chosen = chosen if chosen in pages else next(iter(pages), None)
+        made = (run.label, [one.label for one in self.board.runs()], list(pages), chosen)
+        if made == self._made:
+            return
+        self._made = made
+        self._controls.clear()
+        self._body.clear()
+        with self._controls:
+            choice("Run", {one.label: one.label for one in self.board.runs()}, run.label, self._focus)
+            if chosen:
+                choice("Profile", {name: name for name in pages}, chosen, self._choose)
+        with self._body:
+            if chosen:
+                self._show(run, chosen, pages[chosen])
+            else:
+                out = shlex.quote(str(run.path / "profile"))
+                command = shlex.join(map(str, (run.record or {}).get("command") or [])) or "PROGRAM"
+                empty(
+                    "No profile of this run",
+                    "A profile says where the time and the memory go. Take one of any command, with --out in the run:",
+                    f"tinylm-obs profile --out {out} -- {command}",
+                )
+
+    async def _focus(self, label: str) -> None:
+        self.board.focus = label
+        await self.update()
+
+    async def _choose(self, name: str) -> None:
+        self.board.kept["profile"] = name
+        await self.update()
+
+    def _show(self, run: Run, name: str, path: Path) -> None:
+        results = _results(path)
+        if isinstance(results, str):
+            text("div", results, "tl-notice")
+        elif results.get("roofline"):
+            with card("Roofline: operations against this machine's measured limits"):
+                chart(roofline(results["roofline"], results["operations"]), "Operations on the roofline", 380)
+        address = f"/profile/{quote(run.label)}?page={quote(name)}"
+        with ui.row().classes("items-center w-full"):
+            ui.link("Open the profile alone", address, new_tab=True)
+        frame = ui.element("iframe").classes("tl-frame")
+        frame.props["src"], frame.props["title"] = address, f"Profile {name}"
+
+
+def _results(page: Path) -> dict[str, Any] | str:
+    """profile.json beside a profile.html, or what is wrong with it in words."""
+    path = page.with_name("profile.json")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"no roofline: wanted the figures in {path}, got {getattr(error, 'strerror', None) or error}"
+    return found if isinstance(found, dict) else f"no roofline: wanted an object in {path}"

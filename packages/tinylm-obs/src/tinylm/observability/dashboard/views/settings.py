@@ -1,0 +1,75 @@
+"""tinylm-obs · the view of configurations: what differs between the chosen runs, and the command that repeats each.
+
+`..summary` finds the differences. Not here: what came of them (`curves.py`).
+"""
+
+import json
+import shlex
+from typing import Any
+
+from nicegui import ui
+
+from ..._summary import differences, flat
+from ..board import Board, colour
+from ..parts import card, code, table, text
+from ..store import Run
+
+
+class Settings:
+    """The difference, then a card per run."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self._shown: object = None
+
+    def build(self) -> None:
+        self._body = ui.element("div").classes("tl-stack")
+
+    async def update(self) -> None:
+        runs = self.board.runs()
+        shown = [(run.label, run.record) for run in runs]
+        if shown == self._shown:
+            return
+        self._shown = shown
+        self._body.clear()
+        with self._body:
+            if len(runs) > 1:
+                with card("What differs"):
+                    rows = [[name, *map(_said, values)] for name, values in differences([_config(run) for run in runs])]
+                    if rows:
+                        table(["option", *[run.label for run in runs]], rows)
+                    else:
+                        text("p", "Nothing: the configurations are the same.", "tl-label")
+            for run in runs:
+                self._run(run)
+
+    def _run(self, run: Run) -> None:
+        record = run.record or {}
+        with card():
+            with text("h2", ""):
+                text("span", "", "tl-dot").style(f"background: {colour(run)}")
+                text("span", run.label)
+            if command := record.get("command"):
+                text("p", "The command that made it" + _at(record), "tl-label")
+                code(shlex.join(map(str, command)))
+            if (run.path / "config.toml").is_file() and command:
+                text("p", "The same run again, with every option as it was", "tl-label")
+                again = [*map(str, command[:2]), "--config", str(run.path / "config.toml")]
+                code(f"{shlex.join(again)} --out ANOTHER_DIR")
+            facts = {"machine": record.get("machine"), "versions": record.get("versions")}
+            with ui.expansion("Configuration, machine and versions").props("dense").classes("w-full"):
+                everything = flat(_config(run)) | flat({name: value for name, value in facts.items() if value})
+                table(["option", "value"], [[name, _said(value)] for name, value in everything.items()])
+
+
+def _config(run: Run) -> dict[str, Any]:
+    return dict((run.record or {})["config"])
+
+
+def _at(record: dict[str, Any]) -> str:
+    commit = record.get("commit")
+    return f", at commit {str(commit)[:12]}" if commit else ""
+
+
+def _said(value: object) -> str:
+    return "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
