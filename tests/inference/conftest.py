@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,8 @@ def regret() -> Callable[..., list[float]]:
 class Client:
     """Requests to one server, each over a connection of its own. Only the standard library: see what is sent."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, llm: LLM | None = None, app: Any = None) -> None:
+        self.port, self.llm, self.app = port, llm, app
 
     def send(self, path: str, body: object = None, **headers: str) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -138,6 +139,17 @@ class Client:
             answer = connection.getresponse()
             assert answer.headers["content-type"] == "application/json"
             return answer.status, json.loads(answer.read())
+
+    def metrics(self) -> dict[str, float]:
+        """/metrics by name, labels included."""
+        with contextlib.closing(self.send("/metrics")) as connection:
+            lines = connection.getresponse().read().decode().splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+    def wait_for(self, name: str, holds: Callable[[float], bool]) -> None:
+        """Asks for the metrics until it holds; for ever where it never does (pytest-timeout says where)."""
+        while not holds(self.metrics().get(name, 0)):
+            time.sleep(0.01)
 
     def events(self, path: str, body: dict[str, Any]) -> list[Any]:
         """The events of a stream; the last is "[DONE]"."""
@@ -156,11 +168,12 @@ def served() -> Callable[..., contextlib.AbstractContextManager[Client]]:
     import uvicorn
 
     from tinylm.inference import server
+    from tinylm.inference.server_limits import ServerLimits
 
     @contextlib.contextmanager
-    def start(llm: LLM, **options: Any) -> Iterator[Client]:
-        app = server.build_app(llm, "tiny", **options)
-        running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    def start(llm: LLM, **limits: Any) -> Iterator[Client]:
+        app = server.build_app(llm, "tiny", ServerLimits(**limits))
+        running = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
         with server.bind("127.0.0.1", 0) as listener:
             # Little fits between server and client: one that does not read is soon noticed.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -168,7 +181,7 @@ def served() -> Callable[..., contextlib.AbstractContextManager[Client]]:
             thread = threading.Thread(target=running.run, args=([listener],))
             thread.start()
             try:
-                yield Client(listener.getsockname()[1])
+                yield Client(listener.getsockname()[1], llm, app)
             finally:
                 running.should_exit = True
                 thread.join(timeout=60)
@@ -187,6 +200,7 @@ def long_llm(long_checkpoint: Path) -> LLM:
 
 
 @pytest.fixture(scope="session")
-def client(long_llm: LLM, served: Callable[..., contextlib.AbstractContextManager[Client]]) -> Iterator[Client]:
-    with served(long_llm) as running:
+def client(long_checkpoint: Path, served: Callable[..., contextlib.AbstractContextManager[Client]]) -> Iterator[Client]:
+    """A server of the model of `long_llm`, in an engine of its own: an engine belongs to one thread."""
+    with served(LLM(str(long_checkpoint), dtype="float32", device="cpu")) as running:
         yield running

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,27 +134,20 @@ def test_requests_at_one_time_get_the_answers_they_would_get_alone(client: Any) 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_ends_its_request(
-    client: Any, long_llm: LLM, monkeypatch: pytest.MonkeyPatch, stream: bool
-) -> None:
-    begun, started, plain_stream = threading.Event(), [], long_llm.stream
-
-    def watched(*arguments: Any) -> Any:
-        started.append(plain_stream(*arguments))
-        begun.set()
-        return started[-1]
-
-    monkeypatch.setattr(long_llm, "stream", watched)
-    connection = client.send(COMPLETIONS, {**endless(long_llm), "stream": stream})
-    assert begun.wait(60)
-    if stream:
-        answer = connection.getresponse()
-        assert answer.read(6) == b"data: "
-        answer.close()
-    connection.close()
-    assert client.ask(COMPLETIONS, TEXT)[0] == 200  # its turn comes when the first has ended
-    assert started[0].finish_reason is None
-    assert len(started[0].token_ids) < 4000
+def test_a_client_that_leaves_ends_its_request(served: Callable[..., Any], long_checkpoint: Path, stream: bool) -> None:
+    llm = LLM(str(long_checkpoint), dtype="float32", device="cpu")
+    with served(llm) as running:
+        connection = running.send(COMPLETIONS, {**endless(llm), "stream": stream})
+        running.wait_for("tinylm_generation_tokens_total", lambda count: count > 0)
+        if stream:
+            answer = connection.getresponse()
+            assert answer.read(6) == b"data: "
+            answer.close()
+        connection.close()
+        running.wait_for('tinylm_requests_total{reason="left"}', lambda count: count == 1)
+        running.wait_for("tinylm_kv_cache_usage_ratio", lambda part: part == 0)
+        assert running.metrics()["tinylm_generation_tokens_total"] < 4000
+    assert not llm.engine.busy
 
 
 def test_a_client_that_does_not_read_holds_nobody_up(client: Any, long_llm: LLM) -> None:
@@ -172,28 +164,39 @@ def test_a_client_that_does_not_read_holds_nobody_up(client: Any, long_llm: LLM)
 
 
 def test_when_the_server_stops_what_runs_says_so(served: Callable[..., Any], long_llm: LLM) -> None:
-    with served(long_llm, closing=lambda: True) as running:
+    with served(long_llm) as running:
+        assert running.ask("/health")[0] == 200  # it has started
+        running.app.state.desk.close()
         assert running.ask(COMPLETIONS, TEXT)[0] == 503
         assert "stopping" in running.events(CHAT, TALK)[-1]["error"]["message"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "options", "code", "end"),
+    [
+        (signal.SIGTERM, ["--drain-seconds", "300"], 0, b"[DONE]"),
+        (signal.SIGTERM, ["--drain-seconds", "0"], 0, b"the server is stopping"),
+        (signal.SIGINT, [], 130, b"the server is stopping"),
+    ],
+    ids=["SIGTERM drains", "SIGTERM without patience", "Ctrl-C"],
+)
 def test_the_command_serves_and_ends_cleanly(
-    client: Any, long_checkpoint: Path, long_llm: LLM, sent: signal.Signals, code: int
+    client: Any, long_checkpoint: Path, sent: signal.Signals, options: list[str], code: int, end: bytes
 ) -> None:
-    command = [sys.executable, "-m", "tinylm.inference", "serve", str(long_checkpoint), "--port", "0"]
+    command = [sys.executable, "-m", "tinylm.inference", "serve", str(long_checkpoint), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
             found = re.search(rf"'{long_checkpoint.name}' at http://127\.0\.0\.1:(\d+)", line)
             assert found, line
-            body = {**endless(long_llm), "model": long_checkpoint.name, "stream": True}
+            tokens = 1500 if end == b"[DONE]" else 4000  # longer than uvicorn takes to notice a signal, 0.1 s
+            body = {**endless(client.llm), "model": long_checkpoint.name, "stream": True, "max_tokens": tokens}
             connection = type(client)(int(found[1])).send(COMPLETIONS, body)
             answer = connection.getresponse()
             answer.read(6)
             process.send_signal(sent)
-            assert b"the server is stopping" in answer.read()
+            assert end in answer.read()
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()

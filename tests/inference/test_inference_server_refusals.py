@@ -25,11 +25,18 @@ TALK = {"model": "tiny", "messages": [{"role": "user", "content": "Who sings?"}]
 @pytest.mark.parametrize(
     ("path", "change", "word"),
     [
-        (COMPLETIONS, {"best_of": 3}, "best_of"),
-        (COMPLETIONS, {"logprobs": 1}, "logprobs"),
-        (COMPLETIONS, {"echo": False}, "echo"),
+        (COMPLETIONS, {"suffix": "x"}, "suffix"),
+        (COMPLETIONS, {"logprobs": 21}, "logprobs"),
+        (COMPLETIONS, {"max_tokens": 0}, "echo"),
+        (COMPLETIONS, {"min_tokens": 13}, "min_tokens"),
         (COMPLETIONS, {"\ud800": 1}, ""),
-        (CHAT, {"tools": []}, "tools"),
+        (CHAT, {"functions": []}, "functions"),
+        (CHAT, {"top_logprobs": 2}, "top_logprobs"),
+        (CHAT, {"tool_choice": "required"}, "tool_choice"),
+        (CHAT, {"tool_choice": "auto"}, "tool_choice"),
+        (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "chat template"),
+        (CHAT, {"messages": [{"role": "user"}]}, "messages"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "messages"),
         (CHAT, {"messages": [{"role": "user", "content": "x", "name": "me"}]}, "messages.0.name"),
         (CHAT, {"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
         (CHAT, {"messages": []}, "messages"),
@@ -79,7 +86,7 @@ def test_other_statuses_have_the_same_form(client: Any) -> None:
     assert client.ask("/v1/nothing")[0] == 404
     assert client.ask(COMPLETIONS)[0] == 405
     for headers in ({}, {"Transfer-Encoding": "chunked"}):  # a length that is declared, and one that is not
-        content = json.dumps({**TEXT, "prompt": "x" * server.BODY_LIMIT}).encode()
+        content = json.dumps({**TEXT, "prompt": "x" * (1 << 20)}).encode()
         chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
         status, answer = client.ask(COMPLETIONS, chunked if headers else content, **headers)
         assert (status, "bytes" in answer["error"]["message"]) == (413, True)

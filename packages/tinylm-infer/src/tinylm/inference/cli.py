@@ -213,18 +213,34 @@ def _answer(conversation: "Conversation", text: str) -> None:
 @_bounded
 def serve(
     checkpoint: Checkpoint,
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in; no key is asked.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in: give an --api-key then.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="TINYLM_API_KEY", help="What clients must show; the variable keeps it out of `ps`."),
+    ] = None,
+    max_waiting: Annotated[int, typer.Option(help="Beyond so many requests without a first token: 429.")] = 128,
+    max_request_bytes: Annotated[int, typer.Option(help="Beyond this size of a request: 413.")] = 1 << 20,
+    request_seconds: Annotated[float, typer.Option(help="Beyond this time for an answer: 504. 0: no limit.")] = 600.0,
+    drain_seconds: Annotated[float, typer.Option(help="How long SIGTERM waits for what is being written.")] = 30.0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantization: Quantization = None,
 ) -> None:
-    """Answer over HTTP as OpenAI does: /v1/completions, /v1/chat/completions, /v1/models, /health."""
+    """Answer over HTTP as OpenAI does: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics."""
     from tinylm.inference import server
+    from tinylm.inference.server_limits import ServerLimits
 
+    limits = ServerLimits(
+        request_bytes=max_request_bytes,
+        waiting=max_waiting,
+        request_seconds=request_seconds or None,
+        drain_seconds=drain_seconds,
+        api_key=api_key,
+    )
     with server.bind(host, port) as listener:
         llm = _open(checkpoint, dtype, device, quantization)
-        server.serve(llm, checkpoint.resolve().name, listener)
+        server.serve(llm, checkpoint.resolve().name, listener, limits)
 
 
 @app.command(epilog="Try: tinylm-infer bench CHECKPOINT --prompt-tokens 64 --max-tokens 128 --perplexity book.txt")

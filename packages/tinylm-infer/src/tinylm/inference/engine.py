@@ -69,6 +69,10 @@ class Engine:
         """Part of the cache's blocks that requests hold, 0 to 1."""
         return 1 - self.blocks.free / self.blocks.count
 
+    def has(self, request_id: str) -> bool:
+        """Whether a text of this request goes on."""
+        return request_id in self._live
+
     def add_request(
         self,
         request_id: str,

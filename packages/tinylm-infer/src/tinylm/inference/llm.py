@@ -102,12 +102,12 @@ class LLM:
         _refuse(unsupported, "LLM.generate", "prompts, sampling_params")
         requests = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
         params = self._params_for_each(sampling_params, len(requests))
-        prepared = [self._prompt(prompt) for prompt in requests]
+        prepared = [(p if isinstance(p, str) else None, self.prompt_ids(p)) for p in requests]
         return self._answers(prepared, params)
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Generation:
         """One prompt's text, piece by piece: `for piece in llm.stream("Once"): print(piece, end="")`."""
-        return self._start_one(self._prompt(prompt)[1], sampling_params)
+        return self._start_one(self.prompt_ids(prompt), sampling_params)
 
     def chat(
         self,
@@ -125,15 +125,17 @@ class LLM:
         conversations: Any = [messages] if one else messages
         params = self._params_for_each(sampling_params, len(conversations))
         prepared = [(None, self._checked(self.chat_prompt(conversation))) for conversation in conversations]
-        return self._answers(prepared, params, self._ends_of_answer())
+        return self._answers(prepared, params, self.ends_of_answer())
 
     def stream_chat(self, messages: Sequence[Message], sampling_params: SamplingParams | None = None) -> Generation:
         """The assistant's next message in one conversation, piece by piece."""
-        ids = self._checked(self.chat_prompt(messages))
-        return self._start_one(ids, sampling_params, self._ends_of_answer())
+        return self._start_one(self._checked(self.chat_prompt(messages)), sampling_params, self.ends_of_answer())
 
-    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The token ids of a conversation, up to where the assistant's next message begins."""
+    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        """The token ids of a conversation, up to where the assistant's next message begins.
+
+        `tools`: in OpenAI's form, shown to the model as its chat template does it; refused where it does not.
+        """
         if self.tokenizer is None or self.tokenizer.chat_template is None:
             raise InferenceError(
                 "chat needs a chat template, and this checkpoint has no chat_template.jinja; use generate, or train "
@@ -142,11 +144,18 @@ class LLM:
         if not messages:
             raise InferenceError("chat needs at least one message, got none")
         for message in messages:
-            if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or "role" not in message:
+            if not isinstance(message, Mapping) or "role" not in message or not _has_content(message):
                 raise InferenceError(f'a message must be {{"role": ..., "content": "text"}}, got {message!r}')
-        return self.tokenizer.apply_chat_template([dict(m) for m in messages], add_generation_prompt=True)
+        conversation = [dict(message) for message in messages]
+        plain = self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True)
+        if not tools:
+            return plain
+        ids = self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tools=tools)
+        if ids == plain:
+            raise InferenceError("tools: this checkpoint's chat template does not show them to the model")
+        return ids
 
-    def _ends_of_answer(self) -> list[int]:
+    def ends_of_answer(self) -> list[int]:
         """End-of-text, and the last special token of a finished assistant message: what ends a turn."""
         assert self.tokenizer is not None
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -164,14 +173,14 @@ class LLM:
             )
         return list(params)
 
-    def _prompt(self, prompt: Prompt) -> tuple[str | None, list[int]]:
-        """(text or None, checked ids) of one prompt."""
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The token ids of one prompt of `generate`, checked."""
         if isinstance(prompt, Mapping):
             if set(prompt) != {"prompt_token_ids"}:
                 raise InferenceError(
                     f'a prompt must be a text or {{"prompt_token_ids": [...]}}, got keys {sorted(prompt)}'
                 )
-            return None, self._checked(prompt["prompt_token_ids"])
+            return self._checked(prompt["prompt_token_ids"])
         if not isinstance(prompt, str):
             raise InferenceError(
                 f'a prompt must be a text or {{"prompt_token_ids": [...]}}, got {type(prompt).__name__}'
@@ -181,9 +190,7 @@ class LLM:
                 'without a tokenizer (skip_tokenizer_init=True) a prompt must be {"prompt_token_ids": [...]}'
             )
         special = self.tokenizer.special_tokens
-        return prompt, self._checked(
-            self.tokenizer.encode(prompt, allowed_special=set(special), add_special_tokens=True)
-        )
+        return self._checked(self.tokenizer.encode(prompt, allowed_special=set(special), add_special_tokens=True))
 
     def _checked(self, token_ids: Iterable[SupportsIndex]) -> list[int]:
         """The ids as Python numbers, or the start token if there are none; refuses what the model cannot read."""
@@ -245,6 +252,11 @@ class LLM:
 
     def _new_id(self) -> str:
         return f"llm-{next(self._request_ids)}"
+
+
+def _has_content(message: Message) -> bool:
+    """Text, or an assistant's calls of tools without any."""
+    return isinstance(message.get("content"), str) or bool(message.get("content") is None and message.get("tool_calls"))
 
 
 def _refuse(unsupported: Mapping[str, object], where: str, known: str) -> None:

@@ -1,64 +1,78 @@
-"""tinylm.inference: OpenAI's requests and answers as types: what a body may hold, and what goes back. No HTTP here.
+"""tinylm.inference: what the bodies of OpenAI's requests may hold, as types. No HTTP here.
 
-A field that is not named here is refused, never ignored; names and shapes are those of OpenAI's API reference for
-`/v1/completions` and `/v1/chat/completions`. `server.py` receives the bodies and sends the answers.
+Names and shapes are those of OpenAI's API reference for `/v1/completions` and `/v1/chat/completions`, and what vLLM's
+server takes beyond it. A field that is not named here is refused, never ignored. `server_desk.py` answers these bodies,
+`openai_answers.py` gives the answers their form.
 """
 
 import dataclasses
-import time
-import uuid
-from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tinylm.inference._errors import InferenceError
-from tinylm.inference.generation import Generation
-from tinylm.inference.llm import LLM
 from tinylm.inference.sampling_params import SamplingParams
 
 ANSWERS_LIMIT = 128  # texts from one request: prompts times n
+LOGPROBS_LIMIT = 20  # of the likeliest tokens at one place
+STOP_LIMIT = 1024  # stop strings: each token is looked at for each of them
 
-Start = Callable[[SamplingParams], Generation]
-TokenId = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$")]  # a key in JSON is a string
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenName = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$")]  # a key in JSON is a string
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+Logprobs = Annotated[int, Field(ge=0, le=LOGPROBS_LIMIT)]
 
 
 class _Part(BaseModel):
     """A part of a request: "1" is no number, and a field that is not named is an error."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class StreamOptions(_Part):
     include_usage: bool = False
 
 
-class ChatMessage(_Part):
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
 class Body(_Part):
-    """What both endpoints take; null is the same as leaving a field out. `SamplingParams` checks the values."""
+    """What both endpoints take; null is the same as leaving a field out. `SamplingParams` checks the values too."""
 
     model: str
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None  # vLLM's, as min_p is
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[TokenId, Bias] | None = None
-    seed: int | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[TokenName, Bias] | None = None
+    seed: Annotated[int, Field(ge=-1)] | None = None
     n: Annotated[int, Field(ge=1, le=ANSWERS_LIMIT)] | None = None
-    max_tokens: int | None = None
-    stop: str | list[str] | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=STOP_LIMIT)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    # vLLM's, beyond OpenAI's
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=STOP_LIMIT)] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
 
-    def drawing(self) -> dict[str, Any]:
-        """The fields that `SamplingParams` has too."""
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self) -> SamplingParams:
+        """The fields that `SamplingParams` has too. InferenceError for what cannot go together."""
+        if self.stream_options is not None and not self.stream:
+            raise InferenceError("stream_options: only with stream = true")
+        return SamplingParams(**self._values())
+
+    def _values(self) -> dict[str, Any]:
         names = {field.name for field in dataclasses.fields(SamplingParams)}
         values = self.model_dump(include=names, exclude_none=True)
         if self.logit_bias is not None:
@@ -67,79 +81,103 @@ class Body(_Part):
 
 
 class CompletionBody(Body):
-    prompt: str | list[int] | list[str] | list[list[int]]
+    prompt: str | list[TokenId] | list[str] | list[list[TokenId]]
+    echo: bool | None = None
+    logprobs: Logprobs | None = None
+
+    @property
+    def only_echo(self) -> bool:
+        """max_tokens = 0: the prompt comes back, and nothing after it."""
+        return self.max_tokens == 0
 
     def prompts(self) -> list[Any]:
+        """Prompts of `LLM.generate`."""
         if isinstance(self.prompt, str) or not self.prompt:
             return [self.prompt or ""]
         if isinstance(self.prompt[0], int):
             return [{"prompt_token_ids": self.prompt}]
         return [p if isinstance(p, str) else {"prompt_token_ids": p} for p in self.prompt]
 
+    def _values(self) -> dict[str, Any]:
+        values = super()._values()
+        if self.only_echo:
+            if not self.echo:
+                raise InferenceError("max_tokens: 0 only with echo = true, which gives the prompt back")
+            values["max_tokens"] = 1  # the model reads the prompt to its end; what it would write on is dropped
+        if self.echo and self.logprobs is not None:
+            values["prompt_logprobs"] = self.logprobs
+        return values
+
+
+class TextPart(_Part):
+    type: Literal["text"]
+    text: str
+
+
+class FunctionCall(_Part):
+    name: str
+    arguments: str
+
+
+class ToolCall(_Part):
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class ChatMessage(_Part):
+    """As in OpenAI's API, text only. What the template does with names and calls of tools is up to the checkpoint."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1)] | None = None
+    tool_call_id: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """What a chat template reads; the text in one piece."""
+        told = self.model_dump(exclude_none=True)
+        if isinstance(self.content, list):
+            told["content"] = "".join(part.text for part in self.content)
+        if "content" not in told and self.tool_calls is None:
+            raise InferenceError(f"messages: the content of a message with the role {self.role!r} is missing")
+        for name, role in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
+            if name in told and self.role != role:
+                raise InferenceError(f"messages: {name} only in a message with the role {role!r}")
+        return told
+
+
+class Function(_Part):
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(_Part):
+    type: Literal["function"]
+    function: Function
+
 
 class ChatBody(Body):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: int | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Logprobs | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["auto", "none"] | None = None
 
-    def drawing(self) -> dict[str, Any]:
+    def conversation(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+        """(messages, tools) of `LLM.chat_prompt`."""
+        if self.tool_choice == "auto" and not self.tools:
+            raise InferenceError('tool_choice: "auto" only with tools')
+        shown = [] if self.tool_choice == "none" else self.tools or []
+        return [m.plain() for m in self.messages], [t.model_dump(exclude_none=True) for t in shown] or None
+
+    def _values(self) -> dict[str, Any]:
         """Without a limit an answer may fill the context, as with OpenAI."""
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise InferenceError("max_tokens is the old name of max_completion_tokens: give one of them")
-        return {"max_tokens": self.max_completion_tokens, **super().drawing()}
-
-
-class Answer:
-    """One request: its texts, written one after the other, and their form as OpenAI's JSON."""
-
-    def __init__(self, llm: LLM, name: str, body: Body, starts: Sequence[Start]) -> None:
-        """Checks everything that can be checked before the first token; ValueError says what is wrong."""
-        if body.stream_options is not None and not body.stream:
-            raise InferenceError("stream_options: only with stream = true")
-        params = SamplingParams(**body.drawing())
-        if len(starts) * params.n > ANSWERS_LIMIT:
-            raise InferenceError(f"one request gives at most {ANSWERS_LIMIT} texts, got {len(starts)} prompts * n")
-        if (highest := max(params.logit_bias or {}, default=0)) >= llm.model.config.vocab_size:
-            raise InferenceError(f"logit_bias: token ids are 0 to {llm.model.config.vocab_size - 1}, got {highest}")
-        seeds = [None if params.seed is None else params.seed + i for i in range(params.n)]
-        self.generations = [start(dataclasses.replace(params, n=1, seed=s)) for start in starts for s in seeds]
-        self.prompt_tokens = sum(len(g.prompt_token_ids) for g in self.generations[:: params.n])
-        self.chat = isinstance(body, ChatBody)
-        self.with_usage = body.stream_options is not None and body.stream_options.include_usage
-        self._head = {
-            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{uuid.uuid4().hex}",
-            "object": "chat.completion" if self.chat else "text_completion",
-            "created": int(time.time()),
-            "model": name,
-        }
-
-    def whole(self) -> dict[str, Any]:
-        choices = []
-        for index, generation in enumerate(self.generations):
-            message = {"role": "assistant", "content": generation.text}
-            text = {"message": message} if self.chat else {"text": generation.text}
-            choices.append({"index": index, **text, "logprobs": None, "finish_reason": generation.finish_reason})
-        return {**self._head, "choices": choices, "usage": self._usage()}
-
-    def chunk(self, index: int, piece: str, first: bool) -> dict[str, Any]:
-        delta = {"role": "assistant", "content": piece} if first else {"content": piece}
-        text = {"delta": delta} if self.chat else {"text": piece}
-        reason = self.generations[index].finish_reason
-        return self._chunk([{"index": index, **text, "logprobs": None, "finish_reason": reason}], None)
-
-    def last_chunk(self) -> dict[str, Any]:
-        return self._chunk([], self._usage())
-
-    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None) -> dict[str, Any]:
-        kind = {"object": "chat.completion.chunk"} if self.chat else {}
-        return {**self._head, **kind, "choices": choices, **({"usage": usage} if self.with_usage else {})}
-
-    def _usage(self) -> dict[str, int]:
-        written = sum(len(g.token_ids) for g in self.generations)
-        total = self.prompt_tokens + written
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": written, "total_tokens": total}
-
-
-def error_object(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """The body of every answer that is not 200, and of a stream's event that ends it early."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message[:1000], "type": kind, "param": param, "code": code}}
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InferenceError("top_logprobs: only with logprobs = true")
+        wanted = {"logprobs": self.top_logprobs or 0} if self.logprobs else {"logprobs": None}
+        return {"max_tokens": self.max_completion_tokens, **super()._values(), **wanted}

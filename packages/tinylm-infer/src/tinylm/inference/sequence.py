@@ -57,7 +57,7 @@ class Sequence:
         self._buffer = StopBuffer(params.stop_strings, params.include_stop_str_in_output)
         self._decoder = tokenizer.stream_decoder() if tokenizer is not None and params.detokenize else None
         hidden = tokenizer.special_tokens.values() if tokenizer is not None and params.skip_special_tokens else ()
-        self._without_text = frozenset(hidden)
+        self.hidden = frozenset(hidden)  # ids that have no text
 
     @property
     def output(self) -> list[int]:
@@ -130,7 +130,7 @@ class Sequence:
 
     def _to_text(self, token_id: int) -> str:
         """What the token adds. Ids that a padded model has and the tokenizer lacks have no text."""
-        if self._decoder is None or token_id in self._without_text:
+        if self._decoder is None or token_id in self.hidden:
             return ""
         try:
             return self._decoder.push(token_id)
