@@ -136,3 +136,20 @@ def test_each_rung_of_the_ladder_equals_the_one_it_names(name):
     for rung in rungs.values():
         if rung["equals"] is not None:
             assert rung["compare"](results[rung["rung"]], results[rung["equals"]]) <= rung.get("tolerance", 1e-5)
+
+
+@pytest.mark.parametrize("options", OPTIONS["Lion"])
+def test_lion_by_blocks_is_the_loop(options, monkeypatch):
+    """Blocks of 8 numbers: the matrices are cut, and the vector of 6 goes with the small ones."""
+    monkeypatch.setattr(fused, "_BLOCK", 8 // torch.get_num_threads() or 1)
+    cut = []
+    by_blocks = fused.Lion._by_blocks
+    monkeypatch.setattr(
+        fused.Lion, "_by_blocks", lambda self, p, *rest: (cut.append(p.shape), by_blocks(self, p, *rest))
+    )
+    mine, theirs = parameters("Lion"), parameters("Lion")
+    for _ in both(fused.Lion(mine, **options), loop.Lion(theirs, **options), mine, theirs):
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, atol=close(theirs), rtol=1e-6)
+    assert torch.Size([6]) not in cut
+    assert torch.Size([7, 5]) in cut

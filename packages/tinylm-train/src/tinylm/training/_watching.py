@@ -7,12 +7,15 @@ what is measured (tinylm.observability), what to do about a divergence (trainer.
 
 from __future__ import annotations
 
+import math
+import statistics
 from typing import Any, Self
 
 import torch
 
 from tinylm import observability as obs
 from tinylm.training._setup import Setup
+from tinylm.training.divergence import WINDOW
 
 _EVERY = 100
 _ROWS, _TOKENS = 2, 256  # of the batch: an attention pattern takes the square of the tokens
@@ -23,12 +26,16 @@ class Watching:
 
     def __init__(self, setup: Setup, run: obs.Run) -> None:
         self._setup, self._run = setup, run
+        self._losses: list[float] = []  # until the model is seen to learn, or said not to
+        self._learns = False
+        self._warmed_up = False
         self._watch: obs.Watch | None = None
         if setup.strategy.world_size == 1:
             self._watch = obs.watch(setup.model, run, setup.optimizers.values(), _EVERY, activations=False)
 
     def begin(self, step: int) -> None:
         """A step begins, the first being 1."""
+        self._warmed_up = step > self._setup.config.warmup_steps
         if self._watch is not None:
             self._watch.begin(step)
 
@@ -56,6 +63,24 @@ class Watching:
         """The step is over. loss: None when there was no update."""
         if self._watch is not None:
             self._watch.end(loss)
+        if loss is not None and self._warmed_up and not self._learns:
+            self._does_it_learn(loss)
+
+    def _does_it_learn(self, loss: float) -> None:
+        """Norms keep a model finite at a learning rate that is far too high: it ends up guessing, and nothing else
+        tells."""
+        self._losses.append(loss)
+        if len(self._losses) < WINDOW:
+            return
+        mean, guessing = statistics.fmean(self._losses), math.log(self._setup.shape.vocab_size)
+        self._learns = True  # asked once
+        if mean >= guessing:
+            config = self._setup.config
+            self._setup.say(
+                f"{WINDOW} steps after the warm-up the loss is {mean:.3f}, no better than guessing ({guessing:.3f}): "
+                f"the learning rates, {config.learning_rate:g} and {config.embedding_learning_rate:g}, are probably too "
+                "high, or far too low"
+            )
 
     def __enter__(self) -> Self:
         return self
