@@ -78,8 +78,8 @@ class Watching:
             config = self._setup.config
             self._setup.say(
                 f"{WINDOW} steps after the warm-up the loss is {mean:.3f}, no better than guessing ({guessing:.3f}): "
-                f"the learning rates, {config.learning_rate:g} and {config.embedding_learning_rate:g}, are probably too "
-                "high, or far too low"
+                f"the learning rates, {config.learning_rate:g} and {config.embedding_learning_rate:g}, are probably "
+                "too high, or far too low"
             )
 
     def __enter__(self) -> Self:
