@@ -8,6 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tinylm.inference import LLM, SamplingParams  # noqa: E402  # after importorskip
+from tinylm.inference.compiled import Compiled  # noqa: E402
+from tinylm.inference.static_batch import static_batch  # noqa: E402
 
 pytestmark = [
     pytest.mark.cuda,
@@ -67,3 +69,13 @@ def test_bfloat16_writes_text(checkpoint: Path) -> None:
     stream = llm.stream(PROMPT, SEEDED)
     assert "".join(stream) == stream.text != ""
     assert len(stream.token_ids) == 40
+
+
+@pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+def test_a_cuda_graph_writes_what_the_static_batch_writes(checkpoint: Path, params: SamplingParams) -> None:
+    llm = LLM(str(checkpoint), dtype="float32", device="cuda")
+    prompts = [[5], [7, 8, 9, 10]]
+    step = Compiled(llm.model, 2, 48)
+    expected = static_batch(llm.model, prompts, [params] * 2)
+    assert step.write(prompts, [params] * 2) == expected
+    assert step.write(prompts, [params] * 2) == expected  # replayed over a cache that is not empty

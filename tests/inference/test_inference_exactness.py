@@ -9,8 +9,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tinylm.inference import SamplingParams  # noqa: E402  # after importorskip
-
 SCRIPT = Path(__file__).parents[2] / "packages/tinylm-infer/benchmarks/exactness.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="needs the checkout's benchmarks")
 
@@ -27,22 +25,38 @@ def exactness() -> ModuleType:
     return module
 
 
-def test_every_way_writes_the_same(
-    exactness: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["exactness.py", "--prompts", "6", "--tokens", "16"])
+def test_every_way_writes_the_same(exactness: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    arguments = ["--prompts", "4", "--tokens", "12", "--invariant-prompts", "2", "--json", str(table)]
+    monkeypatch.setattr(sys, "argv", ["exactness.py", *arguments])
     with pytest.raises(SystemExit) as ended:
         exactness.main()
-    ways = json.loads(capsys.readouterr().out.splitlines()[-1])["ways"]
-    assert len(ways) == 2 * len(exactness.WAYS)
-    assert ended.value.code == any(way["differences"] for way in ways.values()) == 0
+    assert not ended.value.code
+    rows = json.loads(table.read_text())["rows"]
+    assert [row[0] for row in rows[: len(exactness.WAYS)]] == list(exactness.WAYS)
+    assert [row[2:8] for row in rows] == [[4, 0, 0] * 2] * len(exactness.WAYS) + [[2, 0, 0] * 2] * 2
 
 
-def test_a_wrong_token_is_no_tie(exactness: ModuleType) -> None:
+def test_only_a_token_that_the_lowest_rung_nearly_wrote_is_a_tie(exactness: ModuleType) -> None:
     model, prompt = exactness.make_model(8), [1, 2, 3]
-    params = SamplingParams(temperature=0, max_tokens=8)
-    output = exactness.naive(model, prompt, params)
-    assert not any(exactness.is_tie(model, prompt, output, at, params) for at in range(3))
+    for name in ("greedy", "seeded"):
+        (params,) = exactness.drawing(name, 1, 8)
+        output = exactness.lowest(model, prompt, params)
+        for at in range(3):
+            assert exactness.is_tie(model, prompt, output, at, output[at], params)
+            others = [token for token in range(exactness.VOCABULARY) if token != output[at]]
+            ties = sum(exactness.is_tie(model, prompt, output, at, token, params) for token in others[::8])
+            assert ties <= 1  # of 64: the neighbour of a short interval
+    (greedy,) = exactness.drawing("greedy", 1, 8)
     with torch.no_grad():
         model.embed.weight.zero_()  # all tokens alike
-    assert exactness.is_tie(model, prompt, output, 0, params)
+    assert exactness.is_tie(model, prompt, [0], 0, 7, greedy)
+
+
+def test_a_wrong_way_is_counted(exactness: ModuleType) -> None:
+    model, prompts = exactness.make_model(8), [[1, 2, 3], [4, 5]]
+    params = exactness.drawing("greedy", 2, 8)
+    right = [exactness.lowest(model, *pair) for pair in zip(prompts, params, strict=True)]
+    wrong = [right[0], [(right[1][0] + 1) % exactness.VOCABULARY, *right[1][1:]]]
+    assert exactness.count(model, prompts, params, right, right) == (0, 0)
+    assert exactness.count(model, prompts, params, right, wrong) == (1, 0)

@@ -10,6 +10,7 @@ import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from tinylm.inference.compiled import Compiled
     from tinylm.model import Transformer
 
 Texts = list[list[int]]
@@ -19,12 +20,17 @@ NEW, VOCABULARY = 32, 2048
 class Decoding(NamedTuple):
     model: Transformer
     prompts: Texts
+    step: Compiled | None = None  # of the compiled rung: compiling is not timed
 
 
 def rungs() -> list[dict[str, Any]]:
     """Lowest rung first within each ladder; see tinylm.observability for the meaning of the keys."""
     common: dict[str, Any] = {"component": "decoding", "ladder": "greedy decoding of many prompts", "unit": "tokens"}
     common |= {"make": _make_decoding, "amount": lambda work: NEW * len(work.prompts), "compare": _mismatch, "size": 8}
+    return [*_float32(common), *_quantized(common, "int8"), *_quantized(common, "int4")]
+
+
+def _float32(common: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             **common,
@@ -36,10 +42,18 @@ def rungs() -> list[dict[str, Any]]:
         },
         {
             **common,
-            "rung": "paged, continuous batching",
-            "module": "tinylm.inference.engine",
+            "rung": "static batch",
+            "module": "tinylm.inference.static_batch",
             "change": "products with one row read all weights for one token: the texts' tokens share each product",
             "equals": "one after the other",
+            "run": _run_static,
+        },
+        {
+            **common,
+            "rung": "paged, continuous batching",
+            "module": "tinylm.inference.engine",
+            "change": "padding and ended texts kept their rows: each text has blocks of its own, and joins at any step",
+            "equals": "static batch",
             "run": lambda work: _run_engine(work, enable_prefix_caching=False),
         },
         {
@@ -57,6 +71,41 @@ def rungs() -> list[dict[str, Any]]:
             "change": "a step for every token: guesses from the text itself, checked together",
             "equals": "prefix cache",
             "run": lambda work: _run_engine(work, speculate=True, max_num_batched_tokens=64),
+        },
+        {
+            **common,
+            "rung": "compiled",
+            "module": "tinylm.inference.compiled",
+            "change": "Python and small calls between the products: a step is one graph of fixed shapes",
+            "equals": "static batch",
+            "make": _make_compiled,
+            "run": _run_compiled,
+        },
+    ]
+
+
+def _quantized(common: dict[str, Any], scheme: str) -> list[dict[str, Any]]:
+    """Rounded weights are other numbers, so each scheme has a ladder of its own, and its rungs give the same bits."""
+    common = {**common, "ladder": f"greedy decoding of many prompts, {scheme} weights", "size": 2}
+    return [
+        {
+            **common,
+            "rung": f"{scheme}, PyTorch",
+            "module": "tinylm.inference.quantization.reference",
+            "change": "whole numbers times whole numbers, scaled afterwards, in PyTorch's operations",
+            "equals": None,
+            "make": lambda size: _make_quantized(size, scheme, kernels=False),
+            "run": _run_engine,
+        },
+        {
+            **common,
+            "rung": f"{scheme}, C++ kernels",
+            "module": "tinylm.inference.kernels",
+            "change": "every product passed over its numbers many times: a step is one call that reads each byte once",
+            "equals": f"{scheme}, PyTorch",
+            "make": lambda size: _make_quantized(size, scheme, kernels=True),
+            "run": _run_engine,
+            "size": 8,
         },
     ]
 
@@ -76,6 +125,56 @@ def _make_decoding(size: int) -> Decoding:
     return work
 
 
+def _make_compiled(size: int) -> Decoding:
+    from tinylm.inference.compiled import Compiled
+
+    work = _make_decoding(size)
+    return work._replace(step=Compiled(work.model, size, len(work.prompts[0]) + NEW))
+
+
+def _make_quantized(size: int, scheme: str, kernels: bool) -> Decoding:
+    """Without `kernels` every product is `reference.linear`'s, as where none are installed."""
+    from torch import Tensor, nn
+
+    from tinylm.inference.quantization import quantize, reference
+    from tinylm.inference.quantization.linear import QuantizedLinear
+
+    class InPyTorch(nn.Module):
+        def __init__(self, linear: QuantizedLinear) -> None:
+            super().__init__()
+            self.numbers, self.bias = linear.weight(), linear.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            return reference.linear(x.flatten(0, -2), self.numbers, self.bias).unflatten(0, x.shape[:-1])
+
+    work = _make_decoding(size)
+    model = quantize(work.model, scheme)
+    if not kernels:
+        model._decoder = None
+        for name, module in list(model.named_modules()):
+            if isinstance(module, QuantizedLinear):
+                parent, _, leaf = name.rpartition(".")
+                setattr(model.get_submodule(parent), leaf, InPyTorch(module))
+    return work._replace(model=model)
+
+
+def _run_static(work: Decoding) -> Texts:
+    from tinylm.inference.static_batch import static_batch
+
+    return static_batch(work.model, work.prompts, [_greedy()] * len(work.prompts))
+
+
+def _run_compiled(work: Decoding) -> Texts:
+    assert work.step is not None
+    return work.step.write(work.prompts, [_greedy()] * len(work.prompts))
+
+
+def _greedy() -> Any:
+    from tinylm.inference.sampling_params import SamplingParams
+
+    return SamplingParams(temperature=0, max_tokens=NEW)
+
+
 def _run_alone(work: Decoding) -> Texts:
     import torch
 
@@ -87,12 +186,10 @@ def _run_alone(work: Decoding) -> Texts:
 def _run_engine(work: Decoding, speculate: bool = False, **options: Any) -> Texts:
     from tinylm.inference.engine import Engine
     from tinylm.inference.engine_config import EngineConfig
-    from tinylm.inference.sampling_params import SamplingParams
     from tinylm.inference.speculation import PromptLookup
 
     engine = Engine(work.model, config=EngineConfig(**options), propose=PromptLookup() if speculate else None)
-    params = SamplingParams(temperature=0, max_tokens=NEW)
-    texts = [engine.add_request(str(i), prompt, params)[0] for i, prompt in enumerate(work.prompts)]
+    texts = [engine.add_request(str(i), prompt, _greedy())[0] for i, prompt in enumerate(work.prompts)]
     while engine.busy:
         engine.step()
     return [text.output for text in texts]

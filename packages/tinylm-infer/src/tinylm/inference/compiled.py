@@ -1,9 +1,9 @@
 """tinylm.inference: the decoding step as one compiled graph, and on a GPU as one CUDA graph.
 
-A step of a small model is a hundred short calls, and Python and the launches between them cost more than the numbers.
-`torch.compile` makes one call of them, with every operation that follows a product fused; a CUDA graph then replays all
-launches at once (the CPU only says "again"). Both want every shape fixed: the cache has all its room from the first step
-on, and a mask says how much of it counts. Not here: paging (`engine.py`); the batch is that of `static_batch.py`.
+A step of a small model is a hundred short calls; Python and the launches between them cost more than the numbers.
+`torch.compile` makes one call of them and fuses what follows a product; a CUDA graph then replays all launches at once.
+Both want every shape fixed: the cache has all its room from the first step on, and a mask says how much of it counts.
+Not here: paging (`engine.py`); the batch is that of `static_batch.py`.
 """
 
 import sys
@@ -23,7 +23,8 @@ from tinylm.model.attention import attend
 class FixedCache:
     """A `tinylm.model.Cache` whose shapes never change: (batch, kv_heads, room, head_dim) for each layer.
 
-    A tensor for each layer, since a compiler copies the whole of a tensor of which a part is written. `place` (T,): where the step's tokens stand; `first` (batch, 1, 1, 1): where each row's text begins, padding before.
+    A tensor for each layer, since a compiler copies the whole of a tensor of which a part is written. `place` (T,):
+    where the step's tokens stand; `first` (batch, 1, 1, 1): where each row's text begins, padding before.
     """
 
     def __init__(self, config: TransformerConfig, batch: int, room: int, device: torch.device, dtype: torch.dtype):
@@ -75,9 +76,7 @@ class Compiled:
                 self._step = self._capture(self._step)
 
     @torch.inference_mode()
-    def write(
-        self, prompts: Items[Items[int]], params: Items[SamplingParams], ends: Collection[int] = ()
-    ) -> Texts:
+    def write(self, prompts: Items[Items[int]], params: Items[SamplingParams], ends: Collection[int] = ()) -> Texts:
         """As `static_batch`, the same tokens."""
         limits = room_for_each(self.model.config, prompts, params)
         ids, mask = pad_left(prompts, self._ids.device)
@@ -111,8 +110,8 @@ class Compiled:
     def _compile(self) -> Callable[[], Tensor]:
         """The step from self._ids at self._place, compiled if it can be."""
         self._place = self.cache.place
-        compiled = torch.compile(self._logits, dynamic=False)
         try:
+            compiled = torch.compile(self._logits, dynamic=False)
             compiled(self._ids)
         except Exception as error:  # it fails in many ways, and none of them is the model's: the plain step follows
             reason = str(error).strip().partition("\n")[0][:120]

@@ -73,9 +73,7 @@ def pad_left(prompts: Items[Items[int]], device: torch.device) -> tuple[Tensor, 
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def room_for_each(
-    config: TransformerConfig, prompts: Items[Items[int]], params: Items[SamplingParams]
-) -> list[int]:
+def room_for_each(config: TransformerConfig, prompts: Items[Items[int]], params: Items[SamplingParams]) -> list[int]:
     """How many tokens each text may get: `max_tokens`, or what the context leaves."""
     if not prompts or len(prompts) != len(params):
         raise InferenceError(f"wanted params for each of at least one prompt, got {len(prompts)} and {len(params)}")
