@@ -145,7 +145,8 @@ def _make_quantized(size: int, scheme: str, kernels: bool) -> Decoding:
             self.numbers, self.bias = linear.weight(), linear.bias
 
         def forward(self, x: Tensor) -> Tensor:
-            return reference.linear(x.flatten(0, -2), self.numbers, self.bias).unflatten(0, x.shape[:-1])
+            y: Tensor = reference.linear(x.flatten(0, -2), self.numbers, self.bias)
+            return y.view(*x.shape[:-1], y.shape[-1])
 
     work = _make_decoding(size)
     model = quantize(work.model, scheme)

@@ -121,7 +121,7 @@ class Compiled:
 
     def _capture(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """The launches of `step`, recorded once. It reads and writes the same memory at every replay."""
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):  # libraries set themselves up outside the recording
