@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from tinylm.inference.llm import LLM
     from tinylm.inference.outputs import CompletionOutput, Logprob, RequestOutput
     from tinylm.inference.sampling_params import SamplingParams
+    from tinylm.inference.structured_params import StructuredOutputsParams
 
-__all__ = ["LLM", "CompletionOutput", "Generation", "InferenceError", "Logprob", "RequestOutput", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "Generation",
+    "InferenceError",
+    "Logprob",
+    "RequestOutput",
+    "SamplingParams",
+    "StructuredOutputsParams",
+]
 
 _HOMES = {
     "LLM": "llm",
@@ -24,6 +34,7 @@ _HOMES = {
     "Logprob": "outputs",
     "RequestOutput": "outputs",
     "SamplingParams": "sampling_params",
+    "StructuredOutputsParams": "structured_params",
 }
 
 

@@ -103,15 +103,30 @@ def generate(
     top_p: TopP = 1.0,
     min_p: MinP = 0.0,
     stop: Stop = None,
+    json_schema: Annotated[Path | None, typer.Option(help="File: write JSON that this schema admits.")] = None,
+    regex: Annotated[str | None, typer.Option(help="Write text that this expression matches as a whole.")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="Write one of these; give it more than once.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantization: Quantization = None,
 ) -> None:
     """Continue a text. It appears as it is written; the speed is printed on stderr."""
     from tinylm.inference.sampling_params import SamplingParams
+    from tinylm.inference.structured_params import StructuredOutputsParams
 
+    schema = None if json_schema is None else _read_text(json_schema)
+    form: dict[str, Any] = {
+        name: value for name, value in (("json", schema), ("regex", regex), ("choice", choice)) if value
+    }
     params = SamplingParams(
-        max_tokens=max_tokens, temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p, stop=stop
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        stop=stop,
+        structured_outputs=StructuredOutputsParams(**form) if form else None,
     )
     llm = _open(checkpoint, dtype, device, quantization)
     start = time.perf_counter()

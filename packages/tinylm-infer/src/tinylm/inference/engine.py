@@ -24,6 +24,7 @@ from tinylm.inference.runner import Runner
 from tinylm.inference.sampling_params import SamplingParams
 from tinylm.inference.scheduler import Chunk, Scheduler
 from tinylm.inference.sequence import Sequence
+from tinylm.inference.structured import Grammars
 from tinylm.inference.tiles import use_tiles
 from tinylm.model import Transformer
 from tinylm.tokenizer import Tokenizer
@@ -56,6 +57,7 @@ class Engine:
             use_tiles(model)
         self._runner = Runner(model, cache)
         self._tokenizer, self._eos_token_ids, self._propose = tokenizer, eos_token_ids, propose
+        self._grammars: Grammars | None = None
         self._live: dict[str, list[Sequence]] = {}
         self._to_abort: deque[str | Sequence] = deque()
 
@@ -112,7 +114,14 @@ class Engine:
         if self._tokenizer is None and params.stop_strings:
             raise InferenceError("stop strings need a tokenizer (skip_tokenizer_init=True): use stop_token_ids")
         ends = self._eos_token_ids if eos_token_ids is None else eos_token_ids
-        sequence = Sequence(request_id, prompt_token_ids, params, context, self._tokenizer, ends, index)
+        if params.structured_outputs is None:
+            matcher = None
+        elif self._tokenizer is None:
+            raise InferenceError("structured_outputs need a tokenizer (skip_tokenizer_init=True): there is no text")
+        else:
+            self._grammars = self._grammars or Grammars(self._tokenizer)
+            matcher = self._grammars.matcher(params.structured_outputs, ends)
+        sequence = Sequence(request_id, prompt_token_ids, params, context, self._tokenizer, ends, index, matcher)
         room = self.blocks.count * self.blocks.block_size
         if len(prompt_token_ids) + sequence.limit > room:
             raise InferenceError(

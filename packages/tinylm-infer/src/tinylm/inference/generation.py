@@ -17,7 +17,8 @@ class Generation:
 
     What stands so far is in `token_ids`, `text`, `logprobs` and, at the end, `finish_reason` and `stop_reason` (see
     `CompletionOutput`). `steps()` yields once per token instead, with "" where a token completes no text. Nothing is
-    computed before the first piece is asked for; to drop it ends the text.
+    computed before the first piece is asked for; to drop it ends the text. A structured output that is cut before it is
+    whole has an empty `text`, and the iterator raises InferenceError after the last piece.
     """
 
     def __init__(self, engine: Engine, sequence: Sequence) -> None:
@@ -30,6 +31,7 @@ class Generation:
         self.prompt_logprobs: list[dict[int, Logprob] | None] | None = None
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
+        self._incomplete: InferenceError | None = None
         self._engine, self._sequence, self._broken_off = engine, sequence, False
 
     def __iter__(self) -> Iterator[str]:
@@ -39,6 +41,9 @@ class Generation:
         for piece in self.steps():
             if piece:
                 return piece
+        if self._incomplete is not None:  # what was given out is no valid text
+            error, self._incomplete = self._incomplete, None
+            raise error
         raise StopIteration
 
     def __del__(self) -> None:
@@ -68,7 +73,7 @@ class Generation:
             while not self._sequence.events:
                 self._engine.step()
             event = self._sequence.events.popleft()
-            if event.error is not None:
+            if event.finish_reason == "error" and event.error is not None:
                 raise event.error
         except BaseException:  # Ctrl-C as well
             self._broken_off = True
@@ -86,3 +91,5 @@ class Generation:
             self.logprobs.append(event.logprobs)
         self.text += event.text
         self.finish_reason, self.stop_reason = event.finish_reason, event.stop_reason
+        if event.error is not None:
+            self.text, self._incomplete = "", event.error

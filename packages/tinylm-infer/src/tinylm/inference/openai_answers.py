@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence as Items
 from typing import Any
 
+from tinylm.inference._errors import InferenceError
 from tinylm.inference.openai_api import Body, ChatBody, CompletionBody
 from tinylm.inference.openai_logprobs import Entry, LogprobsWriter
 from tinylm.inference.outputs import TokenOutput
@@ -26,6 +27,7 @@ class Choice:
         self.begun = False
         self.tokens = 0
         self.finish_reason: str | None = None
+        self.error: InferenceError | None = None  # a structured output that is not complete: no text to rely on
 
     def take(self, event: TokenOutput) -> None:
         """Adds what one event brought."""
@@ -34,7 +36,7 @@ class Choice:
         self.text += event.text
         self.fresh += event.text
         self.tokens += event.token_id is not None
-        self.finish_reason = event.finish_reason
+        self.finish_reason, self.error = event.finish_reason, event.error
 
 
 class Answer:
@@ -78,16 +80,23 @@ class Answer:
         return choice
 
     @property
+    def error(self) -> InferenceError | None:
+        """What is wrong with one of the texts that have ended."""
+        return next((choice.error for choice in self.choices if choice.error is not None), None)
+
+    @property
     def reason(self) -> str:
-        """How the request ended: "length" where one of its texts did, else "stop"."""
+        """How the request ended: as the worst of its texts."""
+        if self.error is not None:
+            return "incomplete"
         reasons = {choice.finish_reason for choice in self.choices}
         return "length" if "length" in reasons else "stop"
 
     def whole(self) -> dict[str, Any]:
         choices = []
         for choice in self.choices:
-            message = {"role": "assistant", "content": choice.text}
-            text = {"message": message} if self.chat else {"text": choice.text}
+            message = {"role": "assistant", "content": None if choice.error else choice.text}
+            text = {"message": message} if self.chat else {"text": "" if choice.error else choice.text}
             choices.append({"index": choice.index, **text, **self._end(choice, 0)})
         return {**self._head, "choices": choices, "usage": self.usage()}
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.sampling_params import SamplingParams
+from tinylm.inference.structured_params import StructuredOutputsParams
 
 ANSWERS_LIMIT = 128  # texts from one request: prompts times n
 LOGPROBS_LIMIT = 20  # of the likeliest tokens at one place
@@ -34,6 +35,38 @@ class _Part(BaseModel):
 
 class StreamOptions(_Part):
     include_usage: bool = False
+
+
+class StructuredOutputs(_Part):
+    """vLLM's field: one of these."""
+
+    schema_: dict[str, Any] | None = Field(None, alias="json")
+    regex: Text | None = None
+    choice: Annotated[list[Text], Field(min_length=1)] | None = None
+    json_object: bool | None = None
+
+
+class JsonSchema(_Part):
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    schema_: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextFormat(_Part):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(_Part):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(_Part):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
 class Body(_Part):
@@ -60,6 +93,8 @@ class Body(_Part):
     stop_token_ids: Annotated[list[TokenId], Field(max_length=STOP_LIMIT)] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
+    response_format: ResponseFormat | None = None
 
     @property
     def with_usage(self) -> bool:
@@ -77,7 +112,23 @@ class Body(_Part):
         values = self.model_dump(include=names, exclude_none=True)
         if self.logit_bias is not None:
             values["logit_bias"] = {int(token_id): bias for token_id, bias in self.logit_bias.items()}
+        values["structured_outputs"] = self.structure()
         return values
+
+    def structure(self) -> StructuredOutputsParams | None:
+        """The form that the text must have; always the whole of it, so a schema's `strict` changes nothing."""
+        wanted, form = self.structured_outputs, self.response_format
+        if isinstance(form, TextFormat):
+            form = None
+        if wanted is not None and form is not None:
+            raise InferenceError("response_format and structured_outputs say the same thing: give one of them")
+        if wanted is not None:
+            return StructuredOutputsParams(**wanted.model_dump(by_alias=True))
+        if form is None:
+            return None
+        if isinstance(form, JsonSchemaFormat):
+            return StructuredOutputsParams(json=form.json_schema.schema_)
+        return StructuredOutputsParams(json_object=True)
 
 
 class CompletionBody(Body):

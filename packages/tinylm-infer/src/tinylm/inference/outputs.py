@@ -29,8 +29,9 @@ class CompletionOutput:
       was drawn, these included. A character that was cut in half at the end is in `token_ids` only.
     - `cumulative_logprob` (nats) and `logprobs` (one dict per token, id -> Logprob) are None unless
       `SamplingParams.logprobs` asked for them.
-    - `finish_reason` is "stop" (end-of-text, stop token or stop string) or "length" (max_tokens, or the context is
-      full). `stop_reason` is the stop string or stop token id that was met; None for end-of-text and for "length".
+    - `finish_reason` is "stop" (end-of-text, stop token, stop string, or a structured output is whole) or "length"
+      (max_tokens, or the context is full; a structured output that is not whole then has an empty `text`).
+      `stop_reason` is the stop string or stop token id that was met; None for all else.
     """
 
     index: int
@@ -47,7 +48,8 @@ class TokenOutput:
     """One token of one text as it is drawn, or a text's end from outside (`token_id` None): what `Engine.step` returns.
 
     `text` is what became certain with it. The last one of a text has a `finish_reason`: those of `CompletionOutput`, or
-    "abort", or "error" with the error. The first has the prompt's logprobs if they were asked for.
+    "abort", or "error" with the error; "length" has an error too where a structured output is not whole. The first has
+    the prompt's logprobs if they were asked for.
     """
 
     request_id: str

@@ -29,6 +29,7 @@ def choose(logits: Tensor, sequences: Items[Sequence]) -> list[int | InferenceEr
     steered = apply_forbidden(steered, sequences)
     steered = apply_repetition_penalty(steered, sequences)
     steered = apply_presence_and_frequency(steered, sequences)
+    steered = apply_grammars(steered, sequences)
     highest = steered.amax(dim=1)
     chosen: list[int | InferenceError] = [0] * len(rows)
     for row in (~highest.isfinite()).nonzero().flatten().tolist():
@@ -84,6 +85,15 @@ def apply_presence_and_frequency(logits: Tensor, sequences: Items[Sequence]) -> 
         for i, count in Counter(sequence.output).items()
     ]
     return _at(logits, found, lambda values, penalties: values - penalties)
+
+
+def apply_grammars(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
+    """-inf for what the grammar of a text does not admit now; (B, V) -> (B, V)."""
+    rows = [row for row, sequence in enumerate(sequences) if sequence.matcher is not None]
+    if not rows:
+        return logits
+    masks = [sequence.matcher.mask(logits.shape[1]) for sequence in sequences if sequence.matcher is not None]
+    return _with_rows(logits, rows, logits[rows].masked_fill(~torch.stack(masks), -torch.inf))
 
 
 def apply_temperature(logits: Tensor, params: Items[SamplingParams]) -> Tensor:
@@ -168,8 +178,12 @@ def _with_rows(logits: Tensor, rows: list[int], some: Tensor) -> Tensor:
 
 
 def _what_is_wrong(logits: Tensor, sequence: Sequence) -> InferenceError:
+    if sequence.matcher is not None and sequence.matcher.error:
+        return InferenceError(f"structured output: {sequence.matcher.error}")
     if logits.max().isfinite():  # max() passes a NaN on
-        return InferenceError("the parameters rule out every token: min_tokens and logit_bias leave nothing to draw")
+        return InferenceError(
+            "the parameters rule out every token: min_tokens, logit_bias and the grammar leave nothing to draw"
+        )
     return InferenceError(
         f"the model's logits after {len(sequence.tokens)} tokens are not numbers (NaN or infinite): the weights are "
         "damaged, or their type is too narrow for them; try dtype='float32'"

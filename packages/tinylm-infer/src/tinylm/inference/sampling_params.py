@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinylm.inference._errors import InferenceError
+from tinylm.inference.structured_params import StructuredOutputsParams
 
 #: Below this temperature the most likely token is taken (vLLM's limit): dividing by less only overflows.
 GREEDY_BELOW = 1e-5
@@ -20,14 +21,13 @@ _REFUSED = {
     "best_of": "use n with logprobs=0 and choose by cumulative_logprob",
     "extra_args": "there are no plug-ins that would read them",
     "flat_logprobs": "logprobs come as one dict per token",
-    "guided_decoding": "structured output is not built yet",
+    "guided_decoding": "use structured_outputs",
     "length_penalty": "there is no beam search",
     "logits_processors": "functions of your own are not called",
     "output_kind": "use LLM.stream for text as it comes",
     "skip_clone": "parameters are immutable, so there is nothing to clone",
     "skip_reading_prefix_cache": "a cached prefix changes no token; LLM(enable_prefix_caching=False) does without",
     "spaces_between_special_tokens": "special tokens are written as they are",
-    "structured_outputs": "structured output is not built yet",
     "truncate_prompt_tokens": "shorten the prompt before you pass it",
     "use_beam_search": "there is no beam search",
 }
@@ -54,6 +54,11 @@ class SamplingParams:
     - `stop`: strings at which the text is cut, before them unless `include_stop_str_in_output`. `stop_token_ids`: the
       same for tokens. `ignore_eos`: write on past end-of-text.
 
+    - `structured_outputs`: a `StructuredOutputsParams`: the text is a whole JSON value, match or choice, or it fails:
+      where `max_tokens` or the context ends it before, the finish_reason is "length" and its text is empty (what was
+      drawn stays in token_ids); a stream raises InferenceError at its end. The grammar alone says where the text ends,
+      so `stop`, `stop_token_ids`, `min_tokens` and `ignore_eos` are refused beside it.
+
     Reporting:
     - `n` answers. `logprobs`: None, or for each token this many of the likeliest and the drawn one (0: the drawn one
       only, -1: the whole vocabulary); `prompt_logprobs`: the same for the prompt's tokens. `detokenize=False`: ids
@@ -77,6 +82,7 @@ class SamplingParams:
     stop: str | Sequence[str] | None = None
     stop_token_ids: Sequence[int] | None = None
     ignore_eos: bool = False
+    structured_outputs: StructuredOutputsParams | None = None
     include_stop_str_in_output: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
@@ -151,6 +157,18 @@ class SamplingParams:
             raise InferenceError(f"stop_token_ids must be a list of token ids, got {self.stop_token_ids!r}")
         for token_id in self.stop_token_ids or ():
             _check_integer("stop_token_ids: every entry", token_id, 0)
+        self._check_structured()
+
+    def _check_structured(self) -> None:
+        if self.structured_outputs is None:
+            return
+        if not isinstance(self.structured_outputs, StructuredOutputsParams):
+            raise InferenceError(
+                f"structured_outputs must be a StructuredOutputsParams, got {type(self.structured_outputs).__name__}"
+            )
+        for name in ("stop", "stop_token_ids", "min_tokens", "ignore_eos"):
+            if getattr(self, name):
+                raise InferenceError(f"{name} cannot go with structured_outputs, which say where the text ends")
 
     def _integer(self, name: str, low: int, *, none: bool = False) -> None:
         value = getattr(self, name)

@@ -14,6 +14,7 @@ from tinylm.inference._errors import InferenceError
 from tinylm.inference.outputs import Logprob, TokenOutput
 from tinylm.inference.sampling_params import SamplingParams
 from tinylm.inference.stopping import StopBuffer
+from tinylm.inference.structured import Matcher, incomplete
 from tinylm.tokenizer import Tokenizer, TokenizerError
 
 
@@ -31,8 +32,12 @@ class Sequence:
         tokenizer: Tokenizer | None = None,
         eos_token_ids: Collection[int] = (),
         index: int = 0,
+        matcher: Matcher | None = None,
     ) -> None:
-        """`prompt_token_ids`: 1 to context - 1 ids. `index`: which of the n answers this is; it shifts the seed."""
+        """`prompt_token_ids`: 1 to context - 1 ids. `index`: which of the n answers this is; it shifts the seed.
+        `matcher`: of the grammar that the text must follow.
+        """
+        self.matcher = matcher
         self.request_id, self.index, self.params = request_id, index, params
         self.prompt_token_ids = list(prompt_token_ids)
         self.tokens = list(prompt_token_ids)
@@ -82,8 +87,11 @@ class Sequence:
     def accept(self, token_id: int, logprobs: Mapping[int, Logprob] | None = None) -> TokenOutput:
         """Appends a drawn token and decides whether it ends the text."""
         self.tokens.append(token_id)
+        if self.matcher is not None:
+            self.matcher.advance(token_id)
         piece, stop_reason = self._read(token_id)
-        return self._tell(token_id, piece, logprobs, stop_reason, None)
+        cut = self.matcher is not None and self.finish_reason == "length" and not self.matcher.accepting
+        return self._tell(token_id, piece, logprobs, stop_reason, incomplete(self.drawn) if cut else None)
 
     def end(self, reason: str, error: InferenceError | None = None) -> TokenOutput:
         """Ends the text from outside: "abort", or "error" with what went wrong."""
@@ -123,7 +131,10 @@ class Sequence:
         if self._buffer.stopped_by is not None:
             self.finish_reason = "stop"
             return piece, self._buffer.stopped_by
-        if self.drawn >= self.limit:
+        if self.matcher is not None and self.matcher.finished and not self.matcher.error:
+            self.finish_reason = "stop"
+            piece += self._buffer.flush()
+        elif self.drawn >= self.limit:
             self.finish_reason = "length"
             piece += self._buffer.flush()
         return piece, None

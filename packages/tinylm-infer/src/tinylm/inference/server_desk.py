@@ -15,6 +15,7 @@ from fastapi import Response
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from tinylm.inference import structured
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.async_engine import AsyncEngine
 from tinylm.inference.llm import LLM
@@ -43,6 +44,7 @@ class Desk:
         self.waiting = 0  # requests without a first token
         self.llm, self.name, self.limits = llm, name, limits
         self.preparing = ThreadPoolExecutor(1, "tinylm-prepare")
+        self.trying = ThreadPoolExecutor(1, "tinylm-grammar")
 
     def open(self) -> None:
         self.engine = AsyncEngine(self.llm.engine)
@@ -95,6 +97,8 @@ class Exchange(Response):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop, desk = asyncio.get_running_loop(), self._desk
         try:
+            if (form := self._body.structure()) is not None:
+                await loop.run_in_executor(desk.trying, structured.grammar, form)  # may take seconds to refuse
             sequences = await loop.run_in_executor(desk.preparing, self._prepare)
         except ValueError as error:  # the base of every package's own error
             raise HTTPException(400, str(error)) from None
@@ -172,7 +176,10 @@ class Exchange(Response):
             self._reason = answer.reason
             if self._body.with_usage:
                 await stream.send(answer.last_chunk())
-            await stream.send("[DONE]")
+            if answer.error is None:
+                await stream.send("[DONE]")
+            else:  # the pieces are out already: the stream itself fails
+                await stream.send(error_object(400, str(answer.error), "max_tokens", "structured_output_incomplete"))
         await stream.end()
 
 
