@@ -49,7 +49,7 @@ TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the 
     "model": ["gguf", "tokenizers", "transformers", "triton; sys_platform == 'linux'"],
     "observability": ["duckdb", "numpy", "psutil", "pyarrow", "tensorboard", "torch"],
     "training": ["matplotlib", "peft", "pyarrow", "tokenizers", "transformers"],
-    "inference": ["tokenizers", "transformers"],
+    "inference": ["openai", "schemathesis", "tokenizers", "transformers"],
 }
 BROWSER_NEEDS = [
     "nicegui",
