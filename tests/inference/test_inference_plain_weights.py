@@ -7,7 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tinylm.inference import LLM, SamplingParams, kernels  # noqa: E402  # after importorskip
-from tinylm.inference.decoder import plain_matrix  # noqa: E402
+from tinylm.inference.decoder import CacheLayout, attend_few, plain_matrix  # noqa: E402
+from tinylm.inference.engine import Engine  # noqa: E402
+from tinylm.inference.engine_config import EngineConfig  # noqa: E402
 from tinylm.inference.plain_weights import MOST, KernelMLP, PlainTransformer, use_kernels  # noqa: E402
 from tinylm.model import KVCache, Transformer, TransformerConfig, generate  # noqa: E402
 
@@ -160,3 +162,32 @@ def test_llm_takes_the_compiled_way_and_says_what_generate_says(checkpoint: Path
     got = llm.generate([{"prompt_token_ids": prompt}] * 2, params)
     assert [answer.outputs[0].token_ids for answer in got] == [wanted[-12:]] * 2
     assert type(LLM(str(checkpoint), device="cpu", batch_invariant=True).model) is not PlainTransformer
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@torch.inference_mode()
+def test_attention_of_many_texts_in_one_call_is_attention_of_each(window: int | None) -> None:
+    """Steps of the engine above MOST tokens: PyTorch's matrices, the kernels' attention; long prompts beside them."""
+    torch.manual_seed(0)
+    shape = {"window": window, "window_from": 1} if window else {}
+    model = Transformer(TransformerConfig.preset("qwen3", vocab_size=97, depth=2, context=64, **shape)).eval()
+    use_kernels(model)
+    prompts = [torch.randint(0, 97, (length,)).tolist() for length in (3, 30, 9, 1, 17, 12, 2, 8, 25, 5, 7)]
+    wanted = [generate(model, torch.tensor([prompt]), max_tokens=9)[0, -9:].tolist() for prompt in prompts]
+    engine = Engine(model, config=EngineConfig(block_size=4, max_num_batched_tokens=40))
+    params = SamplingParams(temperature=0, max_tokens=9, ignore_eos=True)
+    for number, prompt in enumerate(prompts):
+        engine.add_request(str(number), prompt, params)
+    got: dict[str, list[int]] = {str(number): [] for number in range(len(prompts))}
+    while engine.busy:
+        for event in engine.step():
+            got[event.request_id] += [event.token_id]
+    assert list(got.values()) == wanted
+
+
+def test_a_cache_that_is_too_small_for_a_step_is_refused() -> None:
+    cache = CacheLayout(
+        torch.zeros(1, 1, 8, 4), torch.zeros(1, 1, 8, 4), torch.tensor([[1]]), torch.tensor([3]), 8, (32, 32, 32, 4)
+    )
+    with pytest.raises(ValueError, match="wanted blocks inside of the cache"):
+        attend_few(torch.zeros(1, 2, 4), torch.tensor([0, 1]), cache, 1, 0, None)

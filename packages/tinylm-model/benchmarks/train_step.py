@@ -64,7 +64,7 @@ def measure(way: str, directory: str, precision: str, steps: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if way.endswith(KEPT):
-        from tinylm.training.device import keep_freed_memory
+        from tinylm.model.device import keep_freed_memory
 
         keep_freed_memory()
         way = way.removesuffix(KEPT)

@@ -67,7 +67,7 @@ def plain_memory() -> None:
 
 
 def kept_memory() -> None:
-    from tinylm.training.device import keep_freed_memory
+    from tinylm.model.device import keep_freed_memory
 
     keep_freed_memory()
 

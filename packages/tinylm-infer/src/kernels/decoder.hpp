@@ -51,6 +51,25 @@ struct Step {
     float* logits;  // (row_count, vocabulary)
 };
 
+struct Heads {
+    int heads, kv_heads, size;  // heads of queries, and of keys and values; numbers of each
+};
+
+// Attention of one query head of one new token over what its sequence has in the cache, itself included. item: head by
+// head, in each the step's tokens; q and out (tokens, heads, size).
+inline void attend_one(const Kernels& kernels, const Step& step, const Heads& of, int64_t layer, int64_t window,
+                       int sequence, int item, const float* q, float* out, float* scores) {
+    const int head = item / step.tokens, token = item % step.tokens;
+    const int64_t last = step.cached[sequence] + token - step.starts[sequence];
+    const int64_t first = window ? std::max<int64_t>(0, last - window + 1) : 0;
+    const int64_t at = layer * step.layer_stride + head / (of.heads / of.kv_heads) * step.head_stride;
+    const int64_t* blocks = step.blocks + sequence * step.blocks_stride;
+    const CacheView keys{step.keys + at, blocks, step.block_size, step.block_stride, step.token_stride};
+    const CacheView values{step.values + at, blocks, step.block_size, step.block_stride, step.token_stride};
+    const size_t place = (size_t(token) * of.heads + size_t(head)) * of.size;
+    kernels.attend(q + place, keys, values, first, last, of.size, scores, out + place);
+}
+
 class Decoder {
   public:
     Shape shape;
@@ -152,17 +171,9 @@ class Decoder {
     }
 
     void attend(const Step& step, const Layer& layer, int64_t index, int item, int thread) {
-        const int size = shape.head_dim, head = item / step.tokens, token = item % step.tokens;
-        const int sequence = sequence_[size_t(token)], group = shape.heads / shape.kv_heads;
-        const int64_t last = step.cached[sequence] + token - step.starts[sequence];
-        const int64_t first = layer.window ? std::max<int64_t>(0, last - layer.window + 1) : 0;
-        const int64_t at = index * step.layer_stride + head / group * step.head_stride;
-        const int64_t* blocks = step.blocks + sequence * step.blocks_stride;
-        const CacheView keys{step.keys + at, blocks, step.block_size, step.block_stride, step.token_stride};
-        const CacheView values{step.values + at, blocks, step.block_size, step.block_stride, step.token_stride};
-        const size_t place = size_t(token) * shape.heads * size + size_t(head) * size;
-        kernels->attend(q_.data() + place, keys, values, first, last, size, scores_[size_t(thread)].data(),
-                        attended_.data() + place);
+        attend_one(*kernels, step, {shape.heads, shape.kv_heads, shape.head_dim}, index, layer.window,
+                   sequence_[size_t(item % step.tokens)], item, q_.data(), attended_.data(),
+                   scores_[size_t(thread)].data());
     }
 
     void norm_and_round(const Norm& norm, const float* x, int token, const Packed& matrix) {

@@ -142,6 +142,24 @@ using Tables = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device:
 using Memory = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using NormPair = std::pair<std::optional<Numbers>, std::optional<Numbers>>;  // weight and bias
 
+// That every place that a step reads or writes lies inside of keys and values.
+void check_cache(const Step& step, const Memory& keys, const Memory& values, int64_t layers, int kv_heads, int head_dim) {
+    const int64_t within = (layers - 1) * step.layer_stride + (kv_heads - 1) * step.head_stride +
+                           (step.block_size - 1) * step.token_stride + head_dim;
+    for (int s = 0; s < step.sequences; ++s) {
+        const int64_t count = step.starts[s + 1] - step.starts[s], length = step.cached[s] + count;
+        const int64_t needed = (length + step.block_size - 1) / step.block_size;
+        if (count < 0 || step.cached[s] < 0 || needed > step.blocks_stride)
+            throw std::invalid_argument("wanted room in the cache for all tokens");
+        for (int64_t b = 0; b < needed; ++b) {
+            const int64_t block = step.blocks[s * step.blocks_stride + b];
+            const int64_t end = block * step.block_stride + within;
+            if (block < 0 || end > int64_t(keys.size()) || end > int64_t(values.size()))
+                throw std::invalid_argument("wanted blocks inside of the cache");
+        }
+    }
+}
+
 // `Decoder` with the Python objects that its pointers point into.
 class Model {
   public:
@@ -192,7 +210,7 @@ class Model {
         check(rows, step.tokens, "rows");
         if (logits.shape(0) != rows.size() || logits.shape(1) != size_t(shape.vocabulary))
             throw std::invalid_argument("wanted logits (rows, vocabulary)");
-        check_cache(step, keys, values);
+        check_cache(step, keys, values, int64_t(decoder_.layers.size()), shape.kv_heads, shape.head_dim);
         const nb::gil_scoped_release release;
         const std::lock_guard lock(mutex_);  // the rows between the layers are the decoder's
         decoder_.forward(step, team_of(threads));
@@ -203,26 +221,6 @@ class Model {
         for (size_t i = 0; i < values.size(); ++i)
             if (values.data()[i] < 0 || values.data()[i] >= end)
                 throw std::invalid_argument(std::string("wanted ") + what + " from 0 to " + std::to_string(end - 1));
-    }
-
-    // That every place that a step reads or writes lies inside of keys and values.
-    void check_cache(const Step& step, const Memory& keys, const Memory& values) const {
-        const Shape& shape = decoder_.shape;
-        const int64_t within = int64_t(decoder_.layers.size() - 1) * step.layer_stride +
-                               (shape.kv_heads - 1) * step.head_stride + (step.block_size - 1) * step.token_stride +
-                               shape.head_dim;
-        for (int s = 0; s < step.sequences; ++s) {
-            const int64_t count = step.starts[s + 1] - step.starts[s], length = step.cached[s] + count;
-            const int64_t needed = (length + step.block_size - 1) / step.block_size;
-            if (count < 0 || step.cached[s] < 0 || needed > step.blocks_stride)
-                throw std::invalid_argument("wanted room in the cache for all tokens");
-            for (int64_t b = 0; b < needed; ++b) {
-                const int64_t block = step.blocks[s * step.blocks_stride + b];
-                const int64_t end = block * step.block_stride + within;
-                if (block < 0 || end > int64_t(keys.size()) || end > int64_t(values.size()))
-                    throw std::invalid_argument("wanted blocks inside of the cache");
-            }
-        }
     }
 
     const float* keep(const std::optional<Numbers>& numbers, size_t size) {
@@ -251,6 +249,40 @@ class Model {
     std::vector<Numbers> kept_;
     std::vector<Matrix> matrices_;
 };
+
+using Queries = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Attended = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+// Attention of a step's tokens (tokens, heads, size) in one layer, whose keys and values are in the cache already.
+void attend_step(Queries q, Places starts, Places cached, Tables blocks, Memory keys, Memory values,
+                 std::vector<int64_t> strides, int64_t block_size, int kv_heads, int64_t layer, int64_t window,
+                 Attended out, const std::string& instruction_set, int threads) {
+    const Heads of{int(q.shape(1)), kv_heads, int(q.shape(2))};
+    const Step step{int(q.shape(0)), int(cached.size()), nullptr, nullptr, starts.data(), cached.data(), blocks.data(),
+                    int64_t(blocks.shape(1)), keys.data(), values.data(), strides.at(0), strides.at(1), strides.at(2),
+                    strides.at(3), block_size, nullptr, 0, nullptr};
+    if (q.size() != out.size() || starts.size() != cached.size() + 1 || blocks.shape(0) != cached.size() ||
+        starts.data()[0] != 0 || starts.data()[cached.size()] != int64_t(q.shape(0)) || block_size < 1 ||
+        kv_heads < 1 || of.heads % kv_heads || layer < 0)
+        throw std::invalid_argument("wanted q and out (tokens, heads, size), and a start, a length and blocks for each sequence");
+    check_cache(step, keys, values, layer + 1, kv_heads, of.size);
+    const Kernels* kernels = by_name(instruction_set);
+    const nb::gil_scoped_release release;
+    std::vector<int> sequence(size_t(step.tokens));
+    int64_t longest = 0;
+    for (int s = 0; s < step.sequences; ++s) {
+        longest = std::max(longest, step.cached[s] + step.starts[s + 1] - step.starts[s]);
+        std::fill(sequence.begin() + step.starts[s], sequence.begin() + step.starts[s + 1], s);
+    }
+    Team& team = team_of(threads);
+    std::vector<std::vector<float>> scores(size_t(team.size()), std::vector<float>(size_t(longest)));
+    team.run([&](int thread) {
+        const int64_t items = int64_t(step.tokens) * of.heads;
+        for (int64_t item = items * thread / team.size(); item < items * (thread + 1) / team.size(); ++item)
+            attend_one(*kernels, step, of, layer, window, sequence[size_t(item % step.tokens)], int(item), q.data(),
+                       out.data(), scores[size_t(thread)].data());
+    });
+}
 
 size_t packed_bytes(int outputs, int inputs, int bits, bool grouped, bool minima) {
     return Packed{nullptr, outputs, inputs, bits, grouped, minima}.bytes();
@@ -310,6 +342,9 @@ NB_MODULE(_kernels, module) {
     module.def("instruction_sets", &instruction_sets);
     module.def("gelu", &gelu<FloatsIn>, nb::arg("x"), nb::arg("instruction_set"), nb::arg("threads"));
     module.def("gelu", &gelu<BrainFloats>, nb::arg("x"), nb::arg("instruction_set"), nb::arg("threads"));
+    module.def("attend", &attend_step, nb::arg("q"), nb::arg("starts"), nb::arg("cached"), nb::arg("blocks"),
+               nb::arg("keys"), nb::arg("values"), nb::arg("strides"), nb::arg("block_size"), nb::arg("kv_heads"),
+               nb::arg("layer"), nb::arg("window"), nb::arg("out"), nb::arg("instruction_set"), nb::arg("threads"));
     nb::class_<Matrix>(module, "Matrix")
         .def(nb::init<Bytes, int, int, int, bool, bool, std::optional<Bias>, const std::string&>(), nb::arg("data"),
              nb::arg("outputs"), nb::arg("inputs"), nb::arg("bits"), nb::arg("grouped"), nb::arg("minima"),

@@ -181,6 +181,28 @@ class CompiledTransformer(Transformer):
         return self._decoder.forward(ids, positions, starts, layout, rows)
 
 
+def attend_few(q: Tensor, starts: Tensor, cache: CacheLayout, kv_heads: int, layer: int, window: int | None) -> Tensor:
+    """Attention of new tokens q (N, heads, head_dim), sequence after sequence, in one call; q's shape and type.
+
+    Each attends to what the cache has of its sequence, itself included. starts (B + 1,): where each sequence begins.
+    """
+    queries = q.float().contiguous()
+    out = torch.empty_like(queries)
+    new = (queries, starts, cache.lengths, cache.blocks, cache.keys, cache.values)
+    kernels._compiled().attend(
+        *(tensor.numpy() for tensor in new),
+        cache.strides,
+        cache.block_size,
+        kv_heads,
+        layer,
+        window or 0,
+        out.numpy(),
+        kernels.instruction_set(),
+        torch.get_num_threads(),
+    )
+    return out.to(q.dtype)
+
+
 def cache_dtype(model: Transformer) -> torch.dtype:
     """Of the numbers that a cache for `model` keeps: float32 where the compiled pass reads it, else the model's."""
     compiled = isinstance(model, CompiledTransformer)

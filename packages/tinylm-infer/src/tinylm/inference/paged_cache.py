@@ -7,17 +7,21 @@ whom is decided in `block_manager.py`; what is read in a step, in `scheduler.py`
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
+from tinylm.inference import kernels
 from tinylm.inference._errors import InferenceError
-from tinylm.inference.decoder import CacheLayout
+from tinylm.inference.decoder import CacheLayout, attend_few
 from tinylm.inference.scheduler import Chunk
 from tinylm.model import TransformerConfig
 from tinylm.model.attention import attend
 
 Places = Tensor | slice
+
+_FEW = 8  # new tokens of a text; its attention is then a matter of reading the cache, and of calling
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,17 @@ class _Span:
     begin: int
     end: int
     slots: Places
+
+
+@dataclass(frozen=True)
+class _Few:
+    """The sequences of a step with few new tokens: their numbers, their rows, where each begins among these, and where
+    their cache is."""
+
+    numbers: set[int]
+    rows: Tensor
+    starts: Tensor
+    layout: CacheLayout
 
 
 class PagedCache:
@@ -46,17 +61,18 @@ class PagedCache:
         one_query_at_a_time: bool = False,
     ) -> None:
         shape = (config.depth, config.kv_heads, blocks * block_size, config.head_dim)
-        self.keys = torch.empty(shape, device=device, dtype=dtype)
-        self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.keys, self.values = (_empty(shape, device, dtype) for _ in range(2))
         self.block_size = block_size
         self._one_query_at_a_time = one_query_at_a_time
         self._spans: list[_Span] = []
         self._new: Places = slice(0)
         self._chunks: Items[Chunk] = ()
+        self._few: _Few | None = None
 
     def begin(self, chunks: Items[Chunk]) -> None:
         """The next forward pass is over these chunks, in this order."""
         self._spans, self._chunks, new, row = [], chunks, [], 0
+        self._few = None
         for chunk in chunks:
             cached, table = chunk.sequence.cached, chunk.sequence.table
             slots = self._slots(table, cached + chunk.count)
@@ -64,6 +80,13 @@ class PagedCache:
             new += slots[cached:]
             row += chunk.count
         self._new = _as_places(new, self.keys.device)
+        compiled = self.keys.dtype == torch.float32 and self.keys.device.type == "cpu" and kernels.available()
+        if compiled and not self._one_query_at_a_time and len(chunks) > 1:
+            few = [number for number, chunk in enumerate(chunks) if chunk.count <= _FEW]
+            if few:
+                counts = torch.tensor([0, *(chunks[number].count for number in few)])
+                rows = [row for number in few for row in range(self._spans[number].begin, self._spans[number].end)]
+                self._few = _Few(set(few), torch.tensor(rows), counts.cumsum(0), self._layout([chunks[i] for i in few]))
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None
@@ -79,7 +102,14 @@ class PagedCache:
                 return attend(q, k, v, None, window)
             return attend(q, keys[None, :, slots].to(q.dtype), values[None, :, slots].to(q.dtype), None, window)
         out = torch.empty_like(q)
-        for span in self._spans:
+        if self._few is not None:
+            rows, kv_heads = self._few.rows, keys.shape[0]
+            queries = q[0].transpose(0, 1)[rows]
+            done = attend_few(queries, self._few.starts, self._few.layout, kv_heads, layer, window)
+            out[0, :, rows] = done.transpose(0, 1)
+        for number, span in enumerate(self._spans):
+            if self._few is not None and number in self._few.numbers:
+                continue
             mine = slice(span.begin, span.end)
             visible = keys[None, :, span.slots].to(q.dtype), values[None, :, span.slots].to(q.dtype)
             step = self._query_by_query if self._one_query_at_a_time else attend
@@ -95,11 +125,14 @@ class PagedCache:
         return torch.cat(rows, dim=2)
 
     def layout(self) -> CacheLayout:
-        """Where everything is, for the compiled forward pass of quantised models."""
-        tables = [chunk.sequence.table for chunk in self._chunks]
+        """Where everything is, for the compiled forward pass."""
+        return self._layout(self._chunks)
+
+    def _layout(self, chunks: Items[Chunk]) -> CacheLayout:
+        tables = [chunk.sequence.table for chunk in chunks]
         longest = max(map(len, tables))
         blocks = torch.tensor([table + [0] * (longest - len(table)) for table in tables])
-        lengths = torch.tensor([chunk.sequence.cached for chunk in self._chunks])
+        lengths = torch.tensor([chunk.sequence.cached for chunk in chunks])
         layer, head, token, _ = self.keys.stride()
         strides = (layer, token * self.block_size, head, token)
         return CacheLayout(self.keys, self.values, blocks, lengths, self.block_size, strides)
@@ -108,6 +141,15 @@ class PagedCache:
         size = self.block_size
         slots = [block * size + i for block in table for i in range(size)]
         return slots[:length]
+
+
+def _empty(shape: tuple[int, ...], device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
+    """On a CPU in the system's large pages: a step reads blocks from all over the cache."""
+    if torch.device(device or "cpu").type != "cpu" or not kernels.available():
+        return torch.empty(shape, device=device, dtype=dtype)
+    kind = dtype or torch.get_default_dtype()
+    memory = torch.from_numpy(kernels._compiled().allocate(prod(shape) * kind.itemsize))
+    return memory.view(kind).view(shape)
 
 
 def _as_places(slots: list[int], device: torch.device) -> Places:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tinylm.model.checkpoint import read_config, read_provenance
     from tinylm.model.config import TransformerConfig
     from tinylm.model.decoding import generate
-    from tinylm.model.device import pick_device
+    from tinylm.model.device import keep_freed_memory, pick_device
     from tinylm.model.initialisation import initialise
     from tinylm.model.taps import Taps, logit_lens
     from tinylm.model.transformer import Transformer
@@ -27,6 +27,7 @@ _HOME = {
     "read_provenance": "checkpoint",
     "TransformerConfig": "config",
     "generate": "decoding",
+    "keep_freed_memory": "device",
     "pick_device": "device",
     "initialise": "initialisation",
     "Taps": "taps",
@@ -43,6 +44,7 @@ __all__ = [
     "TransformerConfig",
     "generate",
     "initialise",
+    "keep_freed_memory",
     "logit_lens",
     "pick_device",
     "read_config",

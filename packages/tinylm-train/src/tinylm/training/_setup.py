@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tinylm.model import Transformer, pick_device
+from tinylm.model import Transformer, keep_freed_memory, pick_device
 from tinylm.tokenizer import Tokenizer
 from tinylm.training import device as machine
 from tinylm.training import planning
@@ -47,7 +47,7 @@ class Setup:
         planning.refuse_what_does_not_fit(self.config, self.shape, self.device)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        machine.keep_freed_memory()
+        keep_freed_memory()
         torch.manual_seed(config.seed)
         self.model = Transformer(self.shape).to(self.device)
         self.model.separate_documents = config.packing == "documents"

@@ -1,14 +1,12 @@
-"""What a run computes with: precision, threads, memory, and the peak that it is measured against.
+"""What a run computes with: precision, threads, and the peak that it is measured against.
 
-Not here: which device it computes on (tinylm.model.pick_device); several devices or hosts.
+Not here: which device it computes on (tinylm.model.device); several devices or hosts.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,16 +91,3 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Callable[[], contextli
     if dtype == torch.float32:
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, dtype=dtype)
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep large freed blocks instead of handing them back to the system.
-
-    Each step frees and takes the same large activations; by default every one of them is a new mapping whose pages the
-    kernel zeroes again. No other platform needs it, so elsewhere this does nothing.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
