@@ -61,7 +61,8 @@ def test_a_value_that_cannot_be_honoured_is_refused_by_name(name: str, value: ob
 
 
 @pytest.mark.parametrize(
-    "name", ["best_of", "guided_decoding", "structured_outputs", "logits_processors", "allowed_token_ids", "bad_words"]
+    "name",
+    ["best_of", "guided_decoding", "truncate_prompt_tokens", "logits_processors", "allowed_token_ids", "bad_words"],
 )
 def test_what_vllm_has_and_we_do_not_is_refused_by_name(name: str) -> None:
     with pytest.raises(InferenceError, match=rf"{name}.*not supported"):
