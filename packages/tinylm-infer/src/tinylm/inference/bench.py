@@ -9,10 +9,11 @@ import math
 import random
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.decoder import cache_dtype
@@ -85,21 +86,22 @@ def read_bandwidth(footprint: int, device: torch.device) -> float:
     vector, or of its sum. A program may be faster, with larger pages for one."""
     rows = max(1, footprint // 4096)
     matrix, vector = torch.ones(rows, 1024, device=device), torch.ones(1024, device=device)
+    ways: list[Callable[[], Tensor]] = [lambda: torch.mv(matrix, vector), matrix.sum]
+    calls = max(1, 20_000_000 // footprint)  # one alone may be too short for the clock
     fastest = math.inf
-    for read in (lambda: torch.mv(matrix, vector), lambda: matrix.sum()):
-        for _ in range(8):
-            _wait(device)
-            start = time.perf_counter()
-            for _ in range(max(1, 20_000_000 // footprint)):  # one call alone may be too short for the clock
-                read()
-            _wait(device)
-            fastest = min(fastest, (time.perf_counter() - start) / max(1, 20_000_000 // footprint))
+    for read in ways * 8:
+        _wait(device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            read()
+        _wait(device)
+        fastest = min(fastest, (time.perf_counter() - start) / calls)
     return matrix.nbytes / fastest
 
 
 def _wait(device: torch.device) -> None:
     if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+        torch.accelerator.synchronize(device)
 
 
 def _time_one(llm: LLM, prompt: dict[str, list[int]], params: SamplingParams) -> tuple[float, float]:
