@@ -10,10 +10,12 @@ import io
 import multiprocessing
 import os
 import random
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -116,6 +118,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 _CHILD = """
 import os, resource, sys
+os.environ.update({environment!r})
 log = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 os.dup2(log, 1), os.dup2(log, 2)
 if {limit!r}:
@@ -130,14 +133,20 @@ main()
 
 @pytest.fixture(scope="session")
 def start() -> Callable[..., multiprocessing.Process]:
-    """start(config, log=FILE, limit=None, before="") -> a running `tinylm-train pretrain`.
+    """start(config, log=FILE, limit=None, before="", environment={}) -> a running `tinylm-train pretrain`.
 
     limit: bytes that a file may have; before: code that the process runs first.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tinylm.training.trainer", "tinylm.training.cli"])
 
-    def begin(config: TrainConfig, log: Path, limit: int | None = None, before: str = "") -> multiprocessing.Process:
+    def begin(
+        config: TrainConfig,
+        log: Path,
+        limit: int | None = None,
+        before: str = "",
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> multiprocessing.Process:
         argv = ["tinylm-train", "pretrain"]
         for name, value in config.description().items():
             flag = name.replace("_", "-")
@@ -145,9 +154,52 @@ def start() -> Callable[..., multiprocessing.Process]:
                 argv.append(f"--{flag}" if value else f"--no-{flag}")
             elif value is not None:
                 argv += [f"--{flag}", str(value)]
-        code = _CHILD.format(log=str(log), limit=limit, argv=argv, before=before)
+        code = _CHILD.format(log=str(log), limit=limit, argv=argv, before=before, environment=dict(environment))
         process = context.Process(target=exec, args=(code, {}))  # `exec` can be named in another process; a test cannot
         process.start()
         return process
 
     return begin
+
+
+class Processes(list[multiprocessing.Process]):
+    """A run's processes; `logs`: what each says."""
+
+    logs: list[Path]
+
+    def wait(self) -> list[int | None]:
+        """Until all have ended; their exit codes. None: it did not end."""
+        for process in self:
+            process.join(240)
+        return [process.exitcode for process in self]
+
+    @property
+    def said(self) -> str:
+        return "\n".join(f"[{rank}] {log.read_text()}" for rank, log in enumerate(self.logs) if log.exists())
+
+
+@pytest.fixture(scope="session")
+def together(start: Callable[..., multiprocessing.Process]) -> Iterator[Callable[..., Processes]]:
+    """together(config, logs=FOLDER, number=2, before="") -> a running `pretrain` of so many processes, as torchrun
+    starts them."""
+    begun: list[multiprocessing.Process] = []
+
+    def begin(config: TrainConfig, logs: Path, number: int = 2, before: str = "") -> Processes:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        logs.mkdir(parents=True, exist_ok=True)
+        run = Processes()
+        run.logs = [logs / f"{rank}.txt" for rank in range(number)]
+        for rank, log in enumerate(run.logs):
+            environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            if sys.platform == "linux":
+                environment["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo looks for the host by its name
+            run.append(start(config, log, before=before, environment=environment))
+        begun.extend(run)
+        return run
+
+    yield begin
+    for process in begun:
+        process.kill()

@@ -47,8 +47,8 @@ def sparkline(values: Sequence[float], columns: int) -> str:
 class Display:
     """`report` after every step, `say` for a line that stays."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+    def __init__(self, console: Console | None = None, shown: bool = True) -> None:
+        self.console = console or Console(highlight=False, quiet=not shown)
         self.losses: list[float] = []
         self.status: Status | None = None
         self.last_line = time.monotonic()

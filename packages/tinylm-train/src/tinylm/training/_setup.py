@@ -19,6 +19,7 @@ from tinylm.model import Transformer, keep_freed_memory, pick_device
 from tinylm.tokenizer import Tokenizer
 from tinylm.training import device as machine
 from tinylm.training import planning
+from tinylm.training._errors import TrainingError
 from tinylm.training._files import sha256
 from tinylm.training.average import Average
 from tinylm.training.checkpoint import Progress
@@ -41,10 +42,12 @@ class Setup:
         self.validation_data = TokenDataset(config.data, "validation")
         self.tokenizer = Tokenizer.load(self.train_data.tokenizer_file)
         self.config, self.shape = config.resolve(self.train_data.vocab_size)
-        self.device = pick_device(config.device)
+        strategy.check(self.shape)
+        self.device = strategy.device(pick_device(config.device))
         self.batch_size, self.context = self.config.batch_size or 1, self.shape.context
+        self._check_shares()
         self.loader(LoaderState())  # a text too short for the context is refused before anything is measured
-        planning.refuse_what_does_not_fit(self.config, self.shape, self.device)
+        planning.refuse_what_does_not_fit(self.config, self.shape, self.device, strategy.data_ranks)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         keep_freed_memory()
@@ -52,6 +55,7 @@ class Setup:
         self.model = Transformer(self.shape).to(self.device)
         self.model.separate_documents = config.packing == "documents"
         self.model.activation_checkpointing = config.activation_checkpointing
+        strategy.divide(self.model)
         self.optimizers = optimizers_for(self.model, self.config)
         self.average = Average(self.model, config.average) if config.average else None
         self.step = Step(
@@ -59,8 +63,10 @@ class Setup:
         )
         self._plain_loss = self.step.loss
         self._measured_seconds: float | None = None
-        dtype = machine.pick_dtype(config.dtype, self.device, lambda dtype: self.seconds_per_gradient(dtype))
-        if config.threads is None and self.device.type == "cpu":
+        alone = strategy.world_size == 1  # many would each measure something else: torchrun has set their threads
+        wanted = config.dtype if alone or self.device.type != "cpu" or config.dtype != "auto" else "float32"
+        dtype = machine.pick_dtype(wanted, self.device, lambda dtype: self.seconds_per_gradient(dtype))
+        if config.threads is None and self.device.type == "cpu" and alone:
             machine.pick_threads(lambda: self.seconds_per_gradient(dtype))
         self.progress = Progress(
             step=0,
@@ -74,6 +80,20 @@ class Setup:
         )
         self.compute_as(self.progress)
 
+    def _check_shares(self) -> None:
+        """The same data everywhere, and a batch that everyone can have the same part of."""
+        ranks, parts = self.strategy.data_ranks, self.config.accumulate
+        if self.batch_size % (ranks * parts):
+            lower = self.batch_size // (ranks * parts) * ranks * parts
+            near = " or ".join(str(size) for size in (lower, lower + ranks * parts) if size)
+            in_parts = f" in {parts} parts each" if parts > 1 else ""
+            raise TrainingError(
+                f"wanted a batch that {ranks} processes can share equally{in_parts}, got {self.batch_size} windows: "
+                f"give --batch-size {near}"
+            )
+        if len(set(self.strategy.gather(sha256(self.train_data.directory / "data.json")))) > 1:
+            raise TrainingError(f"wanted the same data set on every host, got different ones at {self.config.data}")
+
     def loader(self, state: LoaderState) -> Loader:
         """The data from `state` on."""
         return Loader(
@@ -83,8 +103,8 @@ class Setup:
             self.config.seed,
             state,
             packing=self.config.packing,
-            rank=self.strategy.rank,
-            ranks=self.strategy.world_size,
+            rank=self.strategy.data_rank,
+            ranks=self.strategy.data_ranks,
         )
 
     def compute_as(self, progress: Progress) -> None:
@@ -99,6 +119,8 @@ class Setup:
         if self.step.loss is not self._plain_loss:
             return progress  # done, by an attempt before
         choice = self.config.compile if progress.step == 0 else "always" if progress.compiled else "never"
+        if choice == "auto" and self.strategy.world_size > 1:
+            choice = "never"  # each process would measure something else
         if choice == "never":
             return progress
         key = {
@@ -126,7 +148,7 @@ class Setup:
 
     def seconds_per_gradient(self, dtype: torch.dtype, loss: LossFunction | None = None) -> float:
         """What a part of a batch's forward and backward pass takes: the faster of two, on made-up ids."""
-        rows = self.batch_size // self.config.accumulate
+        rows = self.batch_size // self.config.accumulate // self.strategy.data_ranks
         ids = (torch.arange(rows * self.context, device=self.device) % self.shape.vocab_size).view(rows, -1)
         times = []
         for _ in range(2):
@@ -154,8 +176,8 @@ class Setup:
 
     @functools.cached_property
     def peak_flops(self) -> float:
-        """FLOP/s of a large product, measured here and now."""
-        return machine.peak_flops(self.device, self.dtype)
+        """FLOP/s of a large product, measured here and now, times the processes."""
+        return machine.peak_flops(self.device, self.dtype) * self.strategy.world_size
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Inside, the model has the weights that are judged and published."""
@@ -170,6 +192,7 @@ class Setup:
             "device": str(self.device),
             "precision": str(self.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
+            "processes": self.strategy.world_size,
             "compiled": self.step.loss is not self._plain_loss,
             "peak_flops": self.peak_flops,
             "tokenizer_sha256": self.train_data.tokenizer_sha256,

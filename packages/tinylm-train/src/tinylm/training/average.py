@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tinylm.model import Transformer
+from tinylm.training.spread import local
 
 
 class Average:
@@ -25,8 +26,8 @@ class Average:
     def update(self, step: int) -> None:
         """Move towards the model's weights after its update number `step` (1 is the first)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        parameters = [p.detach() for p in self.model.parameters()]
-        torch._foreach_lerp_(list(self.weights.values()), parameters, 1 - decay)
+        parameters = [local(p) for p in self.model.parameters()]
+        torch._foreach_lerp_([local(weight) for weight in self.weights.values()], parameters, 1 - decay)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

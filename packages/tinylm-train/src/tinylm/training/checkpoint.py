@@ -8,39 +8,36 @@
                                   average of the weights also the weights themselves (model.safetensors is the average)
         state.json                step, RNG, loader position, options, and the SHA-256 of every file above
 
-Resume reads `steps/` only, newest first, and passes over a folder whose checksums do not agree. `snapshot` copies a
-run's state into memory of its own, so that `write` can take its time while training goes on (_writer.py).
-Not here: when to save (trainer.py); the layout of config.json and model.safetensors (tinylm.model).
+Resume reads `steps/` only, newest first, and passes over a folder whose checksums do not agree. Over processes that
+each have a part of the model, all write their parts and one the rest; any number of processes can go on from it.
+Not here: when to save (saving.py); the copy that is written (snapshot.py); state/'s files (_state_files.py); the
+layout of config.json and model.safetensors (tinylm.model).
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
-from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from tinylm.model import Transformer
 from tinylm.training._errors import TrainingError
 from tinylm.training._files import LaterFormat, new_directory, publish, read_json, sha256, write_json
+from tinylm.training._state_files import load_tensors, save_tensors
 from tinylm.training.data import LoaderState, TokenDataset
+from tinylm.training.snapshot import WEIGHTS, Optimizers, Snapshot, put_back
+from tinylm.training.spread import divided_as, local
 
-_WEIGHTS = "weights."  # prefix of the weights proper beside the optimisers' tensors
-Optimizers = Mapping[str, torch.optim.Optimizer]
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,42 +61,6 @@ class Progress:
     best_validation: float | None = None
 
 
-class Snapshot:
-    """A run's state in memory of its own, kept from one checkpoint to the next so that it is allocated once."""
-
-    def __init__(self, model: Transformer) -> None:
-        with torch.device("meta"):
-            twin = Transformer(model.config)
-        self.model = twin.to_empty(device="cpu")  # what is published
-        self.tensors: dict[str, Tensor] = {}
-        self.numbers: dict[str, float] = {}
-        self.rng = ""
-
-    def take(
-        self,
-        model: Transformer,
-        optimizers: Optimizers,
-        average: Mapping[str, Tensor] | None,
-        whole: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-    ) -> None:
-        """Copy everything; `average`: the averaged weights, by name, which are then what is published; `whole`: how to
-        get all of a tensor that is spread over processes."""
-        tensors, self.numbers = _flatten(model, optimizers)
-        weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        if average is not None:
-            tensors |= {f"{_WEIGHTS}{name}": weight for name, weight in weights.items()}
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(whole((average or weights)[name]))
-        self.tensors = {name: self.tensors.get(name, torch.empty(0)) for name in tensors}
-        for name, part in tensors.items():
-            tensor = whole(part)
-            if self.tensors[name].shape != tensor.shape or self.tensors[name].dtype != tensor.dtype:
-                self.tensors[name] = torch.empty_like(tensor, device="cpu")
-            self.tensors[name].copy_(tensor)
-        self.rng = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
-
-
 def write(
     out: Path,
     snapshot: Snapshot,
@@ -107,9 +68,12 @@ def write(
     dataset: TokenDataset,
     keep: int,
     check: Callable[[], None] = lambda: None,
+    sharders: ProcessGroup | None = None,
 ) -> Path:
     """Write steps/<step>/ as a whole, publish its model at the top of `out`, and drop all but the newest `keep` and the
-    best. `check` is called now and then and may raise: then nothing of the folder is left."""
+    best. `check` is called now and then and may raise: then nothing of the folder is left.
+
+    sharders: processes that have parts of the state; the others of them call `write_part`."""
     final = out / "steps" / f"{progress.step:08d}"
     with new_directory(final) as folder:
         snapshot.model.save(folder, provenance={"tokenizer_sha256": dataset.tokenizer_sha256})
@@ -118,12 +82,14 @@ def write(
             if (dataset.directory / name).is_file():
                 shutil.copyfile(dataset.directory / name, folder / name)
         _write_settings(folder, dataset)
-        _save_tensors(folder / "state", snapshot.tensors)
+        if sharders is not None:
+            dist.broadcast_object_list([str(folder)], src=0, group=sharders)
+        save_tensors(folder / "state", snapshot.tensors, sharders)
         check()
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         write_json(
             folder / "state.json",
-            _sealed(
+            sealed(
                 {
                     **dataclasses.asdict(progress),
                     "rng": snapshot.rng,
@@ -140,6 +106,13 @@ def write(
         if folder not in kept and int(folder.name) != progress.best_step:
             shutil.rmtree(folder)
     return final
+
+
+def write_part(snapshot: Snapshot, sharders: ProcessGroup) -> None:
+    """This process's part of the step folder that the first of the sharders is writing."""
+    folder: list[Any] = [None]
+    dist.broadcast_object_list(folder, src=0, group=sharders)
+    save_tensors(Path(folder[0]) / "state", snapshot.tensors, sharders)
 
 
 def publish_model(folder: Path, out: Path) -> None:
@@ -167,7 +140,7 @@ def newest(out: Path, say: Callable[[str], None]) -> tuple[Path, Progress] | Non
     """
     folders = step_folders(out)
     for folder in folders:
-        damaged = _damaged(folder)
+        damaged = damaged_files(folder)
         if not damaged:
             return folder, _progress(folder, read_json(folder / "state.json", "a checkpoint's state"))
         say(f"{folder} is damaged ({', '.join(damaged)}: not what was written): going back to the one before")
@@ -180,37 +153,28 @@ def restore(folder: Path, model: Transformer, optimizers: Optimizers) -> dict[st
     """Put the weights, the optimisers and the RNG of a step folder back in place, bit for bit.
 
     Returns the published weights by name: the average, where the run keeps one."""
-    device = next(model.parameters()).device
+    device = local(next(model.parameters())).device
     stored = Transformer.load(folder, device=device)
     if stored.config != model.config:
         raise TrainingError(f"{folder} holds a model of another shape ({stored.config}) than wanted ({model.config})")
-    published = {name: parameter.detach() for name, parameter in stored.named_parameters()}
-    tensors = _load_tensors(folder / "state")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors.get(f"{_WEIGHTS}{name}", published[name]))
     state = read_json(folder / "state.json", "a checkpoint's state")
-    torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state["rng"])), dtype=torch.uint8))
-    for name, optimizer in optimizers.items():
-        optimizer.state.clear()
-        for parameter_name, parameter in _named(model, optimizer):
-            prefix = f"{name}.{parameter_name}."
-            entry = {
-                key.removeprefix(prefix): value.to(device) for key, value in tensors.items() if key.startswith(prefix)
-            }
-            entry |= {key.removeprefix(prefix): v for key, v in state["optimizer"].items() if key.startswith(prefix)}
-            if entry:
-                optimizer.state[parameter] = entry
+    mine = dict(model.named_parameters())
+    published = {name: divided_as(parameter.detach(), mine[name]) for name, parameter in stored.named_parameters()}
+    tensors = load_tensors(folder / "state", model, optimizers)
+    with torch.no_grad():
+        for name, parameter in mine.items():
+            local(parameter).copy_(tensors.get(f"{WEIGHTS}{name}", local(published[name])))
+    put_back(model, optimizers, tensors, state["optimizer"], state["rng"])
     return published
 
 
-def _sealed(state: dict[str, Any]) -> dict[str, Any]:
+def sealed(state: dict[str, Any]) -> dict[str, Any]:
     """`state` with the SHA-256 of itself, so that damage to state.json is found too."""
     seal = hashlib.sha256(json.dumps(state, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return {**state, "seal": seal}
 
 
-def _damaged(folder: Path) -> list[str]:
+def damaged_files(folder: Path) -> list[str]:
     """The files of a step folder that are not what was written. TrainingError only for one of a later format."""
     try:
         state = read_json(folder / "state.json", "a checkpoint's state")
@@ -219,7 +183,7 @@ def _damaged(folder: Path) -> list[str]:
     except TrainingError:
         return ["state.json"]
     bare = {name: value for name, value in state.items() if name not in ("format", "seal")}
-    if _sealed(bare)["seal"] != state.get("seal"):
+    if sealed(bare)["seal"] != state.get("seal"):
         return ["state.json"]
     return [
         name
@@ -260,47 +224,3 @@ def _write_settings(folder: Path, dataset: TokenDataset) -> None:
     }
     for file, content in (("generation_config.json", generation), ("tokenizer_config.json", settings)):
         (folder / file).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-
-
-def _named(model: Transformer, optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.nn.Parameter]]:
-    mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return [(name, parameter) for name, parameter in model.named_parameters() if id(parameter) in mine]
-
-
-def _flatten(model: Transformer, optimizers: Optimizers) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Optimiser state as {"muon.blocks.0.mlp.up.weight.momentum_buffer": tensor} and the same for plain numbers."""
-    tensors: dict[str, Tensor] = {}
-    numbers: dict[str, float] = {}
-    for name, optimizer in optimizers.items():
-        for parameter_name, parameter in _named(model, optimizer):
-            for key, value in optimizer.state[parameter].items():
-                full_name = f"{name}.{parameter_name}.{key}"
-                if isinstance(value, Tensor):
-                    tensors[full_name] = value
-                else:
-                    numbers[full_name] = value
-    return tensors, numbers
-
-
-def _save_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
-    writer = HuggingFaceStorageWriter(os.fspath(folder), save_distributed=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        try:
-            save_distributed(dict(tensors), storage_writer=writer, no_dist=True)
-        except CheckpointException as error:
-            causes = [cause[0] if isinstance(cause, tuple) else cause for cause in error.failures.values()]
-            raise OSError(f"could not write {folder}: {causes[0] if causes else error}") from error
-
-
-def _load_tensors(folder: Path) -> dict[str, Tensor]:
-    reader = HuggingFaceStorageReader(os.fspath(folder))
-    tensors = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        load_distributed(tensors, storage_reader=reader, no_dist=True)
-    return tensors

@@ -7,6 +7,7 @@ _report.py.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -145,10 +146,14 @@ def pretrain(
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from tinylm.training import planning
     from tinylm.training._report import Display
+    from tinylm.training.parallel import strategy_for
     from tinylm.training.trainer import Trainer
 
-    with Display() as display:
-        trainer = Trainer(options, report=display.report, say=display.say)
+    strategy = strategy_for(options)
+    with contextlib.closing(strategy), Display(shown=strategy.is_writer) as display:
+        trainer = Trainer(options, display.report, display.say, strategy)
+        if strategy.description:
+            display.say(strategy.description)
         if dry_run:
             for line in planning.lines(trainer.setup):
                 display.say(line)
@@ -161,7 +166,10 @@ def pretrain(
         )
         with stop_after_step(trainer.request_stop, display.say):
             result = trainer.train()
-    _conclude(result, options.out)
+    if strategy.is_writer:
+        _conclude(result, options.out)
+    if not result.finished:
+        raise typer.Exit(130)
 
 
 def _conclude(result: Result, out: str) -> None:
@@ -169,8 +177,7 @@ def _conclude(result: Result, out: str) -> None:
         of = f" of {result.total_steps}" if result.total_steps else ""
         saved = f"; the model is saved in {out}" if result.step else ""
         print(f"stopped after step {result.step}{of}{saved}. The same command again goes on.")
-        raise typer.Exit(130)
-    if result.validation_bits_per_character is None:
+    elif result.validation_bits_per_character is None:
         print(f"already finished: {result.step} steps. The model is in {out}; another run needs another --out.")
     else:
         print(f"finished: {result.step} steps in {result.seconds / 60:.1f} minutes. The model is in {out}")

@@ -92,6 +92,17 @@ class TrainConfig:
     spike: float = _option(
         20.0, "Divergence", "A gradient norm of so many times the usual is a spike (a loss likewise); 0: none is."
     )
+    data_parallel: Literal["ddp", "fsdp"] = _option(
+        "ddp",
+        "Many processes (torchrun)",
+        "Each process has the whole model (ddp), or a part of every parameter (fsdp).",
+    )
+    tensor_parallel: int = _option(
+        1, "Many processes (torchrun)", "Processes that share each product of a block; the others share the batch."
+    )
+    process_timeout: float = _option(
+        600.0, "Many processes (torchrun)", "Seconds without an answer after which another process is given up."
+    )
     seed: int = _option(0, "Machine", "Same seed, same run.")
     device: str = _option("auto", "Machine", "auto (cuda > mps > cpu), cpu, cuda or mps.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(

@@ -15,6 +15,7 @@ from tinylm.training.checkpoint import Progress
 from tinylm.training.config import TrainConfig
 
 _FREE = ("data", "out", "keep", "keep_best", "accept_changes")  # where folders stand, and how many
+_PROCESSES = ("data_parallel", "tensor_parallel", "process_timeout")  # who computes: the state is the same
 _SHAPE = ("depth", "preset", "width", "heads", "kv_heads", "mlp_width", "context")
 _FIXED = (*_SHAPE, "optimizer", "packing", "seed", "average", "dtype")  # what the state in the checkpoint is of
 _LENGTH = ("minutes", "steps")
@@ -22,7 +23,7 @@ _LENGTH = ("minutes", "steps")
 
 def comparable(config: TrainConfig) -> dict[str, Any]:
     """The options that must be the same for a run to continue."""
-    return {name: value for name, value in config.description().items() if name not in _FREE}
+    return {name: value for name, value in config.description().items() if name not in (*_FREE, *_PROCESSES)}
 
 
 def continued(found: Progress, now: Progress, config: TrainConfig, data: Path, say: Callable[[str], None]) -> Progress:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tinylm.training.spread import local
+
 WINDOW = 64  # steps that a step is compared with
 _ENOUGH = 32  # fewer say nothing yet
 
@@ -65,7 +67,7 @@ def guilty_module(model: nn.Module, forward: Callable[[], Any]) -> str | None:
 
 def guilty_parameter(model: nn.Module) -> str | None:
     """The last parameter, as the forward pass goes, whose gradient is not finite; else the one with the largest."""
-    gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    gradients = [(name, local(p.grad)) for name, p in model.named_parameters() if p.grad is not None]
     bad = [name for name, gradient in gradients if not bool(gradient.isfinite().all())]
     if bad:
         return bad[-1]

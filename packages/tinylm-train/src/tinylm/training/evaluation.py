@@ -23,6 +23,7 @@ from tinylm.model import Transformer, pick_device, read_provenance
 from tinylm.tokenizer import Tokenizer
 from tinylm.training._errors import TrainingError
 from tinylm.training.data import TokenDataset
+from tinylm.training.strategy import SingleProcess
 
 _TOKENS_AT_ONCE = 16384
 _RESAMPLES = 1000
@@ -36,14 +37,15 @@ def bits_per_character(
     context: int | None = None,
     max_windows: int | None = None,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    strategy: SingleProcess | None = None,
 ) -> float:
-    """Total nats / ln 2 / characters over the split `dataset`.
+    """Total nats / ln 2 / characters over the split `dataset`. Over many processes each computes its share.
 
     max_windows: an estimate from at most that many windows spread evenly. The split's very first token has no token
     before it and is predicted from id 0.
     """
     context = context or model.config.context
-    starts, nats = _window_nats(model, dataset, context, max_windows, autocast)
+    starts, nats = _window_nats(model, dataset, context, max_windows, autocast, strategy)
     count = sum(min(context, dataset.tokens - start) for start in starts)
     return float(nats.sum()) / count * dataset.tokens / math.log(2) / dataset.characters
 
@@ -54,6 +56,7 @@ def _window_nats(
     context: int,
     max_windows: int | None = None,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    strategy: SingleProcess | None = None,
 ) -> tuple[list[int], Vector]:
     """Where the windows begin, in order, and what each of them costs."""
     length = dataset.tokens
@@ -65,16 +68,22 @@ def _window_nats(
     at_once = max(1, _TOKENS_AT_ONCE // context)
     groups = [full[i : i + at_once] for i in range(0, len(full), at_once)]
     groups += [[s] for s in starts if s + context > length]
-    nats: list[float] = []
+    strategy = strategy or SingleProcess()
+    found: dict[int, list[float]] = {}
     was_training = model.training
     model.eval()
     with torch.no_grad(), autocast():
-        for group in groups:
-            windows = torch.stack([_window(dataset, start, context) for start in group]).to(device)
+        for turn in range(0, len(groups), strategy.data_ranks):
+            number = min(
+                turn + strategy.data_rank, len(groups) - 1
+            )  # all compute together, so some the same at the end
+            windows = torch.stack([_window(dataset, start, context) for start in groups[number]]).to(device)
             losses = model.loss(windows[:, :-1], windows[:, 1:], reduction="none")
-            nats += losses.float().sum(1).tolist()
+            found[number] = losses.float().sum(1).tolist()
     model.train(was_training)
-    return starts, np.array(nats)
+    for share in strategy.gather(found):
+        found |= share
+    return starts, np.array([nats for number in range(len(groups)) for nats in found[number]])
 
 
 def _window(dataset: TokenDataset, start: int, context: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from tinylm.model import generate
+from tinylm.model.decoding import recompute
 from tinylm.training._setup import Setup
 from tinylm.training.evaluation import bits_per_character
 
@@ -18,7 +19,9 @@ _SAMPLE_TOKENS = 32  # a tenth of a second on a small model
 def bits(setup: Setup, whole: bool) -> float:
     """Bits per character of the validation split: all of it, or an estimate from always the same windows."""
     windows = None if whole else _WINDOWS
-    return bits_per_character(setup.model, setup.validation_data, max_windows=windows, autocast=setup.step.autocast)
+    return bits_per_character(
+        setup.model, setup.validation_data, max_windows=windows, autocast=setup.step.autocast, strategy=setup.strategy
+    )
 
 
 def sample(setup: Setup) -> str:
@@ -30,5 +33,7 @@ def sample(setup: Setup) -> str:
         return ""
     generator = torch.Generator(setup.device).manual_seed(setup.config.seed)  # the run's own draws stay as they are
     ids = torch.from_numpy(prompt)[None].to(setup.device)
-    written = generate(setup.model, ids, room, temperature=0.7, generator=generator)
+    # a cache has room for all heads, and over divided products a process has some of them
+    write = generate if setup.strategy.tensor_ranks == 1 else recompute
+    written = write(setup.model, ids, room, temperature=0.7, generator=generator)
     return setup.tokenizer.decode(written[0].tolist())

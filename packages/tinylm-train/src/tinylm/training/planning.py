@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tinylm.model import TransformerConfig
-from tinylm.model.plan import training_memory
+from tinylm.model.plan import Layout, training_memory
 from tinylm.training._errors import TrainingError
 from tinylm.training.config import TrainConfig
 from tinylm.training.device import memory_free
@@ -21,28 +21,34 @@ if TYPE_CHECKING:
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "unable to allocate")
 
 
-def memory(config: TrainConfig, shape: TransformerConfig, windows: int | None = None) -> dict[str, int]:
-    """Bytes by kind, and the "peak", of a step over so many windows at once (a part of the batch, if none is said)."""
-    windows = windows or (config.batch_size or 1) // config.accumulate
+def memory(
+    config: TrainConfig, shape: TransformerConfig, windows: int | None = None, data_ranks: int = 1
+) -> dict[str, int]:
+    """Bytes by kind, and the "peak", of one process's step over its share of so many windows at once (a part of the
+    batch, if none is said)."""
+    windows = (windows or (config.batch_size or 1) // config.accumulate) // data_ranks
+    layout = Layout(fsdp=data_ranks if config.data_parallel == "fsdp" else 1, tensor=config.tensor_parallel)
     dtype = "float32" if config.dtype == "auto" else config.dtype
-    return training_memory(shape, windows * shape.context, dtype, config.activation_checkpointing)
+    return training_memory(shape, windows * shape.context, dtype, config.activation_checkpointing, layout)
 
 
-def refuse_what_does_not_fit(config: TrainConfig, shape: TransformerConfig, device: torch.device) -> None:
+def refuse_what_does_not_fit(
+    config: TrainConfig, shape: TransformerConfig, device: torch.device, data_ranks: int = 1
+) -> None:
     """TrainingError when the plan's peak is above what is free; it names a batch that fits."""
-    free, needed = memory_free(device), memory(config, shape)["peak"]
+    free, needed = memory_free(device), memory(config, shape, data_ranks=data_ranks)["peak"]
     if free is not None and needed > free:
         raise TrainingError(
             f"wanted {_size(needed)} for a step over {_batch(config)} windows of {shape.context} tokens, got "
-            f"{_size(free)} free on {device}: {suggestion(config, shape, free)}"
+            f"{_size(free)} free on {device}: {suggestion(config, shape, free, data_ranks)}"
         )
 
 
-def suggestion(config: TrainConfig, shape: TransformerConfig, free: int) -> str:
+def suggestion(config: TrainConfig, shape: TransformerConfig, free: int, data_ranks: int = 1) -> str:
     """What to do instead, in words: the same batch in parts if that helps, or else something smaller."""
     batch = config.batch_size or 1
-    for parts in (n for n in range(config.accumulate + 1, batch + 1) if batch % n == 0):
-        needed = memory(config, shape, batch // parts)["peak"]
+    for parts in (n for n in range(config.accumulate + 1, batch + 1) if batch % (n * data_ranks) == 0):
+        needed = memory(config, shape, batch // parts, data_ranks)["peak"]
         if needed <= free:
             return f"--accumulate {parts} computes the same update in {_size(needed)}"
     return "try a smaller --batch-size, --depth or --context, or --activation-checkpointing"
@@ -69,10 +75,12 @@ def lines(setup: Setup) -> list[str]:
     rate = shape.flops_per_token() * tokens / seconds / setup.peak_flops
     steps = config.steps or max(1, round((config.minutes or 0) * 60 / seconds))
     about = "" if config.steps else "about "
-    kinds = memory(config, shape)
+    kinds = memory(config, shape, data_ranks=setup.strategy.data_ranks)
     data = setup.train_data
     parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
+    processes = setup.strategy.description
     return [
+        *([f"processes: {processes}; the memory is that of each"] if processes else []),
         f"device:    {setup.device}, {str(setup.dtype).removeprefix('torch.')}, {torch.get_num_threads()} thread(s)",
         f"model:     {config.preset}, {shape.depth} layers of width {shape.width}, {shape.heads} heads "
         f"({shape.kv_heads} for keys and values), MLP {shape.mlp_width}, vocabulary {shape.vocab_size}",

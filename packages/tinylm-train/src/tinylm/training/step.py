@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tinylm.model import Transformer
 from tinylm.training.scaling import LossScale
+from tinylm.training.spread import local
 from tinylm.training.strategy import LossFunction, SingleProcess
 
 _IGNORED = -100
@@ -54,12 +55,12 @@ class Step:
         total = int(self.strategy.sum(sum(counts)))
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         # Over many processes gradients are averaged, and here they are to be summed.
-        unit = (self.scale.scale if self.scale else 1.0) * self.strategy.world_size / max(1, total)
+        unit = (self.scale.scale if self.scale else 1.0) * self.strategy.data_ranks / max(1, total)
         for number, (ids, wanted, count) in enumerate(
             zip(inputs.chunk(self.parts), targets.chunk(self.parts), counts, strict=True)
         ):
-            if not count:
-                continue
+            if not count and self.strategy.world_size == 1:
+                continue  # over many processes, others may wait for this one's
             ids, wanted = (part.to(self.device, non_blocking=True) for part in (ids, wanted))
             with self.strategy.accumulating(last=number == len(counts) - 1):
                 with self.autocast():
@@ -68,7 +69,7 @@ class Step:
                     loss = self.loss(ids, wanted, "sum") if summed else self.loss(ids, wanted, "mean") * count
                 (loss * unit).backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
             nats += loss.detach()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = [local(p.grad) for p in self.parameters if p.grad is not None]
         if self.scale is not None and gradients:
             torch._foreach_mul_(gradients, 1 / self.scale.scale)
         norm = self.strategy.gradient_norm(self.parameters)

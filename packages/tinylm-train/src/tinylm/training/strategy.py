@@ -1,32 +1,58 @@
-"""Where the work runs: one process, or one of many. The trainer asks this object and nothing else about ranks.
+"""Where the work runs: one process, or one of many. The trainer asks this object and nothing else about processes.
 
-`SingleProcess` is the whole interface, and its answers for a world of one. A strategy over many processes answers
-the same questions with torch.distributed. Not here: the loop (trainer.py), one update (step.py).
+`SingleProcess` is the whole interface, and its answers for a world of one; parallel/ answers the same questions with
+torch.distributed. What every process must ask together, in the same order, says so. Not here: the loop (trainer.py),
+one update (step.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from tinylm.model import Transformer
+from tinylm.model import Transformer, TransformerConfig
+from tinylm.training.spread import local
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 LossFunction = Callable[[Tensor, Tensor, str], Tensor]  # ids (B, T), targets (B, T), reduction -> loss
+T = TypeVar("T")
 
 
 class SingleProcess:
     """One process, one device."""
 
     rank = 0
-    world_size = 1
+    world_size = 1  # processes
+    data_rank = 0  # which share of each batch this process computes, of
+    data_ranks = 1
+    tensor_ranks = 1  # processes that share each product
+    sharders: ProcessGroup | None = None  # who write a checkpoint's state together; None: the writer has all of it
 
     @property
     def is_writer(self) -> bool:
         """Whether this process writes checkpoints and the run: exactly one does."""
         return self.rank == 0
+
+    @property
+    def description(self) -> str:
+        """In words, for the terminal; "" for one process."""
+        return ""
+
+    def device(self, device: torch.device) -> torch.device:
+        """Which of the devices of this kind is this process's."""
+        return device
+
+    def check(self, shape: TransformerConfig) -> None:
+        """Raises TrainingError for a model that cannot be divided so."""
+
+    def divide(self, model: Transformer) -> None:
+        """Leave in `model` this process's part of each parameter. All together; before there are optimisers."""
 
     def wrap(self, model: Transformer) -> LossFunction:
         """What computes the training loss: here the model's own. The model's parameters stay the ones to update."""
@@ -37,14 +63,28 @@ class SingleProcess:
         return contextlib.nullcontext()
 
     def sum(self, number: float) -> float:
-        """The sum of every process's number."""
+        """The sum of the numbers of those that share a batch. All together."""
         return number
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """All of a weight or of an optimiser's state, for a checkpoint: every process calls it, in the same order."""
-        return tensor
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any process. All together."""
+        return flag
 
-    def gradient_norm(self, parameters: list[Tensor]) -> Tensor:
-        """√Σ g² over all numbers of all gradients, wherever they are."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+    def gather(self, value: T) -> list[T]:
+        """The plain value of every process, in their order. All together."""
+        return [value]
+
+    def first(self, work: Callable[[], T]) -> T:
+        """What `work` returns to the writer, which alone does it; its TrainingError is everyone's. All together."""
+        return work()
+
+    def gradient_norm(self, parameters: Sequence[Tensor]) -> Tensor:
+        """√Σ g² over all numbers of all gradients, wherever they are. All together."""
+        return torch.nn.utils.get_total_norm([local(p.grad) for p in parameters if p.grad is not None])
+
+    def in_words(self, error: BaseException) -> BaseException:
+        """Of an error that says that another process has gone, one that says what to do; any other as it is."""
+        return error
+
+    def close(self) -> None:
+        """The work is over."""

@@ -3,11 +3,13 @@
 A run of so many minutes is measured on itself: until the learning rate decays, its schedule does not depend on the
 run's length, so the length in steps is decided when most of the time before the decay is used up, written into the run,
 and from then on everything is a function of the step. Not here: options (config.py), what is measured before the first
-step (_setup.py), one update (step.py), data order (data.py), files (checkpoint.py), the terminal (cli.py).
+step (_setup.py), one update (step.py), data order (data.py), files (checkpoint.py), what to do about a step that goes
+wrong (policy.py), the terminal (cli.py). Over many processes each runs this same loop (strategy.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -18,36 +20,30 @@ from typing import Any
 import torch
 
 from tinylm import observability as obs
-from tinylm.training import _record, checkpoint, judging, planning
-from tinylm.training._errors import TrainingError
+from tinylm.training import _record, judging, planning
 from tinylm.training._files import only_writer, remove_leftovers
 from tinylm.training._setup import Setup
 from tinylm.training._watching import Watching
-from tinylm.training._writer import Writer
 from tinylm.training.calibration import steps_of
-from tinylm.training.checkpoint import Snapshot
 from tinylm.training.config import TrainConfig
-from tinylm.training.continuing import continued
 from tinylm.training.data import Loader
 from tinylm.training.device import memory_used
 from tinylm.training.divergence import WINDOW, guilty_module, guilty_parameter, not_a_number, spike
+from tinylm.training.parallel import strategy_for
+from tinylm.training.policy import Policy, RollBack
+from tinylm.training.saving import Saving
 from tinylm.training.schedule import learning_rate_factor
+from tinylm.training.spread import local
 from tinylm.training.status import Result, Status, status_after
 from tinylm.training.step import Gradient
 from tinylm.training.strategy import SingleProcess
-
-_MOST_SKIPPED = 10  # one after the other: then it is not the batch
-_MOST_ROLLBACKS = 10
-
-
-class _RollBack(Exception):
-    """To the last checkpoint, and pass over the batch of this step."""
 
 
 class Trainer:
     """Trains one model on one data set, from the start or from where it stopped.
 
-    report: called after every step; say: called with a line of text worth showing; strategy: where the work runs.
+    report: called after every step; say: called with a line of text worth showing; strategy: where the work runs, by
+    default what the environment says (torchrun's processes, or this one).
     `request_stop()` (from a signal handler, say) ends the run after the current step, with a checkpoint. Raises
     TrainingError for a data set, checkpoint or option that cannot be used.
     """
@@ -59,7 +55,7 @@ class Trainer:
         say: Callable[[str], None] = lambda line: None,
         strategy: SingleProcess | None = None,
     ) -> None:
-        strategy = strategy or SingleProcess()
+        self.strategy = strategy = strategy or strategy_for(config)
         self.report = report if strategy.is_writer else lambda status: None
         self.say = say if strategy.is_writer else lambda line: None
         self.out = Path(config.out)
@@ -69,11 +65,10 @@ class Trainer:
         self.model, self.optimizers, self.average = setup.model, setup.optimizers, setup.average
         self.progress = setup.progress
         self.step = setup.step
-        self.writer, self.snapshot = Writer(), Snapshot(self.model)
+        self.saving = Saving(self.out, setup, self.say)
+        self.policy = Policy(config.on_divergence, self.out, self.say, self.saving.settled)
         self.stop_requested = False
         self.validation: float | None = None
-        self.skipped_in_a_row = 0
-        self._rollbacks = 0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -89,37 +84,45 @@ class Trainer:
 
         Raises TrainingError while another process trains into the same folder.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        with only_writer(self.out):
+        with contextlib.ExitStack() as lock:
             try:
+                self.strategy.first(lambda: self._enter(lock))
+                _record.seen_by_all(self.out, self.strategy)
                 self._resume()
-                if self._finished and self._run_is_closed():
+                if self._finished and self.strategy.first(self._run_is_closed):
                     return self._result()
-                remove_leftovers(self.out / "steps")
+                if self.strategy.is_writer:
+                    remove_leftovers(self.out / "steps")
                 while not self._attempt():
                     self._go_back()
             except (MemoryError, RuntimeError) as error:
-                raise planning.in_words(error, self.config, self.shape, self.device) from None
+                known = self.strategy.in_words(error)
+                raise planning.in_words(known, self.config, self.shape, self.device) from None
             finally:
-                self.writer.cancel()  # nothing is being written unless an error or Ctrl-C is on its way out
+                self.saving.writer.cancel()  # nothing is being written unless an error or Ctrl-C is on its way out
         self.stop_requested = False
         return self._result()
+
+    def _enter(self, lock: contextlib.ExitStack) -> None:
+        """Make the folder, and keep others out of it."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        lock.enter_context(only_writer(self.out))
 
     def _attempt(self) -> bool:
         """Train from here to the end, to a stop (True), or to a step from which to roll back (False)."""
         self.progress = self.setup.compile(self.progress)
         with (
-            obs.init(directory=self.out / "run", config=self.setup.description(), name=self.out.name) as run,
+            _record.open_run(self.out, self.setup.description(), self.strategy) as run,
             Watching(self.setup, run) as self._watching,
         ):
-            _record.repeat(self.out, self.config, self.progress)
+            self._record_options()
             try:
                 self._loop(self.setup.loader(self.progress.loader), run)
-            except _RollBack:
-                self.writer.wait()
+            except RollBack:
+                self.saving.writer.wait()
                 run.finish("interrupted")
                 return False
-            self.writer.wait()
+            self.saving.writer.wait()
             run.finish("finished" if self._finished else "interrupted")
         return True
 
@@ -134,13 +137,13 @@ class Trainer:
         self.model.train()
         timings: list[float] = []
         saved_at = self.progress.step
-        while not self._finished and not self.stop_requested:
-            self.writer.poll()
+        while not self._finished and not self._to_stop():
+            self.saving.writer.poll()
             before = self._fraction
             started = time.perf_counter()
             self._watching.begin(self.progress.step + 1)
             row = self._step(loader)
-            timings.append(time.perf_counter() - started)
+            timings.append(self._agreed(time.perf_counter() - started))
             self._advance(loader, timings)
             row["tokens_per_second"] = row["tokens"] / timings[-1]
             row["mfu"] = row["tokens_per_second"] * self.shape.flops_per_token() / self.setup.peak_flops
@@ -172,7 +175,7 @@ class Trainer:
         row: dict[str, Any] = {
             "loss": None,
             "learning_rate": (self.config.learning_rate or 0.0) * factor,
-            "tokens": inputs.numel() * self.setup.strategy.world_size,
+            "tokens": inputs.numel() * self.strategy.data_ranks,
         }
         if number in self.progress.skipped:
             return row | {"skipped": "this batch diverged, and the run was rolled back"}
@@ -204,7 +207,7 @@ class Trainer:
             self.average.update(number)
         if scale is not None:
             scale.grow()
-        self.skipped_in_a_row = 0
+        self.policy.sound()
         self.progress = dataclasses.replace(
             self.progress,
             losses=(*self.progress.losses, found.loss)[-WINDOW:],
@@ -215,31 +218,30 @@ class Trainer:
     def _diverged(self, sign: str, found: Gradient, number: int, inputs: torch.Tensor, targets: torch.Tensor) -> str:
         """Name the layer and do what the policy says. Returns why the update was not made."""
         where = guilty_module(self.model, lambda: self.step.forward(inputs, targets)) or guilty_parameter(self.model)
+        where = next((name for name in self.strategy.gather(where) if name), None)  # some process met it
         self.step.discard()
         kind = "nan" if not_a_number(found.loss, found.norm) else "spike"
         self._watching.diverged(kind, where, sign, number)
         sign = f"{sign} at step {number}, first in {where}" if where else f"{sign} at step {number}"
-        self.skipped_in_a_row += 1
-        if self.config.on_divergence == "skip" and self.skipped_in_a_row <= _MOST_SKIPPED:
-            self.say(f"{sign}: its update is skipped")
-            return sign
-        self.writer.wait()  # it may be writing the checkpoint to go back to
-        back = self.config.on_divergence == "rollback" and bool(checkpoint.step_folders(self.out))
-        if back and self._rollbacks < _MOST_ROLLBACKS:
-            self._rollbacks += 1
-            self.say(f"{sign}: back to the last checkpoint, and past this batch")
+        try:
+            self.policy.diverged(sign)
+        except RollBack:
             self.progress = dataclasses.replace(self.progress, skipped=(*self.progress.skipped, number))
-            raise _RollBack
-        raise self._ended(sign)
+            raise
+        return sign
 
-    def _ended(self, sign: str) -> TrainingError:
-        self.writer.wait()
-        stands = bool(checkpoint.step_folders(self.out))
-        left = f"The last checkpoint in {self.out} still stands" if stands else "No checkpoint had been saved"
-        return TrainingError(
-            f"{sign}: the run has diverged. {left}; start again in another --out with a lower --learning-rate or "
-            "--embedding-learning-rate, or go past such steps with --on-divergence skip or rollback"
-        )
+    def _to_stop(self) -> bool:
+        """Whether any process has been asked to."""
+        self.stop_requested = self.strategy.any(self.stop_requested)
+        return self.stop_requested
+
+    def _agreed(self, seconds: float) -> float:
+        """The writer's clock, while the length of the run depends on it."""
+        return self.strategy.gather(seconds)[0] if self.progress.total_steps is None else seconds
+
+    def _record_options(self) -> None:
+        if self.strategy.is_writer:
+            _record.repeat(self.out, self.config, self.progress)
 
     def _go_back(self) -> None:
         """Take up the newest checkpoint, but remember which batches to pass over."""
@@ -264,7 +266,7 @@ class Trainer:
                 return
             total, recent = decided
             self.progress = dataclasses.replace(before, total_steps=total)
-            _record.repeat(self.out, self.config, self.progress)
+            self._record_options()
             self.say(
                 f"{recent:.3f} s a step: {minutes:g} minutes are {total} steps "
                 f"(the same again: --steps {total} instead of --minutes {minutes:g})"
@@ -298,33 +300,20 @@ class Trainer:
 
     def _save(self) -> None:
         """Copy the run's state, and let it be written while training goes on."""
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            raise self._ended(f"a weight is not a number at step {self.progress.step}")
-        self.writer.wait()  # the one before still uses the copy
-        strategy, average = self.setup.strategy, self.average.weights if self.average else None
-        self.snapshot.take(self.model, self.optimizers, average, strategy.whole)
-        progress, keep, data = self.progress, self.config.keep, self.train_data
-        if not strategy.is_writer:
-            return
-        self.writer.submit(lambda check: checkpoint.write(self.out, self.snapshot, progress, data, keep, check))
+        if self.strategy.any(not all(bool(local(p).isfinite().all()) for p in self.model.parameters())):
+            raise self.policy.ended(f"a weight is not a number at step {self.progress.step}")
+        self.saving.save(self.progress)
 
     def _resume(self) -> None:
-        found = checkpoint.newest(self.out, self.say)
+        found = self.saving.resume()
         if found is None:
-            if (self.out / "model.safetensors").exists():
-                raise TrainingError(f"{self.out} holds a model but no steps/ to continue from: choose another --out")
             return
-        folder, progress = found
-        began, now = (progress.dtype, progress.threads), (self.progress.dtype, self.progress.threads)
-        self.progress = continued(progress, self.setup.progress, self.config, self.train_data.directory, self.say)
-        published = checkpoint.restore(folder, self.model, self.optimizers)
-        checkpoint.publish_model(folder, self.out)
-        if self.average is not None:
-            self.average.weights = published
+        began, now = (found.dtype, found.threads), (self.progress.dtype, self.progress.threads)
+        self.progress = found
         self.setup.compute_as(self.progress)
         if not self._finished:
             as_before = "" if began == now else f", in {began[0]} on {began[1]} threads, as the run began"
-            self.say(f"continuing after step {progress.step}{as_before}")
+            self.say(f"continuing after step {found.step}{as_before}")
 
     @property
     def _finished(self) -> bool:

@@ -25,8 +25,9 @@ from torch import Tensor
 from tinylm.model import Transformer
 from tinylm.training._errors import TrainingError
 from tinylm.training._files import new_directory, read_json, sha256, write_json
-from tinylm.training.checkpoint import _damaged, _flatten, _named, _sealed, publish_model, step_folders
+from tinylm.training.checkpoint import damaged_files, publish_model, sealed, step_folders
 from tinylm.training.finetuning.config import FinetuneConfig
+from tinylm.training.snapshot import flatten, named
 
 _FREE = ("checkpoint", "data", "out", "overwrite", "checkpoint_every")  # where files stand: what is in them counts
 _KEEP = 2
@@ -65,7 +66,7 @@ def newest(out: Path, say: Callable[[str], None]) -> Saved | None:
     when they are of another kind of run."""
     folders = step_folders(out)
     for folder in folders:
-        damaged = _damaged(folder)
+        damaged = damaged_files(folder)
         if damaged:
             say(f"{folder} is damaged ({', '.join(damaged)}: not what was written): going back to the one before")
             continue
@@ -103,7 +104,7 @@ def save(
     write_model: Callable[[Path], None],
 ) -> None:
     """Write steps/<step>/ as a whole, publish its model, and drop all but the newest two."""
-    tensors, numbers = _flatten(model, optimizers)
+    tensors, numbers = flatten(model, optimizers)
     trained = {f"weights.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
     final = out / "steps" / f"{step:08d}"
     with new_directory(final) as folder:
@@ -122,7 +123,7 @@ def save(
             "optimizer": numbers,
             "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
         }
-        write_json(folder / "state.json", _sealed(state))
+        write_json(folder / "state.json", sealed(state))
     publish(final, out)
     for old in step_folders(out)[_KEEP:]:
         shutil.rmtree(old)
@@ -145,7 +146,7 @@ def restore(saved: Saved, model: Transformer, optimizers: Optimizers, generator:
             if parameter.requires_grad:
                 parameter.copy_(tensors[f"weights.{name}"])
     for name, optimizer in optimizers.items():
-        for parameter_name, parameter in _named(model, optimizer):
+        for parameter_name, parameter in named(model, optimizer):
             prefix = f"{name}.{parameter_name}."
             entry: dict[str, Tensor | float] = {
                 key.removeprefix(prefix): value.to(parameter.device)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tinylm.training._errors import TrainingError
+from tinylm.training.spread import local
 
 State = dict[str, Any]
 Group = dict[str, Any]
@@ -56,8 +57,9 @@ class Optimizer(torch.optim.Optimizer):
             for group in self.param_groups:
                 parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
                 if parameters:
-                    gradients = [parameter.grad for parameter in parameters]
-                    self.update_group(parameters, gradients, [self.state[p] for p in parameters], group)
+                    # of a parameter that is spread over processes, the part that is here; its state is of that part
+                    parts, gradients = [local(p) for p in parameters], [local(p.grad) for p in parameters]
+                    self.update_group(parts, gradients, [self.state[p] for p in parameters], group)
         return loss
 
     def update_group(

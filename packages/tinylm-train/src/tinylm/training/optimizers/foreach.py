@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tinylm.training.optimizers import loop
 from tinylm.training.optimizers._base import Group, State
+from tinylm.training.spread import divided_as, local, spread_as, whole
 
 
 def _buffers(name: str, states: Iterable[State], parameters: Iterable[Tensor]) -> list[Tensor]:
@@ -89,11 +90,15 @@ class Muon(loop.Muon):
         ahead = group["nesterov"]
         directions = list(torch._foreach_lerp(gradients, moments, group["momentum"])) if ahead else moments
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        for members in of_one_shape(parameters).values():
+        # a matrix that is spread over processes is gathered, and of what comes out its part is taken
+        spread = [parameter for parameter in group["params"] if parameter.grad is not None]
+        directions = [whole(spread_as(part, matrix)) for part, matrix in zip(directions, spread, strict=True)]
+        for members in of_one_shape(directions).values():
             stack = torch.stack([directions[i] for i in members])
-            rate = group["lr"] * loop.tall_scale(parameters[members[0]])
+            rate = group["lr"] * loop.tall_scale(directions[members[0]])
             step = self.orthogonalize(stack, group["steps"]).mul_(-rate)
-            torch._foreach_add_([parameters[i] for i in members], list(step.unbind()))
+            moves = [local(divided_as(move, spread[i])) for move, i in zip(step.unbind(), members, strict=True)]
+            torch._foreach_add_([parameters[i] for i in members], moves)
 
     def orthogonalize(self, stack: Tensor, steps: int) -> Tensor:
         """(members, ..., rows, columns) -> the same shape, each matrix by itself."""
