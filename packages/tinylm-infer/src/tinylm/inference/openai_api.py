@@ -8,7 +8,7 @@ server takes beyond it. A field that is not named here is refused, never ignored
 import dataclasses
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.sampling_params import SamplingParams
@@ -18,13 +18,21 @@ ANSWERS_LIMIT = 128  # texts from one request: prompts times n
 LOGPROBS_LIMIT = 20  # of the likeliest tokens at one place
 STOP_LIMIT = 1024  # stop strings: each token is looked at for each of them
 
-TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+
+def _whole(value: Any) -> Any:
+    """In JSON 64.0 is a whole number too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31), WHOLE]
 TokenName = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$")]  # a key in JSON is a string
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Biases = Annotated[dict[TokenName, Bias], Field(json_schema_extra={"additionalProperties": False})]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1, lt=1 << 31)]
-Logprobs = Annotated[int, Field(ge=0, le=LOGPROBS_LIMIT)]
+Count = Annotated[int, Field(ge=1, lt=1 << 31), WHOLE]
+Logprobs = Annotated[int, Field(ge=0, le=LOGPROBS_LIMIT), WHOLE]
 
 
 class _Part(BaseModel):
@@ -77,18 +85,18 @@ class Body(_Part):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[TokenName, Bias] | None = None
-    seed: Annotated[int, Field(ge=-1)] | None = None
-    n: Annotated[int, Field(ge=1, le=ANSWERS_LIMIT)] | None = None
-    max_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
+    logit_bias: Biases | None = None
+    seed: Annotated[int, Field(ge=-1), WHOLE] | None = None
+    n: Annotated[int, Field(ge=1, le=ANSWERS_LIMIT), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=1 << 31), WHOLE] | None = None
     stop: Text | Annotated[list[Text], Field(max_length=STOP_LIMIT)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     # vLLM's, beyond OpenAI's
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1), WHOLE] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=STOP_LIMIT)] | None = None
     include_stop_str_in_output: bool | None = None

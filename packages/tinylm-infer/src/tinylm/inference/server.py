@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from tinylm.inference import chat_page
@@ -25,6 +26,7 @@ from tinylm.inference._errors import InferenceError
 from tinylm.inference.llm import LLM
 from tinylm.inference.openai_answers import error_object
 from tinylm.inference.openai_api import ChatBody, CompletionBody
+from tinylm.inference.openai_schema import ANSWERS, publish
 from tinylm.inference.server_desk import Desk
 from tinylm.inference.server_limits import Gate, ServerLimits
 from tinylm.inference.server_stream import json_response
@@ -78,27 +80,28 @@ def build_app(llm: LLM, name: str, limits: ServerLimits | None = None) -> FastAP
 
     app.include_router(chat_page.router(llm, name))
 
-    @app.get("/health")
+    @app.get("/health", **ANSWERS["health"])
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse, **ANSWERS["metrics"])
     async def metrics() -> Response:
-        return Response(desk.metrics_text(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(desk.metrics_text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", **ANSWERS["models"])
     async def models() -> dict[str, Any]:
         model = {"id": name, "object": "model", "created": created, "owned_by": "tinylm"}
         return {"object": "list", "data": [{**model, "max_model_len": llm.model.config.context}]}
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", **ANSWERS["completions"])
     async def completions(body: CompletionBody) -> Response:
         return desk.answer(body)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", **ANSWERS["chat"])
     async def chat_completions(body: ChatBody) -> Response:
         return desk.answer(body)
 
+    publish(app, name)
     return app
 
 
