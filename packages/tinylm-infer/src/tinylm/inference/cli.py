@@ -51,11 +51,12 @@ Stop = Annotated[list[str] | None, typer.Option(help="Stop before this text; may
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
 
 
-def _open(checkpoint: Path, dtype: str, device: str, quantization: str | None) -> "LLM":
-    """Loads the model and states on stderr what it runs on."""
+def _open(checkpoint: Path, dtype: str, device: str, quantization: str | None, **options: Any) -> "LLM":
+    """Loads the model and states on stderr what it runs on. `options`: of the engine; one text at a time starts sooner
+    with max_num_seqs=1."""
     from tinylm.inference.llm import LLM
 
-    llm = LLM(str(checkpoint), dtype=dtype, device=device, quantization=quantization)
+    llm = LLM(str(checkpoint), dtype=dtype, device=device, quantization=quantization, **options)
     millions = llm.model.config.parameter_count() / 1e6
     numbers = getattr(llm.model, "scheme", None) or str(llm.dtype).removeprefix("torch.")
     print(f"device: {llm.device}, {numbers}, {millions:.1f}M parameters", file=sys.stderr)
@@ -128,7 +129,7 @@ def generate(
         stop=stop,
         structured_outputs=StructuredOutputsParams(**form) if form else None,
     )
-    llm = _open(checkpoint, dtype, device, quantization)
+    llm = _open(checkpoint, dtype, device, quantization, max_num_seqs=1)
     start = time.perf_counter()
     generation = llm.stream(prompt, params)
     print(prompt, end="", flush=True)
@@ -173,7 +174,7 @@ def chat(
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, seed=seed, top_k=top_k, top_p=top_p, min_p=min_p, stop=stop
     )
-    llm = _open(checkpoint, dtype, device, quantization)
+    llm = _open(checkpoint, dtype, device, quantization, max_num_seqs=1)
     if not llm.tuned_for_chat:
         print("note: this model is not tuned for chat; it continues your text instead of answering", file=sys.stderr)
     conversation = Conversation(llm, params, system)
@@ -272,7 +273,7 @@ def bench(
 ) -> None:
     """Measure speed, and with --perplexity quality. The last line of the output is one JSON object."""
     text = None if perplexity is None else _read_text(perplexity)
-    llm = _open(checkpoint, dtype, device, quantization)
+    llm = _open(checkpoint, dtype, device, quantization, max_num_seqs=1)
     from tinylm.inference import bench as measure
 
     figures: dict[str, Any] = {

@@ -52,7 +52,8 @@ class Engine:
         self.model, self.config = model, config
         self.blocks = BlockManager(count, config.block_size, config.enable_prefix_caching)
         self.scheduler = Scheduler(self.blocks, config.max_num_seqs, config.max_num_batched_tokens)
-        cache = PagedCache(model.config, count, config.block_size, *kind, config.batch_invariant)
+        many = config.max_num_seqs > 1
+        cache = PagedCache(model.config, count, config.block_size, *kind, config.batch_invariant, large_pages=many)
         if config.batch_invariant:
             use_tiles(model)
         self._runner = Runner(model, cache)

@@ -59,9 +59,10 @@ class PagedCache:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         one_query_at_a_time: bool = False,
+        large_pages: bool = True,
     ) -> None:
         shape = (config.depth, config.kv_heads, blocks * block_size, config.head_dim)
-        self.keys, self.values = (_empty(shape, device, dtype) for _ in range(2))
+        self.keys, self.values = (_empty(shape, device, dtype, large_pages) for _ in range(2))
         self.block_size = block_size
         self._one_query_at_a_time = one_query_at_a_time
         self._spans: list[_Span] = []
@@ -143,9 +144,12 @@ class PagedCache:
         return slots[:length]
 
 
-def _empty(shape: tuple[int, ...], device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
-    """On a CPU in the system's large pages: a step reads blocks from all over the cache."""
-    if torch.device(device or "cpu").type != "cpu" or not kernels.available():
+def _empty(
+    shape: tuple[int, ...], device: torch.device | str | None, dtype: torch.dtype | None, large_pages: bool
+) -> Tensor:
+    """On a CPU in the system's large pages, if wanted: a step of many texts reads blocks from all over the cache. The
+    first token touches one for each layer and head, 2 MB to be cleared: most of a second before one short text."""
+    if not large_pages or torch.device(device or "cpu").type != "cpu" or not kernels.available():
         return torch.empty(shape, device=device, dtype=dtype)
     kind = dtype or torch.get_default_dtype()
     memory = torch.from_numpy(kernels._compiled().allocate(prod(shape) * kind.itemsize))
