@@ -202,7 +202,7 @@ def test_a_server_that_is_gone_is_said_and_asked_again(chat: Any, script: Script
     ("status", "headers", "message", "told", "offer"),
     [
         (429, {"Retry-After": "7"}, "too many wait", "try again in 7 s", "Try again"),
-        (401, {}, "no key", "asks for a key: no key", "Enter the key"),
+        (401, {}, "no key", "asks for an API key", "Enter the key"),
         (404, {}, "there is no model 'tiny' here", "no model 'tiny' here. Reload", "Reload"),
         (500, {}, "internal error", "refused (500): internal error", "Try again"),
     ],
@@ -215,6 +215,21 @@ def test_a_refusal_is_said_in_the_servers_words(
     send(chat, "Who?")
     expect(chat.get_by_role("alert")).to_contain_text(told)
     expect(chat.get_by_role("alert").get_by_role("button", name=offer)).to_be_visible()
+
+
+def test_a_key_is_asked_for_and_sent(page: Any, checkpoint: Path, served: Any, script: Script, expect: Any) -> None:
+    llm = LLM(str(checkpoint), dtype="float32", device="cpu")
+    llm.tuned_for_chat = True
+    with served(llm, api_key="secret") as client, contextlib.closing(page.context):
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"http://127.0.0.1:{client.port}/")
+        script("soup")
+        send(page, "Who?")
+        page.get_by_role("button", name="Enter the key").click()
+        expect(page.get_by_label("API key")).to_be_focused()
+        page.keyboard.type("secret")
+        page.get_by_role("button", name="Try again").click()
+        assert answer(page).locator(".text").inner_text() == "soup"
 
 
 def test_a_stream_that_breaks_keeps_what_was_written(chat: Any, expect: Any) -> None:

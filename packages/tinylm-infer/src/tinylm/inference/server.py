@@ -150,5 +150,7 @@ def serve(llm: LLM, name: str, listener: socket.socket, limits: ServerLimits | N
     listener.listen(2048)
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
-    print(f"serving {name!r} at http://{address}:{port}/v1 (Ctrl-C ends it)", flush=True)
+    print(
+        f"serving {name!r} at http://{address}:{port}/v1, chat at http://{address}:{port}/ (Ctrl-C ends it)", flush=True
+    )
     server.run(sockets=[listener])

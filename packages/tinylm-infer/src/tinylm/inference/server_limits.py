@@ -10,9 +10,12 @@ import math
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tinylm.inference._errors import InferenceError
+from tinylm.inference.openai_answers import error_object
+from tinylm.inference.server_stream import json_response
 
 _GRACE = 5.0  # seconds in which a client may still read why its request ended
 
@@ -55,7 +58,9 @@ class Gate:
         if self._limits.api_key is not None and scope["path"].startswith("/v1/"):
             sent = dict(scope["headers"]).get(b"authorization", b"")
             if not hmac.compare_digest(sent, b"Bearer " + self._limits.api_key.encode()):
-                raise HTTPException(401, "wanted this server's API key: Authorization: Bearer KEY")
+                return await _refuse(401, "wanted this server's API key: Authorization: Bearer KEY")(
+                    scope, receive, send
+                )
         await self._in_time(scope, self._counted(receive), send)
 
     def _counted(self, receive: Receive) -> Receive:
@@ -87,4 +92,9 @@ class Gate:
                 await self._app(scope, receive, noted)
         except TimeoutError:
             if not begun:
-                raise HTTPException(408, f"the request did not come in within {seconds:g} s") from None
+                await _refuse(408, f"the request did not come in within {seconds:g} s")(scope, receive, send)
+
+
+def _refuse(status: int, message: str) -> Response:
+    """An answer, not an exception: out here nobody is left to catch one but the log."""
+    return json_response(status, error_object(status, message))

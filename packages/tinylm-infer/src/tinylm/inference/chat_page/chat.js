@@ -107,8 +107,8 @@ function drawMessage(message, index) {
 function drawTrouble(error) {
   const drawn = element("div", "trouble", undefined, { role: "alert" });
   drawn.append(element("p", "", error.message));
-  const offers = { retry: ["Try again", regenerate], key: ["Enter the key", () => openKey()], reload: ["Reload", () => location.reload()] };
-  drawn.append(button(...offers[error.act]));
+  if (error.act === "key") drawn.append(button("Enter the key", openKey));
+  drawn.append(error.act === "reload" ? button("Reload", () => location.reload()) : button("Try again", regenerate));
   return drawn;
 }
 

@@ -50,7 +50,7 @@ async function refusal(response) {
   } catch {
     // something between the page and the server answered; its status has to do
   }
-  if (status === 401) return new Trouble(`The server asks for a key: ${told}`, { act: "key", status });
+  if (status === 401) return new Trouble("The server asks for an API key, or another one than was sent.", { act: "key", status });
   if (status === 404) return new Trouble(`${told}. Reload the page to see what this server has.`, { act: "reload", status });
   if (status === 429) {
     const wait = response.headers.get("Retry-After");
