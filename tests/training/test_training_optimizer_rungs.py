@@ -153,3 +153,25 @@ def test_lion_by_blocks_is_the_loop(options, monkeypatch):
             torch.testing.assert_close(a, b, atol=close(theirs), rtol=1e-6)
     assert torch.Size([6]) not in cut
     assert torch.Size([7, 5]) in cut
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.__name__.rsplit(".", 1)[-1])
+def test_muons_products_in_bfloat16_come_near_those_in_float32(rung):
+    """Singular values come out between 0.7 and 1.2 either way; what is rounded is far less than that."""
+    exact, rounded = parameters("Muon"), parameters("Muon")
+    before = [p.detach().clone() for p in exact]
+    for mine, dtype in ((exact, None), (rounded, torch.bfloat16)):
+        give_gradients(mine, 0)
+        rung.Muon(mine, lr=0.02, dtype=dtype).step()
+    for start, a, b in zip(before, exact, rounded, strict=True):
+        assert b.dtype == torch.float32
+        moved, differs = (a.detach() - start).norm(), (a.detach() - b.detach()).norm()
+        assert 0 < differs < 0.05 * moved
+
+
+def test_a_run_in_bfloat16_computes_muons_products_in_it(tiny, tmp_path):
+    from tinylm.training import Trainer
+
+    for dtype, wanted in (("float32", None), ("bfloat16", torch.bfloat16), ("float16", None)):
+        trainer = Trainer(tiny(tmp_path / dtype, dtype=dtype))
+        assert [group["dtype"] for group in trainer.optimizers["muon"].param_groups] == [wanted]

@@ -27,7 +27,7 @@ from tinylm.training.compiling import compiled
 from tinylm.training.config import TrainConfig
 from tinylm.training.continuing import comparable
 from tinylm.training.data import Loader, LoaderState, TokenDataset
-from tinylm.training.optimizers import optimizers_for
+from tinylm.training.optimizers import compute_products_in, optimizers_for
 from tinylm.training.scaling import LossScale
 from tinylm.training.step import Step
 from tinylm.training.strategy import LossFunction, SingleProcess
@@ -112,6 +112,7 @@ class Setup:
         self.dtype: torch.dtype = getattr(torch, progress.dtype)
         torch.set_num_threads(progress.threads)
         self.step.autocast = machine.autocast(self.device, self.dtype)
+        compute_products_in(self.dtype, self.optimizers.values())
         self.step.scale = LossScale(*(progress.scale or ())) if self.dtype == torch.float16 else None
 
     def compile(self, progress: Progress) -> Progress:

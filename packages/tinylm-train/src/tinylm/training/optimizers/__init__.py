@@ -7,6 +7,6 @@ which rule. Not here: the learning rate over a run (schedule.py).
 
 from tinylm.training.optimizers.fused import SGD, Adam, AdamW, Lion, Muon
 from tinylm.training.optimizers.loop import orthogonalize
-from tinylm.training.optimizers.parameter_groups import optimizers_for
+from tinylm.training.optimizers.parameter_groups import compute_products_in, optimizers_for
 
-__all__ = ["SGD", "Adam", "AdamW", "Lion", "Muon", "optimizers_for", "orthogonalize"]
+__all__ = ["SGD", "Adam", "AdamW", "Lion", "Muon", "compute_products_in", "optimizers_for", "orthogonalize"]

@@ -96,13 +96,13 @@ class Muon(loop.Muon):
         for members in of_one_shape(directions).values():
             stack = torch.stack([directions[i] for i in members])
             rate = group["lr"] * loop.tall_scale(directions[members[0]])
-            step = self.orthogonalize(stack, group["steps"]).mul_(-rate)
+            step = self.orthogonalize(stack, group["steps"], group["dtype"]).mul_(-rate)
             moves = [local(divided_as(move, spread[i])) for move, i in zip(step.unbind(), members, strict=True)]
             torch._foreach_add_([parameters[i] for i in members], moves)
 
-    def orthogonalize(self, stack: Tensor, steps: int) -> Tensor:
+    def orthogonalize(self, stack: Tensor, steps: int, dtype: torch.dtype | None) -> Tensor:
         """(members, ..., rows, columns) -> the same shape, each matrix by itself."""
-        return loop.orthogonalize(stack, steps)
+        return loop.orthogonalize(stack, steps, dtype)
 
 
 def of_one_shape(tensors: list[Tensor]) -> dict[object, list[int]]:

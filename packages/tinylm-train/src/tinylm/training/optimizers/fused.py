@@ -123,14 +123,14 @@ class Lion(foreach.Lion):
 
 
 class Muon(foreach.Muon):
-    def orthogonalize(self, stack: Tensor, steps: int) -> Tensor:
+    def orthogonalize(self, stack: Tensor, steps: int, dtype: torch.dtype | None) -> Tensor:
         """As loop.orthogonalize: b A + c A² and a X + (…) X are one product each."""
         a, b, c = loop.QUINTIC
         flat = stack.flatten(0, -3)
         tall = flat.size(-2) > flat.size(-1)
         x = flat.mT if tall else flat
-        x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+        x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype or stack.dtype)
         for _ in range(steps):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-        return (x.mT if tall else x).reshape(stack.shape)
+        return (x.mT if tall else x).reshape(stack.shape).to(stack.dtype)

@@ -7,8 +7,10 @@ Not here: the rules (loop.py), the rates (config.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tinylm.model import Transformer
@@ -50,3 +52,11 @@ def optimizers_for(model: Transformer, config: TrainConfig) -> dict[str, Optimiz
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def compute_products_in(dtype: torch.dtype, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Muon's products in bfloat16 where the model's are, else in the weights' own precision (float16 has too small a
+    range for them)."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups if isinstance(optimizer, Muon) else ():
+            group["dtype"] = torch.bfloat16 if dtype == torch.bfloat16 else None
