@@ -3,11 +3,12 @@
     python packages/tinylm-train/benchmarks/whole_step.py [--nanogpt DIRECTORY] [--rounds 3] [--json FILE] [--quick]
 
 A step is forward, loss, backward, clipping to a norm of 1 and the update, of 4 x 256 tokens in bfloat16 (autocast),
-each as its own project does it: ours with tinylm-train's Step (AdamW for everything, as the others; and Muon, pretrain's
-default), nanoGPT with its configure_optimizers (torch's fused AdamW), transformers with what its Trainer uses (torch's
-fused AdamW). Ours keeps freed memory as tinylm-train does; "memory kept" gives nanoGPT and transformers the same. Each
-figure is of a fresh process, whose first two steps only set things up; the ways take turns, and the median of CPU times
-stands. Not here: the model alone (tinylm-model's train_step.py), data, logging and checkpoints (overhead.py).
+each as its own project does it: ours with tinylm-train's Step (AdamW for everything, as the others have it; and Muon,
+the default of pretrain), nanoGPT with its configure_optimizers and torch's fused AdamW, transformers with what its
+Trainer uses (torch's fused AdamW). Ours keeps freed memory as tinylm-train does; "memory kept" gives nanoGPT and
+transformers the same. Each figure is of a fresh process, whose first two steps only set things up; the ways take turns,
+and the median of CPU times stands. Not here: the model alone (tinylm-model's train_step.py), data, logging and
+checkpoints (overhead.py).
 """
 
 from __future__ import annotations
