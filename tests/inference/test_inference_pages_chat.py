@@ -283,6 +283,9 @@ def test_the_keyboard_is_enough(chat: Any, script: Script, expect: Any) -> None:
     expect(chat.get_by_role("button", name="Close settings")).to_be_focused()
     chat.keyboard.press("Tab")
     expect(chat.get_by_label("System prompt")).to_be_focused()
+    chat.get_by_role("button", name="Close settings").press("Enter")
+    expect(chat.get_by_role("button", name="Settings", exact=True)).to_be_focused()
+    chat.keyboard.press("Enter")
     chat.keyboard.press("Escape")
     expect(chat.locator("#settings")).to_be_hidden()
 
@@ -312,8 +315,15 @@ def test_a_phone_shows_all_of_it(chat: Any, script: Script, expect: Any) -> None
     expect(chat.locator("#sidebar")).to_be_hidden()
     chat.get_by_role("button", name="Conversations").click()
     expect(chat.get_by_role("button", name="Delete " + "q" * 20)).to_be_visible()
+    for _ in range(8):  # the page below the panel takes no keys
+        chat.keyboard.press("Tab")
+        assert chat.evaluate("document.activeElement.closest('main')") is None
+    chat.keyboard.press("Escape")
+    expect(chat.locator("#sidebar")).to_be_hidden()
+    chat.get_by_role("button", name="Conversations").click()
     chat.locator("#conversations .title").click()
     expect(chat.locator("#sidebar")).to_be_hidden()
+    expect(chat.get_by_label("Message", exact=True)).to_be_focused()
     send_button = chat.get_by_role("button", name="Send").bounding_box()
     assert send_button["x"] + send_button["width"] <= 390
 

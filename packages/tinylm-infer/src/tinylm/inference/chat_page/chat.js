@@ -150,7 +150,7 @@ function change(id, fields) {
 function show(id) {
   const written = writing?.conversation;
   current = written?.id === id ? written : (store.conversations().find((c) => c.id === id) ?? store.blank(current.system));
-  if (matchMedia("(max-width: 62rem)").matches) panel(null);
+  if (narrow.matches) panel(null);
   draw();
   say("");
   $("prompt").focus();

@@ -2,16 +2,22 @@
 // The conversation itself is in chat.js, which runs before this file.
 "use strict";
 
-// Opens one of the two panels and closes the other; null closes both.
+// On a narrow screen the panels lie over the conversation, which then takes no keys.
+const narrow = matchMedia("(max-width: 62rem)");
+
+// Opens one of the two panels and closes the other; null closes both. The focus goes in, and back to what opened it.
 function panel(name) {
+  document.querySelector("main").inert = narrow.matches && name !== null;
   for (const [id, opener] of [["sidebar", "menu"], ["settings", "knobs"]]) {
-    const open = id === name;
-    $(id).classList.toggle("open", open);
-    $(opener).setAttribute("aria-expanded", String(open));
-    if (open) $(id).querySelector("textarea, input, button").focus();
+    const left = $(id).contains(document.activeElement);
+    $(id).classList.toggle("open", id === name);
+    $(opener).setAttribute("aria-expanded", String(id === name));
+    if (id === name) $(id).querySelector("textarea, input, button").focus();
+    else if (left && name === null) $(opener).focus();
   }
 }
 
+narrow.addEventListener("change", () => panel(null));
 const toggle = (name) => panel($(name).classList.contains("open") ? null : name);
 
 function openKey() {
