@@ -1,5 +1,6 @@
 """The server over real sockets: answers equal LLM's, streams, clients that leave or dawdle, signals."""
 
+import contextlib
 import json
 import re
 import signal
@@ -131,6 +132,28 @@ def test_requests_at_one_time_get_the_answers_they_would_get_alone(client: Any) 
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda body: client.ask(COMPLETIONS, body)[1]["choices"], bodies))
     assert together == alone
+
+
+def test_the_metrics_count_and_time_what_happened(served: Callable[..., Any], long_checkpoint: Path) -> None:
+    with served(LLM(str(long_checkpoint), dtype="float32", device="cpu")) as running:
+        body = {**TEXT, "max_tokens": 7, "ignore_eos": True, "n": 2}
+        usage = running.ask(COMPLETIONS, body)[1]["usage"]
+        running.ask(COMPLETIONS, {**body, "prompt": "x" * 9000})
+        with contextlib.closing(running.send("/metrics")) as connection:
+            answer = connection.getresponse()
+            assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+            lines = answer.read().decode().splitlines()
+        kinds = {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE")}
+        told = running.metrics()
+    assert all(re.fullmatch(r"# (HELP|TYPE) \w+ .+|\w+(\{\w+=\"[^\"]+\"\})? [-+0-9.e]+", line) for line in lines)
+    assert {kinds[re.sub(r"_(bucket|sum|count)?(\{.*)?$|\{.*", "", name)] for name in told} == set(kinds.values())
+    assert told["tinylm_prompt_tokens_total"] == usage["prompt_tokens"]
+    assert told["tinylm_generation_tokens_total"] == usage["completion_tokens"] == 14
+    assert told['tinylm_requests_total{reason="length"}'] == told['tinylm_requests_total{reason="refused"}'] == 1
+    assert told["tinylm_time_to_first_token_seconds_count"] == 1
+    assert told["tinylm_time_per_output_token_seconds_count"] == 12
+    buckets = [v for k, v in told.items() if k.startswith("tinylm_time_per_output_token_seconds_bucket")]
+    assert (buckets, buckets[-1]) == (sorted(buckets), 12)
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -122,3 +122,25 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(
 def test_a_host_that_is_not_here_is_refused() -> None:
     with pytest.raises(InferenceError, match="cannot serve at"):
         server.bind("256.0.0.1.invalid", 0)
+
+
+def test_a_shorter_context_is_kept_to(long_checkpoint: Path, served: Callable[..., Any]) -> None:
+    llm = LLM(str(long_checkpoint), dtype="float32", device="cpu", max_model_len=32)
+    with served(llm) as running:
+        assert running.ask("/v1/models")[1]["data"][0]["max_model_len"] == 32
+        status, answer = running.ask(COMPLETIONS, {**TEXT, "prompt": [70] * 32})
+        assert (status, "context holds 32" in answer["error"]["message"]) == (400, True)
+        answer = running.ask(COMPLETIONS, {**TEXT, "prompt": [70] * 20, "max_tokens": 100, "ignore_eos": True})[1]
+        assert (answer["usage"]["total_tokens"], answer["choices"][0]["finish_reason"]) == (32, "length")
+    with pytest.raises(InferenceError, match="max_model_len: the model's context is 4096, got 5000"):
+        LLM(str(long_checkpoint), max_model_len=5000)
+
+
+@pytest.mark.parametrize(
+    "option", [{"waiting": 0}, {"request_seconds": 0.5}, {"request_bytes": -1}, {"api_key": ""}, {"drain_seconds": -1}]
+)
+def test_limits_that_are_none_are_refused(option: dict[str, Any]) -> None:
+    from tinylm.inference.server_limits import ServerLimits
+
+    with pytest.raises(InferenceError, match=next(iter(option))):
+        ServerLimits(**option)

@@ -136,7 +136,7 @@ def generate(
     _show(generation)
     _print_speed(generation, time.perf_counter() - start)
     if generation.finish_reason == "length" and len(generation.token_ids) < max_tokens:
-        print(f"note: the model's context of {llm.model.config.context} tokens is full", file=sys.stderr)
+        print(f"note: the model's context of {llm.engine.context} tokens is full", file=sys.stderr)
 
 
 def _show(generation: "Generation") -> None:
@@ -236,6 +236,9 @@ def serve(
         typer.Option(envvar="TINYLM_API_KEY", help="What clients must show; the variable keeps it out of `ps`."),
     ] = None,
     max_waiting: Annotated[int, typer.Option(help="Beyond so many requests without a first token: 429.")] = 128,
+    max_model_len: Annotated[
+        int | None, typer.Option(help="Tokens of prompt and answer together; the model's context unless given.")
+    ] = None,
     max_request_bytes: Annotated[int, typer.Option(help="Beyond this size of a request: 413.")] = 1 << 20,
     request_seconds: Annotated[float, typer.Option(help="Beyond this time for an answer: 504. 0: no limit.")] = 600.0,
     drain_seconds: Annotated[float, typer.Option(help="How long SIGTERM waits for what is being written.")] = 30.0,
@@ -255,7 +258,7 @@ def serve(
         api_key=api_key,
     )
     with server.bind(host, port) as listener:
-        llm = _open(checkpoint, dtype, device, quantization)
+        llm = _open(checkpoint, dtype, device, quantization, max_model_len=max_model_len)
         server.serve(llm, checkpoint.resolve().name, listener, limits)
 
 

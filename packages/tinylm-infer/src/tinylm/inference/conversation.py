@@ -38,7 +38,7 @@ class Conversation:
 
     def _started(self) -> Generation:
         llm = self._llm
-        context = llm.model.config.context
+        context = llm.engine.context
         room = max(1, context - min(self._params.max_tokens or context, context // 2))
         if not llm.tuned_for_chat:
             return llm.stream({"prompt_token_ids": self._plain_text()[-room:]}, self._params)

@@ -49,7 +49,7 @@ class Engine:
         config = config or EngineConfig()
         kind = (model.embed.weight.device, cache_dtype(model))
         count = config.block_count(model.config, kind[1].itemsize)
-        self.model, self.config = model, config
+        self.model, self.config, self.context = model, config, config.context(model.config)
         self.blocks = BlockManager(count, config.block_size, config.enable_prefix_caching)
         self.scheduler = Scheduler(self.blocks, config.max_num_seqs, config.max_num_batched_tokens)
         many = config.max_num_seqs > 1
@@ -105,7 +105,7 @@ class Engine:
         index: int = 0,
     ) -> Sequence:
         """A text that is checked and not yet added."""
-        context, vocabulary = self.model.config.context, self.model.config.vocab_size
+        context, vocabulary = self.context, self.model.config.vocab_size
         if not 1 <= len(prompt_token_ids) < context:
             raise InferenceError(
                 f"wanted a prompt of 1 to {context - 1} tokens (the context is {context}), got {len(prompt_token_ids)}"

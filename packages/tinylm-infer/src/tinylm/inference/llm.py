@@ -53,6 +53,7 @@ class LLM:
         kv_cache_memory_bytes: int | None = None,
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 512,
+        max_model_len: int | None = None,
         enable_prefix_caching: bool = True,
         batch_invariant: bool = False,
         speculative_config: Mapping[str, Any] | None = None,
@@ -72,6 +73,7 @@ class LLM:
             kv_cache_memory_bytes=kv_cache_memory_bytes,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=max_model_len,
             enable_prefix_caching=enable_prefix_caching,
             batch_invariant=batch_invariant,
         )
@@ -205,9 +207,9 @@ class LLM:
         for token_id in ids:
             if not 0 <= token_id < config.vocab_size:
                 raise InferenceError(f"prompt: token ids are 0 to {config.vocab_size - 1} here, got {token_id}")
-        if len(ids) >= config.context:
+        if len(ids) >= self.engine.context:
             raise InferenceError(
-                f"the prompt has {len(ids)} tokens, and the model's context holds {config.context}, at least one of "
+                f"the prompt has {len(ids)} tokens, and the context holds {self.engine.context}, at least one of "
                 "them for the answer: shorten the prompt"
             )
         return ids

@@ -91,7 +91,7 @@ def build_app(llm: LLM, name: str, limits: ServerLimits | None = None) -> FastAP
     @app.get("/v1/models", **ANSWERS["models"])
     async def models() -> dict[str, Any]:
         model = {"id": name, "object": "model", "created": created, "owned_by": "tinylm"}
-        return {"object": "list", "data": [{**model, "max_model_len": llm.model.config.context}]}
+        return {"object": "list", "data": [{**model, "max_model_len": llm.engine.context}]}
 
     @app.post("/v1/completions", **ANSWERS["completions"])
     async def completions(body: CompletionBody) -> Response:

@@ -42,7 +42,7 @@ def page(llm: LLM, name: str) -> tuple[str, dict[str, str]]:
     config = llm.model.config
     facts = {
         "model": name,
-        "context": config.context,
+        "context": llm.engine.context,
         "parameters": config.parameter_count(),
         "tuned": "yes" if llm.tuned_for_chat else "no",
     }

@@ -1,0 +1,235 @@
+"""The server under load: clients that stream, tokens per CPU-second, time to the first token, time between tokens.
+
+    python packages/tinylm-infer/benchmarks/server.py [--only WORD ...] [--long-seconds 120] [--json FILE] [--quick]
+
+GPT-2's shape (124M), random weights, one thread a server, prompts of 64 random tokens, 64 new ones, greedy. 8 clients,
+each with 4 requests one after the other, then 64 clients for two minutes: how many requests failed (429 apart), and by
+how much the server's memory grew between the first quarter and the end. CPU time is that of the server's processes; the
+clients are in this one and not counted. Peer: vLLM's CPU build, in an environment of its own, `--vllm VLLM_PROGRAM`
+(its requirements are not ours); left out where it is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import peers
+import psutil
+import torch
+
+from tinylm.model import Transformer, TransformerConfig
+from tinylm.observability.tables import cells, new_table, write_table
+from tinylm.tokenizer import Tokenizer
+
+PROMPT, COUNT, VOCABULARY = 64, 64, 50257
+COLUMNS = [
+    "server",
+    "clients",
+    "tokens per CPU-s",
+    "first token, s (median)",
+    "between tokens, ms (median)",
+    "requests",
+    "refused (429)",
+    "failed",
+    "memory grew, MB",
+]
+QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+VLLM = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "0", **QUIET}
+
+
+@dataclass
+class Load:
+    """What the clients of one run saw."""
+
+    first: list[float] = field(default_factory=list)
+    between: list[float] = field(default_factory=list)
+    tokens: int = 0
+    statuses: list[int] = field(default_factory=list)
+
+    def ask(self, port: int, model: str, seed: int) -> None:
+        """One request, read to its end."""
+        chance = random.Random(seed)
+        prompt = [chance.randrange(1, VOCABULARY) for _ in range(PROMPT)]
+        body = {"model": model, "prompt": prompt, "max_tokens": COUNT, "ignore_eos": True, "temperature": 0}
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=600)) as connection:
+            start = time.perf_counter()
+            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            self.statuses.append(answer.status)
+            if answer.status != 200:
+                time.sleep(float(answer.headers.get("Retry-After", 0)))
+                return
+            arrived, usage = [start], 0
+            while (line := answer.readline()) and line != b"data: [DONE]\n":
+                if line.startswith(b"data: "):
+                    event = json.loads(line[6:])
+                    arrived += [time.perf_counter()] if event["choices"] else []
+                    usage = (event.get("usage") or {}).get("completion_tokens", usage)
+        self.tokens += usage
+        self.first.append(arrived[1] - start)
+        # A server may send several tokens in one event: the mean over the text says what a reader sees.
+        self.between.append((arrived[-1] - arrived[1]) / max(1, usage - 1))
+
+
+def ours(folder: Path, kind: str) -> list[str]:
+    directory = folder / "ours"
+    if not directory.exists():
+        torch.manual_seed(0)
+        Transformer(TransformerConfig.preset("gpt2", vocab_size=VOCABULARY, depth=12)).save(directory)
+        Tokenizer.train(["The cook says: good soup! " * 20], vocab_size=270, special_tokens=["<|end|>"]).save(directory)
+    options = ["--quantization", kind] if kind.startswith("int") else ["--dtype", kind]
+    return [sys.executable, "-m", "tinylm.inference", "serve", str(directory), *options]
+
+
+def vllm(folder: Path, program: str) -> list[str]:
+    torch.manual_seed(0)
+    model = Transformer(TransformerConfig.preset("gpt2", vocab_size=VOCABULARY, depth=12)).eval()
+    directory = peers.saved(folder, model)
+    options = ["--dtype", "bfloat16", "--enforce-eager", "--no-enable-prefix-caching", "--max-model-len", "1024"]
+    return [program, "serve", str(directory), *options]
+
+
+@contextlib.contextmanager
+def running(command: list[str]) -> Iterator[tuple[int, str, psutil.Process]]:
+    """(port, the model's name, the process) of a server that answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **VLLM}
+    with subprocess.Popen(
+        [*command, "--port", str(port)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            yield port, model_name(process, port), psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def model_name(process: subprocess.Popen[bytes], port: int) -> str:
+    while process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        with contextlib.suppress(OSError, ValueError, LookupError), contextlib.closing(connection):
+            connection.request("GET", "/v1/models")
+            return str(json.loads(connection.getresponse().read())["data"][0]["id"])
+        time.sleep(0.5)
+    raise RuntimeError(f"the server ended with code {process.returncode}")
+
+
+def everything(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    return float(sum(sum(p.cpu_times()[:2]) for p in everything(process)))
+
+
+def megabytes(process: psutil.Process) -> float:
+    return float(sum(p.memory_info().rss for p in everything(process)) / 1e6)
+
+
+def measure(port: int, model: str, process: psutil.Process, clients: int, requests: int, seconds: float) -> list[Any]:
+    """A row without the server's name: each client asks `requests` times, or until `seconds` are over (0: never)."""
+    load, before = Load(), cpu_seconds(process)
+    end = time.monotonic() + seconds
+
+    def client(number: int) -> None:
+        for turn in range(requests):
+            if seconds and time.monotonic() > end:
+                return
+            try:
+                load.ask(port, model, number * 10_000 + turn)
+            except (OSError, http.client.HTTPException, ValueError, LookupError):
+                load.statuses.append(0)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    early = None
+    if seconds:
+        time.sleep(seconds / 4)
+        early = megabytes(process)
+    for thread in threads:
+        thread.join()
+    refused = load.statuses.count(429)
+    return [
+        clients,
+        load.tokens / (cpu_seconds(process) - before),
+        statistics.median(load.first),
+        1e3 * statistics.median(load.between),
+        len(load.statuses),
+        refused,
+        len(load.statuses) - refused - load.statuses.count(200),
+        None if early is None else megabytes(process) - early,
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The server under load, beside vLLM's.")
+    parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="servers with a word in their name")
+    parser.add_argument("--vllm", default=shutil.which("vllm"), help="the program of vLLM's CPU build")
+    parser.add_argument("--long-seconds", type=float, default=120.0, help="how long 64 clients ask; 0: not at all")
+    parser.add_argument("--rounds", type=int, default=3, help="of the 8 clients, every server in turn")
+    parser.add_argument("--json", type=Path, help="write the table here as well")
+    parser.add_argument("--quick", action="store_true", help="one round, 64 clients for 5 s, ours in bfloat16 only")
+    options = parser.parse_args()
+    words = options.only or (["tinylm bfloat16"] if options.quick else [])
+    rounds, long_seconds = (1, 5.0) if options.quick else (options.rounds, options.long_seconds)
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        commands = {f"tinylm {kind}": ours(Path(temporary), kind) for kind in ("float32", "bfloat16", "int8")}
+        if options.vllm:
+            commands["vLLM bfloat16"] = vllm(Path(temporary), options.vllm)
+        else:
+            print("left out: vLLM: no program; --vllm says where its CPU build is")
+        commands = {n: c for n, c in commands.items() if not words or any(word in n for word in words)}
+        with contextlib.ExitStack() as stack:
+            servers = {name: stack.enter_context(running(command)) for name, command in commands.items()}
+            for server in servers.values():
+                measure(*server, 8, 1, 0)  # memory is touched and caches fill
+            found: dict[str, list[list[Any]]] = {name: [] for name in servers}
+            for _ in range(rounds):
+                for name, server in servers.items():
+                    found[name].append(measure(*server, 8, 4, 0))
+            for name, each in found.items():
+                rows.append([name, *(middle(column) for column in zip(*each, strict=True))])
+            if long_seconds:
+                for name, server in servers.items():
+                    rows.append([name, *measure(*server, 64, 10**6, long_seconds)])
+    command = "python packages/tinylm-infer/benchmarks/server.py"
+    command += "".join(f" {word!r}" if " " in word else f" {word}" for word in (["--only", *words] if words else []))
+    command += "" if long_seconds == 120 else f" --long-seconds {long_seconds:g}"
+    title = (
+        "GPT-2's shape (124M), streaming clients; the server's CPU time, one thread, other jobs running: trust ratios"
+    )
+    table = new_table(title, command, COLUMNS, rows)
+    for line in [table["columns"], *cells(table)]:
+        print("  ".join(text.ljust(16) for text in line))
+    if options.json is not None:
+        write_table(table, options.json)
+
+
+def middle(column: tuple[Any, ...]) -> Any:
+    return None if column[0] is None else statistics.median(column)
+
+
+if __name__ == "__main__":
+    main()
