@@ -122,7 +122,7 @@ def transformers(dtype: torch.dtype) -> Callable[[Path, Transformer], Write]:
     def make(folder: Path, model: Transformer) -> Write:
         from transformers import AutoModelForCausalLM
 
-        theirs = AutoModelForCausalLM.from_pretrained(saved(folder, model), dtype=dtype)
+        theirs = AutoModelForCausalLM.from_pretrained(_saved(folder, model), dtype=dtype)
 
         @torch.inference_mode()
         def write(prompts: list[list[int]], count: int) -> None:
@@ -146,7 +146,7 @@ def vllm(folder: Path, model: Transformer) -> Write:
     import vllm as peer
 
     options = {"dtype": "bfloat16", "enforce_eager": True, "enable_prefix_caching": False, "skip_tokenizer_init": True}
-    theirs = peer.LLM(str(saved(folder, model)), max_model_len=1024, **options)
+    theirs = peer.LLM(str(_saved(folder, model)), max_model_len=1024, **options)
 
     def write(prompts: list[list[int]], count: int) -> None:
         params = peer.SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, detokenize=False)
@@ -161,7 +161,7 @@ def ctranslate2(kind: str) -> Callable[[Path, Transformer], Write]:
 
         out = folder / f"ctranslate2-{kind}"
         if not out.exists():
-            peer.converters.TransformersConverter(str(saved(folder, model))).convert(str(out), quantization=kind)
+            peer.converters.TransformersConverter(str(_saved(folder, model))).convert(str(out), quantization=kind)
         generator = peer.Generator(str(out), device="cpu", inter_threads=1, intra_threads=1, compute_type=kind)
 
         def write(prompts: list[list[int]], count: int) -> None:
@@ -219,7 +219,7 @@ def llama_cpp_file(path: Path) -> Write:
     return write
 
 
-def saved(folder: Path, model: Transformer) -> Path:
+def _saved(folder: Path, model: Transformer) -> Path:
     """The model as a Hugging Face directory, with a tokenizer whose tokens are t0, t1, ..."""
     out = folder / "huggingface"
     if out.exists():

@@ -5,8 +5,8 @@
 GPT-2's shape (124M), random weights, one thread a server, prompts of 64 random tokens, 64 new ones, greedy. 8 clients,
 each with 4 requests one after the other, then 64 clients for two minutes: how many requests failed (429 apart), and by
 how much the server's memory grew between the first quarter and the end. CPU time is that of the server's processes; the
-clients are in this one and not counted. Peer: vLLM's CPU build, in an environment of its own, `--vllm VLLM_PROGRAM`
-(its requirements are not ours); left out where it is missing.
+clients are in this one and not counted. Peer: vLLM's CPU build, in an environment of its own (its requirements are not
+ours), eager and without a prefix cache: `--vllm PYTHON`, left out where that is not given.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
-import shutil
 import socket
 import statistics
 import subprocess
@@ -30,13 +30,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import peers
 import psutil
 import torch
 
 from tinylm.model import Transformer, TransformerConfig
 from tinylm.observability.tables import cells, new_table, write_table
-from tinylm.tokenizer import Tokenizer
 
 PROMPT, COUNT, VOCABULARY = 64, 64, 50257
 COLUMNS = [
@@ -51,7 +49,7 @@ COLUMNS = [
     "memory grew, MB",
 ]
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-VLLM = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "0", **QUIET}
+VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0", **QUIET}
 
 
 @dataclass
@@ -89,22 +87,34 @@ class Load:
         self.between.append((arrived[-1] - arrived[1]) / max(1, usage - 1))
 
 
-def ours(folder: Path, kind: str) -> list[str]:
-    directory = folder / "ours"
-    if not directory.exists():
-        torch.manual_seed(0)
-        Transformer(TransformerConfig.preset("gpt2", vocab_size=VOCABULARY, depth=12)).save(directory)
-        Tokenizer.train(["The cook says: good soup! " * 20], vocab_size=270, special_tokens=["<|end|>"]).save(directory)
+def checkpoint(folder: Path) -> Path:
+    """Random weights, and a tokenizer in which each of the 50,257 ids is some ASCII text: every token is an event."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    directory = folder / "gpt2-shape"
+    Transformer(TransformerConfig.preset("gpt2", vocab_size=VOCABULARY, depth=12)).save(directory)
+    letters = [chr(code) for code in range(33, 127)]
+    pairs = list(itertools.product(letters, letters))
+    triples = ((a + b, c) for a, b in pairs for c in letters)
+    merges = [*pairs, *itertools.islice(triples, VOCABULARY - 256 - len(pairs))]
+    words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
+    made = tokenizers.Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, merges))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(directory)
+    return directory
+
+
+def ours(directory: Path, kind: str) -> list[str]:
     options = ["--quantization", kind] if kind.startswith("int") else ["--dtype", kind]
     return [sys.executable, "-m", "tinylm.inference", "serve", str(directory), *options]
 
 
-def vllm(folder: Path, program: str) -> list[str]:
-    torch.manual_seed(0)
-    model = Transformer(TransformerConfig.preset("gpt2", vocab_size=VOCABULARY, depth=12)).eval()
-    directory = peers.saved(folder, model)
+def vllm(directory: Path, python: str) -> list[str]:
     options = ["--dtype", "bfloat16", "--enforce-eager", "--no-enable-prefix-caching", "--max-model-len", "1024"]
-    return [program, "serve", str(directory), *options]
+    return [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(directory), *options]
 
 
 @contextlib.contextmanager
@@ -114,9 +124,10 @@ def running(command: list[str]) -> Iterator[tuple[int, str, psutil.Process]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **VLLM}
-    with subprocess.Popen(
-        [*command, "--port", str(port)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    if "vllm" in command[2]:
+        environment.pop("PYTHONPATH", None)  # its environment holds other versions
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([*command, "--port", str(port)], env=environment, **silent) as process:
         try:
             yield port, model_name(process, port), psutil.Process(process.pid)
         finally:
@@ -185,7 +196,7 @@ def measure(port: int, model: str, process: psutil.Process, clients: int, reques
 def main() -> None:
     parser = argparse.ArgumentParser(description="The server under load, beside vLLM's.")
     parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="servers with a word in their name")
-    parser.add_argument("--vllm", default=shutil.which("vllm"), help="the program of vLLM's CPU build")
+    parser.add_argument("--vllm", metavar="PYTHON", help="the Python of an environment with vllm-cpu")
     parser.add_argument("--long-seconds", type=float, default=120.0, help="how long 64 clients ask; 0: not at all")
     parser.add_argument("--rounds", type=int, default=3, help="of the 8 clients, every server in turn")
     parser.add_argument("--json", type=Path, help="write the table here as well")
@@ -195,11 +206,12 @@ def main() -> None:
     rounds, long_seconds = (1, 5.0) if options.quick else (options.rounds, options.long_seconds)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        commands = {f"tinylm {kind}": ours(Path(temporary), kind) for kind in ("float32", "bfloat16", "int8")}
+        directory = checkpoint(Path(temporary))
+        commands = {f"tinylm {kind}": ours(directory, kind) for kind in ("float32", "bfloat16", "int8")}
         if options.vllm:
-            commands["vLLM bfloat16"] = vllm(Path(temporary), options.vllm)
+            commands["vLLM bfloat16"] = vllm(directory, options.vllm)
         else:
-            print("left out: vLLM: no program; --vllm says where its CPU build is")
+            print("left out: vLLM: --vllm PYTHON says which environment has its CPU build")
         commands = {n: c for n, c in commands.items() if not words or any(word in n for word in words)}
         with contextlib.ExitStack() as stack:
             servers = {name: stack.enter_context(running(command)) for name, command in commands.items()}
