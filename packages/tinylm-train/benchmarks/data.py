@@ -1,11 +1,14 @@
-"""What data costs: `prepare` by text size and threads, and a batch beside the training step that it feeds.
+"""What is around a step: `prepare` by text size and threads; a batch, a row of the log and a checkpoint beside a step.
 
     python packages/tinylm-train/benchmarks/data.py prepare --json OUT      about a minute
     python packages/tinylm-train/benchmarks/data.py loader --json OUT       about half a minute; GPT-2's 124M shape
+    python packages/tinylm-train/benchmarks/data.py checkpoint --json OUT   about two minutes; the same shape
 
 The text is made: sentences of words as frequent as a language's (Zipf), in another order in every block. Each prepare
 runs in a process of its own, whose CPU time and peak memory the system reports. A step is a forward and backward pass
-in bfloat16 on one thread, 4 x 256 tokens. Not here: how fast the tokenizer is alone (tinylm-tokenizer's benchmarks).
+in bfloat16 on one thread, 4 x 256 tokens, all in CPU time. What a checkpoint costs is the difference between whole
+`pretrain` runs of as many steps that save once and after every step, their writing threads included. Not here: how fast
+the tokenizer is alone (tinylm-tokenizer's benchmarks).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -139,17 +143,18 @@ def measure_loader(folder: Path, repeats: int) -> list[dict[str, Any]]:
         model.separate_documents = packing == "documents"
         with obs.init(directory=folder / packing) as run:
             waits, logs, steps = [], [], []
+            clock = time.thread_time  # another thread draws the next batch meanwhile
             for number in range(repeats + 1):
-                begun = time.perf_counter()
+                begun = clock()
                 inputs, targets = loader.next()
-                drawn = time.perf_counter()
+                drawn = clock()
                 with torch.autocast("cpu", torch.bfloat16):
                     loss = model.loss(inputs, targets)
                 loss.backward()
                 model.zero_grad()
-                stepped = time.perf_counter()
+                stepped = clock()
                 run.log({"loss": loss.item(), "gradient_norm": 1.0, "learning_rate": 0.1, "tokens": 1024}, step=number)
-                done = time.perf_counter()
+                done = clock()
                 if number:  # the first batch is not ready yet, and the first step is slower
                     waits.append(drawn - begun)
                     steps.append(stepped - drawn)
@@ -164,10 +169,10 @@ def measure_loader(folder: Path, repeats: int) -> list[dict[str, Any]]:
         rows.append(
             {
                 "rows": packing,
-                "step, s": round(step, 3),
-                "waiting for a batch, ms": round(1e3 * statistics.median(waits), 3),
+                "step, CPU-s": round(step, 3),
+                "taking a batch, CPU-ms": round(1e3 * statistics.median(waits), 3),
                 "drawing it in the thread, CPU-ms": round(1e3 * drawing, 3),
-                "logging, ms": round(1e3 * statistics.median(logs), 3),
+                "logging, CPU-ms": round(1e3 * statistics.median(logs), 3),
                 "all of it, % of the step": round(
                     100 * (statistics.median(waits) + drawing + statistics.median(logs)) / step, 3
                 ),
@@ -177,9 +182,46 @@ def measure_loader(folder: Path, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+def measure_checkpoint(folder: Path, steps: int) -> list[dict[str, Any]]:
+    """CPU seconds of whole runs: a few steps, more steps, and as many with a checkpoint after each."""
+    from tinylm.tokenizer import Tokenizer
+    from tinylm.training import prepare
+
+    lines = block()
+    rest = [f"<|{number}|>" for number in range(50_257 - 8192)]  # no text has them: the head has GPT-2's size
+    Tokenizer.train(["".join(lines)], vocab_size=50_257, special_tokens=rest).save(folder / "tokenizer")
+    (folder / "text.txt").write_text("".join(lines[:4000]), "utf-8")
+    prepare([folder / "text.txt"], folder / "tokenizer", folder / "data", "tail:0.01")
+
+    def run(count: int, every: int) -> float:
+        out = folder / f"run-{count}-{every}"
+        fixed = (
+            f"--data {folder / 'data'} --out {out} --preset gpt2 --depth 12 --width 768 --heads 12 --context 256 "
+            "--batch-size 4 --optimizer adamw --device cpu --dtype bfloat16 --threads 1 --compile never "
+            "--no-keep-best --keep 1 --validate-every 1000000"
+        )
+        command = [sys.executable, "-m", "tinylm.training", "pretrain", *fixed.split()]
+        command += ["--steps", str(count), "--checkpoint-every", str(every)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"pretrain ended with {process.returncode}")
+        shutil.rmtree(out)
+        return usage.ru_utime + usage.ru_stime
+
+    short, long, saving = run(2, 1000), run(2 + steps, 1000), run(2 + steps, 1)
+    step, checkpoint = (long - short) / steps, (saving - long) / (1 + steps)
+    row: dict[str, Any] = {"step, CPU-s": round(step, 3), "checkpoint, CPU-s": round(checkpoint, 3)}
+    for every in (100, 250, 1000):
+        row[f"every {every} steps, % of them"] = round(100 * checkpoint / (every * step), 2)
+    print(row, flush=True)
+    return [row]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=["prepare", "loader"], default="prepare")
+    parser.add_argument("what", nargs="?", choices=["prepare", "loader", "checkpoint"], default="prepare")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures there")
     parser.add_argument("--quick", action="store_true", help="small sizes, nothing written")
     options = parser.parse_args()
@@ -189,6 +231,9 @@ def main() -> None:
         if options.what == "prepare":
             title = "prepare: one text of many megabytes, by size and threads"
             rows = measure_prepare(Path(name), [5, 10] if options.quick else [50, 500])
+        elif options.what == "checkpoint":
+            title = "What a checkpoint costs (GPT-2's 124M shape, 4 x 256 tokens, AdamW, one thread)"
+            rows = measure_checkpoint(Path(name), 1 if options.quick else 6)
         else:
             title = "What data costs a training step (GPT-2's 124M shape, 4 x 256 tokens, one thread)"
             rows = measure_loader(Path(name), 1 if options.quick else 5)

@@ -8,7 +8,7 @@ the default of pretrain), nanoGPT with its configure_optimizers and torch's fuse
 Trainer uses (torch's fused AdamW). Ours keeps freed memory as tinylm-train does; "memory kept" gives nanoGPT and
 transformers the same. Each figure is of a fresh process, whose first two steps only set things up; the ways take turns,
 and the median of CPU times stands. Not here: the model alone (tinylm-model's train_step.py), data, logging and
-checkpoints (overhead.py).
+checkpoints (data.py).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def measure(way: str, directory: str, steps: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if way.startswith("ours") or way.endswith(KEPT):
-        from tinylm.training.device import keep_freed_memory
+        from tinylm.model import keep_freed_memory
 
         keep_freed_memory()
     made = {
