@@ -7,7 +7,6 @@ _report.py.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
@@ -23,6 +22,7 @@ from tinylm.observability.boundary import bounded
 from tinylm.training._signals import stop_after_step
 from tinylm.training.config import TrainConfig
 from tinylm.training.finetuning.config import FinetuneConfig
+from tinylm.training.launched import refuse_many_processes
 
 if TYPE_CHECKING:
     from tinylm.training.status import Result
@@ -56,12 +56,15 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
+@_bounded
 def _app(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version, torch and device.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "pretrain":
+        refuse_many_processes(str(context.invoked_subcommand))
 
 
 @app.command(epilog="Try: tinylm-train prepare my.txt --tokenizer TOKENIZER_DIR --validation tail:0.1 --out DATA_DIR")
@@ -149,8 +152,7 @@ def pretrain(
     from tinylm.training.parallel import strategy_for
     from tinylm.training.trainer import Trainer
 
-    strategy = strategy_for(options)
-    with contextlib.closing(strategy), Display(shown=strategy.is_writer) as display:
+    with strategy_for(options) as strategy, Display(shown=strategy.is_writer) as display:
         trainer = Trainer(options, display.report, display.say, strategy)
         if strategy.description:
             display.say(strategy.description)

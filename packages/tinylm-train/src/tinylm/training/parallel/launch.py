@@ -1,27 +1,18 @@
-"""Is this one process of many? torchrun says so in the environment; the options say how they share the work.
+"""How the processes that torchrun has started share the work: as the options say.
 
 Not here: joining them (processes.py).
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from tinylm.training._errors import TrainingError
+from tinylm.training.launched import from_environment
 from tinylm.training.strategy import SingleProcess
 
 if TYPE_CHECKING:
     from tinylm.training.config import TrainConfig
-
-
-def from_environment(name: str, default: int) -> int:
-    """A number that torchrun sets. Raises TrainingError for what is not one."""
-    text = os.environ.get(name)
-    try:
-        return default if text is None else int(text)
-    except ValueError:
-        raise TrainingError(f"wanted a number in the environment's {name}, got {text!r}: start with torchrun") from None
 
 
 def strategy_for(config: TrainConfig) -> SingleProcess:
@@ -49,10 +40,3 @@ def strategy_for(config: TrainConfig) -> SingleProcess:
     from tinylm.training.parallel.divided import Divided
 
     return Divided(config)
-
-
-def refuse_many_processes(command: str) -> None:
-    """TrainingError where torchrun has started a command that works in one process."""
-    world = from_environment("WORLD_SIZE", 1)
-    if world > 1:
-        raise TrainingError(f"wanted one process for {command}, got {world}: start it without torchrun")

@@ -11,14 +11,16 @@ import contextlib
 import datetime
 import socket
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from tinylm.model import pick_device
 from tinylm.training._errors import TrainingError
-from tinylm.training.parallel.launch import from_environment
+from tinylm.training.launched import from_environment
 from tinylm.training.strategy import SingleProcess
 
 if TYPE_CHECKING:
@@ -114,8 +116,12 @@ class Processes(SingleProcess):
             "same command again goes on from the last checkpoint"
         )
 
-    def close(self) -> None:
-        """Also where the others are gone."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave, also where the others are gone. torchrun repeats an error, as the first of its causes."""
+        if isinstance(error, Exception):
+            get_error_handler().record_exception(error)
         if dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
