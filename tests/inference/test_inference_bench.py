@@ -8,6 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tinylm.inference import LLM, InferenceError, bench  # noqa: E402  # after importorskip
+from tinylm.inference.quantization import quantize  # noqa: E402
+from tinylm.model import Transformer, TransformerConfig  # noqa: E402
 
 TEXT = "The bird sings in the tree. The cook says: good soup! Naïve wörld 你好 🙂 " * 5
 
@@ -47,6 +49,40 @@ def test_speed_reports_what_it_ran(llm: LLM) -> None:
     assert (result["prompt_tokens"], result["max_tokens"], result["repetitions"]) == (4, 6, 2)
     assert result["time_to_first_token_s"] > 0
     assert result["tokens_per_s"] == pytest.approx(1 / result["time_per_token_s"])
+
+    assert result["bytes_per_token"] == bench.bytes_per_token(llm.model, 7)
+    assert result["gb_per_s"] == pytest.approx(result["bytes_per_token"] * result["tokens_per_s"] / 1e9)
+    assert result["roofline_fraction"] > 0
+
+
+def test_a_token_reads_every_weight_once() -> None:
+    shape = {"vocab_size": 300, "depth": 2, "context": 64}
+    for preset, tied in (("qwen3", True), ("gpt2", True), ("llama", False)):
+        model = Transformer(TransformerConfig.preset(preset, **shape, tie_embeddings=tied))
+        config = model.config
+        total = 4 * config.parameter_count()
+        rows = 4 * config.width * ((not tied) * 300 + (preset == "gpt2") * 64)  # looked up, a row at a time
+        cache = 4 * 2 * config.depth * config.kv_heads * config.head_dim * 10
+        assert bench.bytes_per_token(model, 10) == total - rows + cache
+        assert bench.bytes_per_token(model.bfloat16(), 0) == (total - rows) / 2
+
+
+def test_rounded_weights_are_read_as_they_are_kept() -> None:
+    model = Transformer(TransformerConfig.preset("gpt2", vocab_size=512, depth=2, context=64, width=256))
+    full = bench.bytes_per_token(model, 0)
+    eight, four = (bench.bytes_per_token(quantize(model, scheme), 0) for scheme in ("int8", "int4"))
+    assert 0.25 < eight / full < 0.3
+    assert 0.14 < four / full < 0.25  # the head stays at 8 bits
+
+
+def test_of_experts_those_are_read_that_a_token_is_sent_to() -> None:
+    shape = {"vocab_size": 300, "depth": 1, "context": 64, "experts": 8, "mlp_width": 96}
+    one, two = (
+        bench.bytes_per_token(Transformer(TransformerConfig.preset("qwen3", **shape, experts_per_token=k)), 0)
+        for k in (1, 2)
+    )
+    config = TransformerConfig.preset("qwen3", **shape, experts_per_token=1)
+    assert two - one == 4 * 3 * config.width * config.mlp_width
 
 
 @pytest.mark.parametrize(("prompt", "new"), [(0, 5), (5, 1), (60, 10)])

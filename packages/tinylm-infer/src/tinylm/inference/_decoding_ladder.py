@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from tinylm.inference.compiled import Compiled
+    from tinylm.inference.sampling_params import SamplingParams
     from tinylm.model import Transformer
 
 Texts = list[list[int]]
-NEW, VOCABULARY = 32, 2048
+BATCH, VOCABULARY = 8, 2048  # texts at a time
+NEW = (8, 16, 32, 64)  # how many tokens a text gets
 
 
 class Decoding(NamedTuple):
     model: Transformer
     prompts: Texts
+    counts: list[int]  # new tokens of each
     step: Compiled | None = None  # of the compiled rung: compiling is not timed
 
 
 def rungs() -> list[dict[str, Any]]:
     """Lowest rung first within each ladder; see tinylm.observability for the meaning of the keys."""
     common: dict[str, Any] = {"component": "decoding", "ladder": "greedy decoding of many prompts", "unit": "tokens"}
-    common |= {"make": _make_decoding, "amount": lambda work: NEW * len(work.prompts), "compare": _mismatch, "size": 8}
+    common |= {"make": _make_decoding, "amount": lambda work: sum(work.counts), "compare": _mismatch, "size": 24}
     return [*_float32(common), *_quantized(common, "int8"), *_quantized(common, "int4")]
 
 
@@ -74,6 +77,15 @@ def _float32(common: dict[str, Any]) -> list[dict[str, Any]]:
         },
         {
             **common,
+            "rung": "C++ pass",
+            "module": "tinylm.inference.plain_weights",
+            "change": "hundreds of calls for a step: one, which reads the weights in order, in large pages",
+            "equals": "paged, continuous batching",
+            "make": _make_kernels,
+            "run": lambda work: _run_engine(work, enable_prefix_caching=False),
+        },
+        {
+            **common,
             "rung": "compiled",
             "module": "tinylm.inference.compiled",
             "change": "Python and small calls between the products: a step is one graph of fixed shapes",
@@ -105,13 +117,13 @@ def _quantized(common: dict[str, Any], scheme: str) -> list[dict[str, Any]]:
             "equals": f"{scheme}, PyTorch",
             "make": lambda size: _make_quantized(size, scheme, kernels=True),
             "run": _run_engine,
-            "size": 8,
+            "size": 24,
         },
     ]
 
 
 def _make_decoding(size: int) -> Decoding:
-    """`size` prompts of 48 tokens, the first 40 in common, for the qwen3 preset of depth 4."""
+    """`size` prompts of 44 to 56 tokens, the first 40 in common, for the qwen3 preset of depth 4."""
     import torch
 
     from tinylm.model import Transformer, TransformerConfig
@@ -120,8 +132,9 @@ def _make_decoding(size: int) -> Decoding:
     model = Transformer(TransformerConfig.preset("qwen3", VOCABULARY, 4, context=256)).eval()
     chooser = random.Random(0)
     common = [chooser.randrange(VOCABULARY) for _ in range(40)]
-    work = Decoding(model, [common + [chooser.randrange(VOCABULARY) for _ in range(8)] for _ in range(size)])
-    _run_engine(work._replace(prompts=work.prompts[:1]))  # torch's first calls set up its kernels
+    own = [[chooser.randrange(VOCABULARY) for _ in range(chooser.randint(4, 16))] for _ in range(size)]
+    work = Decoding(model, [common + rest for rest in own], [chooser.choice(NEW) for _ in own])
+    _run_engine(work._replace(prompts=work.prompts[:1], counts=[8]))  # torch's first calls set up its kernels
     return work
 
 
@@ -129,7 +142,15 @@ def _make_compiled(size: int) -> Decoding:
     from tinylm.inference.compiled import Compiled
 
     work = _make_decoding(size)
-    return work._replace(step=Compiled(work.model, size, len(work.prompts[0]) + NEW))
+    return work._replace(step=Compiled(work.model, BATCH, max(map(len, work.prompts)) + max(NEW)))
+
+
+def _make_kernels(size: int) -> Decoding:
+    from tinylm.inference.plain_weights import use_kernels
+
+    work = _make_decoding(size)
+    use_kernels(work.model)
+    return work
 
 
 def _make_quantized(size: int, scheme: str, kernels: bool) -> Decoding:
@@ -162,18 +183,27 @@ def _make_quantized(size: int, scheme: str, kernels: bool) -> Decoding:
 def _run_static(work: Decoding) -> Texts:
     from tinylm.inference.static_batch import static_batch
 
-    return static_batch(work.model, work.prompts, [_greedy()] * len(work.prompts))
+    return [text for part in _batches(work) for text in static_batch(work.model, *part)]
 
 
 def _run_compiled(work: Decoding) -> Texts:
     assert work.step is not None
-    return work.step.write(work.prompts, [_greedy()] * len(work.prompts))
+    texts: Texts = []
+    for prompts, params in _batches(work):
+        missing = BATCH - len(prompts)  # the graph is for full batches
+        texts += work.step.write(prompts + prompts[:1] * missing, params + params[:1] * missing)[: len(prompts)]
+    return texts
 
 
-def _greedy() -> Any:
+def _batches(work: Decoding) -> list[tuple[Texts, list[SamplingParams]]]:
+    params = _params(work)
+    return [(work.prompts[i : i + BATCH], params[i : i + BATCH]) for i in range(0, len(params), BATCH)]
+
+
+def _params(work: Decoding) -> list[SamplingParams]:
     from tinylm.inference.sampling_params import SamplingParams
 
-    return SamplingParams(temperature=0, max_tokens=NEW)
+    return [SamplingParams(temperature=0, max_tokens=count) for count in work.counts]
 
 
 def _run_alone(work: Decoding) -> Texts:
@@ -181,7 +211,8 @@ def _run_alone(work: Decoding) -> Texts:
 
     from tinylm.model import generate
 
-    return [generate(work.model, torch.tensor([prompt]), NEW)[0].tolist() for prompt in work.prompts]
+    pairs = zip(work.prompts, work.counts, strict=True)
+    return [generate(work.model, torch.tensor([prompt]), count)[0].tolist() for prompt, count in pairs]
 
 
 def _run_engine(work: Decoding, speculate: bool = False, **options: Any) -> Texts:
@@ -189,8 +220,10 @@ def _run_engine(work: Decoding, speculate: bool = False, **options: Any) -> Text
     from tinylm.inference.engine_config import EngineConfig
     from tinylm.inference.speculation import PromptLookup
 
-    engine = Engine(work.model, config=EngineConfig(**options), propose=PromptLookup() if speculate else None)
-    texts = [engine.add_request(str(i), prompt, _greedy())[0] for i, prompt in enumerate(work.prompts)]
+    config = EngineConfig(max_num_seqs=BATCH, **options)
+    engine = Engine(work.model, config=config, propose=PromptLookup() if speculate else None)
+    pairs = zip(work.prompts, _params(work), strict=True)
+    texts = [engine.add_request(str(i), *pair)[0] for i, pair in enumerate(pairs)]
     while engine.busy:
         engine.step()
     return [text.output for text in texts]

@@ -291,6 +291,11 @@ def bench(
     print(f"time to first token  {figures['time_to_first_token_s'] * 1e3:.1f} ms (prompt of {prompt_tokens} tokens)")
     print(f"time per token       {figures['time_per_token_s'] * 1e3:.2f} ms")
     print(f"tokens per second    {figures['tokens_per_s']:.1f}", flush=True)
+    moved, limit = figures["bytes_per_token"] / 1e6, figures["roofline_gb_per_s"]
+    print(f"memory               {figures['gb_per_s']:.1f} GB/s: {moved:.1f} MB for each token")
+    print(
+        f"of the roofline      {figures['roofline_fraction']:.2f} ({limit:.1f} GB/s, a matrix of that size read here)"
+    )
     if text is not None:
         quality = measure.perplexity(llm, text)
         print(f"perplexity           {quality['perplexity']:.3f} over {quality['tokens']} tokens")

@@ -64,6 +64,15 @@ class QuantizedLinear(nn.Module):
             self.matrix.linear(rows.numpy(), y.numpy(), torch.get_num_threads())
         return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the matrix as it is kept, and the bias."""
+        weight = self._weight
+        parts = (
+            [self._packed, self.bias] if weight is None else [weight.numbers, weight.scales, weight.minima, self.bias]
+        )
+        return sum(part.nbytes for part in parts if part is not None)
+
     def weight(self) -> QuantizedWeight:
         """The numbers and scales (unpacked anew at each call)."""
         if self._packed is None:
