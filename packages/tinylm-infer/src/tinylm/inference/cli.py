@@ -1,4 +1,4 @@
-"""tinylm.inference: the commands `tinylm-infer generate | chat | serve | bench`. Terminal in, terminal out.
+"""tinylm.inference: the commands `tinylm-infer generate | chat | serve | bench | explore`. Terminal in, terminal out.
 
 The only file here that imports typer, and torch only inside a command, so that `--help` is quick. It computes nothing:
 see `llm.py` for writing, `conversation.py` for chat, `server.py` for serving, `bench.py` for measuring.
@@ -302,6 +302,24 @@ def bench(
         print(f"bits per character   {quality['bits_per_character']:.4f} over {quality['characters']} characters")
         figures["perplexity"] = quality
     print(json.dumps(figures))
+
+
+@app.command(epilog="Try: tinylm-infer explore CHECKPOINT      several: tinylm-infer explore run/steps/*")
+@_bounded
+def explore(
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(metavar="CHECKPOINT...", help="Directories in Hugging Face layout, or GGUF files."),
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8100,
+) -> None:
+    """Look inside: a page that follows your text through your model, at every saved step. On this machine alone."""
+    from tinylm.inference import server
+    from tinylm.inference.explorer.app import serve
+    from tinylm.inference.explorer.library import Library
+
+    with server.bind("127.0.0.1", port) as listener:
+        serve(Library(checkpoints), listener)
 
 
 def _read_text(path: Path) -> str:

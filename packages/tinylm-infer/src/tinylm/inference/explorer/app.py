@@ -1,0 +1,160 @@
+"""tinylm.inference: the explorer's page and its data over HTTP, on this machine alone.
+
+Every answer is one function's dataclass as JSON; what cannot be shown is `{"error": "..."}` with status 400. All of it
+is computed in one thread, one question at a time. The page itself is `page/`.
+"""
+
+import asyncio
+import dataclasses
+import json
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.staticfiles import StaticFiles
+
+from tinylm.inference.explorer import choice, layers, tokens
+from tinylm.inference.explorer.library import Library
+from tinylm.inference.explorer.reading import LIMIT, Readings
+from tinylm.inference.sampling_params import SamplingParams
+
+PAGE = Path(__file__).parent / "page"
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'",
+}
+
+
+class Ask(BaseModel):
+    """Which model looks at which text."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    point: int
+    text: Annotated[str, Field(max_length=1_000_000)]
+
+
+class AskChoice(Ask):
+    """The knobs, under their names in SamplingParams."""
+
+    position: int = -1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    uniform: float = 0.5
+
+    def params(self) -> SamplingParams:
+        return SamplingParams(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
+
+
+def build_app(library: Library) -> FastAPI:
+    """The application over the library's models."""
+    app = FastAPI(title="tinylm-infer explore", docs_url=None, redoc_url=None)
+    # Another site's page that got its own name to point here would ask with that name.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    readings, thread = Readings(library), ThreadPoolExecutor(1)
+
+    async def answer(function: Callable[..., Any], *arguments: Any) -> Response:
+        value = await asyncio.get_running_loop().run_in_executor(thread, lambda: _plain(function(*arguments)))
+        return _json(200, value)
+
+    @app.exception_handler(ValueError)  # the base of every package's own error
+    async def refuse(_: Request, error: Exception) -> Response:
+        return _json(400, {"error": str(error)})
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_body(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        told = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
+        return _json(400, {"error": "; ".join(told)})
+
+    @app.get("/api/models")
+    async def models() -> Response:
+        return await answer(
+            lambda: {"limit": LIMIT, "points": [_describe(library, i) for i in range(len(library.points))]}
+        )
+
+    @app.post("/api/tokens")
+    async def of_tokens(ask: Ask) -> Response:
+        return await answer(lambda: tokens.tokenise(library.open(ask.point), ask.text))
+
+    @app.post("/api/layers")
+    async def of_layers(ask: Ask) -> Response:
+        return await answer(lambda: layers.layers(readings.see(ask.point, ask.text)))
+
+    @app.post("/api/lens")
+    async def of_lens(ask: Ask) -> Response:
+        return await answer(lambda: layers.lens(readings.see(ask.point, ask.text)))
+
+    @app.post("/api/choice")
+    async def of_choice(ask: AskChoice) -> Response:
+        return await answer(
+            lambda: choice.choose(readings.see(ask.point, ask.text), ask.position, ask.params(), ask.uniform)
+        )
+
+    @app.middleware("http")
+    async def headers(request: Request, call_next: Any) -> Response:
+        response: Response = await call_next(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    return app
+
+
+def serve(library: Library, listener: socket.socket) -> None:
+    """Serves until SIGTERM (then SystemExit 0) or Ctrl-C (then KeyboardInterrupt)."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    config = uvicorn.Config(build_app(library), log_level="warning", lifespan="off", ws="none")
+    listener.listen()
+    host, port = listener.getsockname()[:2]
+    print(f"the explorer is at http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _describe(library: Library, index: int) -> dict[str, Any]:
+    """A point as the page lists it; the shape is that of its path's newest model."""
+    point = library.points[index]
+    newest = max(i for i, other in enumerate(library.points) if other.model == point.model)
+    checkpoint = library.open(newest)
+    config = checkpoint.model.config
+    names = (
+        "depth",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "width",
+        "mlp_width",
+        "vocab_size",
+        "context",
+        "norm",
+        "position",
+    )
+    shape = {name: getattr(config, name) for name in (*names, "activation", "experts")}
+    return {
+        "model": point.model,
+        "name": point.name,
+        "step": point.step,
+        "run": point.run is not None,
+        "parameters": config.parameter_count(),
+        **shape,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _json(status: int, value: Any) -> Response:
+    return Response(json.dumps(value, separators=(",", ":")), status, media_type="application/json")
