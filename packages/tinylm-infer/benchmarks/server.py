@@ -228,6 +228,8 @@ def main() -> None:
                     rows.append([name, *measure(*server, 64, 10**6, long_seconds)])
     command = "python packages/tinylm-infer/benchmarks/server.py"
     command += "".join(f" {word!r}" if " " in word else f" {word}" for word in (["--only", *words] if words else []))
+    command += f" --rounds {rounds}" if rounds != 3 else ""
+    command += " --vllm PYTHON" if any("vLLM" in name for name in commands) else ""
     command += "" if long_seconds == 120 else f" --long-seconds {long_seconds:g}"
     title = (
         "GPT-2's shape (124M), streaming clients; the server's CPU time, one thread, other jobs running: trust ratios"

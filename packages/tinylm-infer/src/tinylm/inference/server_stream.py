@@ -37,16 +37,15 @@ async def _disconnect(receive: Receive) -> None:
 
 
 class EventStream:
-    """Server-sent events to `send`. The answer begins with the first of them, or when it is begun."""
+    """Server-sent events to `send`: `begin`, any number of `send`, `end`."""
 
     def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
         self._send = send
-        # The last two: whatever stands between passes each event on at once.
         headers = {
             **headers,
             "Content-Type": "text/event-stream",
             "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",
+            "X-Accel-Buffering": "no",  # proxies pass each event on at once
         }
         self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
