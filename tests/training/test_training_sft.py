@@ -260,6 +260,26 @@ def test_options_that_cannot_be_honoured_are_refused(options, words):
         FinetuneConfig(checkpoint="a", data="b", out="c", **options)
 
 
+def test_options_come_from_a_file_and_flags_win(run, checkpoint, tmp_path):
+    data = write(tmp_path / "f", {"messages": [USER, ANSWER]})
+    toml = tmp_path / "options.toml"
+    toml.write_text('steps = 4\nbatch_size = 2\nlearning_rate = 1\ndevice = "cpu"\n', "utf-8")
+    given = {"checkpoint": str(checkpoint), "data": str(data), "out": str(tmp_path / "m")}
+    loaded = FinetuneConfig.load(toml, **given, steps=2)
+    assert (loaded.steps, loaded.batch_size, loaded.learning_rate) == (2, 2, 1.0)
+    command = ["finetune", checkpoint, "--data", data, "--out", tmp_path / "m", "--config", toml]
+    code, out, err = run(*command, "--steps", 3)
+    assert code == 0, err
+    assert "finished: 3 of 3 steps" in out
+    toml.write_text("step = 4\n", "utf-8")
+    code, _, err = run(*command)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "unknown step" in err
+    toml.write_text('batch_size = "two"\n', "utf-8")
+    with pytest.raises(TrainingError, match="wanted batch_size to be int, got 'two'"):
+        FinetuneConfig.load(toml, **given)
+
+
 def test_what_stands_at_out_is_not_lost(checkpoint, tmp_path):
     data = write(tmp_path / "f", {"messages": [USER, ANSWER]})
     for out, words in ((checkpoint, "the checkpoint itself"), (tmp_path, "something else")):

@@ -160,9 +160,9 @@ def pretrain(
             for line in planning.lines(trainer.setup):
                 display.say(line)
             return
-        shape, precision = trainer.shape, str(trainer.dtype).removeprefix("torch.")
+        shape, precision, threads = trainer.shape, trainer.progress.dtype, trainer.progress.threads
         display.say(
-            f"device: {trainer.device}, {precision}, {_threads()} threads. Model: {trainer.config.preset}, "
+            f"device: {trainer.device}, {precision}, {threads} threads. Model: {trainer.config.preset}, "
             f"{shape.depth} layers of width {shape.width}, {shape.parameter_count() / 1e6:.1f}M parameters. "
             f"Batch: {trainer.config.batch_size} x {trainer.config.context} tokens"
         )
@@ -207,12 +207,15 @@ def finetune(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A trained model.", show_default=False)],
     data: Annotated[Path, typer.Option(metavar="FILE", help="JSON lines.", rich_help_panel="Files")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New checkpoint folder.", rich_help_panel="Files")],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A TOML file with options; flags win over it.", rich_help_panel="Files"),
+    ] = None,
     **flags: Any,
 ) -> None:
     """Teach a trained model by examples (sft, lora), preferences (dpo) or rewards (grpo). Ctrl-C saves and stops; the
     same command again goes on."""
-    given = {name: value for name, value in flags.items() if value is not None}
-    options = FinetuneConfig(checkpoint=str(checkpoint), data=str(data), out=str(out), **given)
+    options = FinetuneConfig.load(config, checkpoint=str(checkpoint), data=str(data), out=str(out), **flags)
     import threading
 
     from tinylm.training._report import Lines
@@ -339,12 +342,6 @@ def synthetic(
 
     bits = write(file, characters, seed) / math.log(2)
     print(f"{file}: at least {characters:,} characters. Entropy: {bits:.4f} bits per character, the floor of any model")
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
 
 
 def main() -> Any:

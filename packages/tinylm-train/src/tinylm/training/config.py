@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tomllib
-import types
 import typing
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from tinylm.model import TransformerConfig
+from tinylm.training import _options_file
 from tinylm.training._errors import TrainingError
 
 # Peak rates up to a width of 128. Lion moves every number by its whole rate: a tenth of Adam's, as its paper says.
@@ -140,14 +138,7 @@ class TrainConfig:
 
         Raises TrainingError for a file that cannot be read and for unknown, missing or mistyped options.
         """
-        values: dict[str, Any] = {}
-        if file is not None:
-            try:
-                values = tomllib.loads(Path(file).read_text("utf-8"))
-            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-                raise TrainingError(f"wanted a TOML file with options at {file}, got: {error}") from None
-        values.update({name: value for name, value in flags.items() if value is not None})
-        return cls(**_checked(values))
+        return cls(**_options_file.options(cls, file, flags, needed=("data", "out")))
 
     def resolve(self, vocab_size: int) -> tuple[TrainConfig, TransformerConfig]:
         """This configuration with what the dial sets filled in, and the model's shape.
@@ -207,29 +198,3 @@ def _in_range(name: str, value: float) -> bool:
     lowest, allowed, _ = _RANGES.get(name, _POSITIVE)
     highest = {"decay_fraction": 0.9, "average": 0.999999, "seed": (1 << 63) - 1}.get(name, sys.float_info.max)
     return lowest < value <= highest or (allowed and value == lowest)
-
-
-def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuse unknown names and wrong types before the dataclass sees them."""
-    hints = typing.get_type_hints(TrainConfig)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise TrainingError(
-            f"wanted options of TrainConfig, got unknown {', '.join(unknown)}; known: {', '.join(hints)}"
-        )
-    missing = [name for name in ("data", "out") if not values.get(name)]
-    if missing:
-        raise TrainingError(f"wanted {' and '.join(missing)} among the options, got none")
-    return {name: _typed(name, value, hints[name]) for name, value in values.items()}
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if typing.get_origin(hint) is Literal:
-        return value  # __post_init__ checks these
-    if isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options:
-        return float(value)
-    if (isinstance(value, bool) and bool not in options) or not isinstance(value, tuple(options)):
-        wanted = " or ".join(option.__name__ for option in options if option is not type(None))
-        raise TrainingError(f"wanted {name} to be {wanted}, got {value!r}")
-    return value

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 from tinylm.model import TransformerConfig
+from tinylm.training import _options_file
 from tinylm.training._errors import TrainingError
 
 # Peak rates of AdamW up to a width of 128, below pre-training's 3e-3: a preference or a reward needs far smaller steps
@@ -73,6 +75,11 @@ class FinetuneConfig:
             raise TrainingError("wanted one of steps and epochs, got both: leave one")
         for field in dataclasses.fields(self):
             self._check(field)
+
+    @classmethod
+    def load(cls, file: str | Path | None = None, **flags: Any) -> FinetuneConfig:
+        """Options from a TOML file, overridden by the `flags` that are not None; errors as TrainConfig.load's."""
+        return cls(**_options_file.options(cls, file, flags, needed=("checkpoint", "data", "out")))
 
     def _check(self, field: dataclasses.Field[Any]) -> None:
         value, group = getattr(self, field.name), field.metadata["group"]
