@@ -51,10 +51,9 @@ TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the 
     "training": ["matplotlib", "peft", "pyarrow", "tokenizers", "transformers"],
     "inference": ["openai", "schemathesis", "tokenizers", "transformers"],
 }
-BROWSER_NEEDS = [
-    "nicegui",
-    "playwright",
-]  # drives an installed Chromium; and what the pages' packages need by their extras
+# Playwright drives an installed Chromium; the others are what the pages' packages need by their extras.
+BROWSER_NEEDS = ["nicegui", "playwright"]
+SITE = ["mkdocs", "mkdocs-material", "mkdocstrings[python]", "L2M4M", "zensical"]
 
 # The main job, in one place.
 VOCABULARY = "2048"
@@ -110,7 +109,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", *[word for phase in PHASES for word in ("-p", f"tinylm.{phase}")])
-    session.run("mypy", "noxfile.py", ".ci/house.py")
+    session.run("mypy", "noxfile.py", ".ci/house.py", ".ci/pages.py")
     source = {"PYTHONPATH": SOURCES}
     session.run("lint-imports", env=source)
     session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_house.py", env=source)
@@ -162,11 +161,14 @@ def notebooks(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site builds into site/ without a broken link, and asks no other host for a script, a style or a font."""
-    install(session, "mkdocs", "mkdocs-material", "pytest")
+    """The site builds into site/ without a broken link, by MkDocs and by Zensical, and asks no other host for anything."""
+    install(session, *SITE, "nbconvert", "typer", "rich", "pytest")
     # With -q, --strict would pass broken links. The variable silences an advertisement of MkDocs 2.
     session.run("mkdocs", "build", "--strict", "--clean", env={"NO_MKDOCS_2_WARNING": "1"})
-    session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_site.py")
+    session.run("zensical", "build", "--strict", "--clean", env={"SITE_DIR": "build/zensical"}, silent=True)
+    session.run(
+        "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_site.py", env={"PYTHONPATH": SOURCES}
+    )
 
 
 @nox.session

@@ -1,14 +1,22 @@
-"""The built site in site/ works offline: no page asks another host for a script, a style sheet, a font or a picture.
+"""The built site in site/ works offline and is whole: no page asks another host for a script, a style sheet, a font or a
+picture; every page has a title; a search finds every public name; mathematics is MathML.
 
-Run by `nox -s docs` after `mkdocs build --strict`. Links that a reader follows may lead elsewhere; what a browser loads
-by itself may not. What the pages say is not tested here.
+Run by `nox -s docs` after `mkdocs build --strict` and `zensical build --strict` (into build/zensical). Links that a reader
+follows may lead elsewhere; what a browser loads by itself may not. What the pages say is not tested here.
 """
 
+import importlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-SITE = Path(__file__).parent.parent / "site"
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SITE = ROOT / "site"
+BUILDERS = [SITE, ROOT / "build" / "zensical"]
+PHASES = ["tokenizer", "model", "training", "inference", "observability"]
 LOADED_BY = {
     "script": "src",
     "img": "src",
@@ -43,19 +51,53 @@ def is_outside(address: str) -> bool:
     return bool(re.match(r"['\"]?(https?:)?//", address))
 
 
-def test_no_page_loads_from_another_host() -> None:
-    pages = sorted(SITE.rglob("*.html"))
-    assert len(pages) > 5
+@pytest.mark.parametrize("site", BUILDERS, ids=["mkdocs", "zensical"])
+def test_no_page_loads_from_another_host(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 40
     assert {str(page): bad for page in pages if (bad := [*filter(is_outside, Loads(page.read_text()).addresses)])} == {}
 
 
-def test_no_style_sheet_loads_from_another_host() -> None:
-    sheets = sorted(SITE.rglob("*.css"))
+@pytest.mark.parametrize("site", BUILDERS, ids=["mkdocs", "zensical"])
+def test_no_style_sheet_loads_from_another_host(site: Path) -> None:
+    sheets = sorted(site.rglob("*.css"))
     assert sheets
     pattern = re.compile(r"(?:url\(|@import\s+)\s*([^)\s;]+)")
     assert {
         str(sheet): bad for sheet in sheets if (bad := [*filter(is_outside, pattern.findall(sheet.read_text()))])
     } == {}
+
+
+def test_zensical_builds_the_same_pages() -> None:
+    ours, theirs = ({page.relative_to(site) for page in site.rglob("*.html")} for site in BUILDERS)
+    assert ours == theirs
+
+
+def searched() -> list[dict[str, str]]:
+    """What the search knows: a location, a title and a text for each heading of each page."""
+    entries: list[dict[str, str]] = json.loads((SITE / "search" / "search_index.json").read_text())["docs"]
+    return entries
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_search_finds_every_public_name(phase: str) -> None:
+    page = f"reference/api/{phase}/#"
+    found = {entry["title"].split(".")[-1] for entry in searched() if entry["location"].startswith(page)}
+    assert [name for name in importlib.import_module(f"tinylm.{phase}").__all__ if name not in found] == []
+
+
+def test_every_page_has_a_title_of_its_own() -> None:
+    titles = [entry["title"] for entry in searched() if "#" not in entry["location"]]
+    assert len(titles) > 40
+    assert sorted(title for title in titles if not title or titles.count(title) > 1) == []
+
+
+@pytest.mark.parametrize("site", BUILDERS, ids=["mkdocs", "zensical"])
+def test_mathematics_is_mathml(site: Path) -> None:
+    pages = {page: page.read_text() for page in (site / "learn").rglob("*.html")}
+    assert sum(text.count("<math") for text in pages.values()) > 50
+    code = re.compile(r"<(code|pre|script|annotation)\b.*?</\1>", re.DOTALL)
+    assert [page.parent.name for page, text in pages.items() if "$" in code.sub("", text)] == []
 
 
 def test_the_check_would_notice() -> None:
