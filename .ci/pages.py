@@ -3,7 +3,7 @@
 Made here, ignored by git: what each command's --help says, every notebook as a page, a picture of every ladder, the map of
 the modules, the list of error messages, and copies of the sources in which a document can name a function:
 
-    --8<-- "tinylm/model/scalar/autograd.py:Value.backward"
+    --8<-- "tinylm/model/scalar/autograd.py:Value-backward"
 
 Not here: the API pages (mkdocstrings reads the docstrings itself) and the look of the site (mkdocs.yml).
 """
@@ -46,7 +46,8 @@ def modules(name: str) -> Iterator[tuple[Path, str]]:
 
 
 def marked(source: str) -> str:
-    """A source with a line before and after every function and class, by which a snippet is found."""
+    """A source with a line before and after every function and class, by which a snippet is found: `Value-backward` for a
+    method, and without a leading underscore, as the extension wants names."""
     lines = source.split("\n")
     around: list[tuple[int, int, str]] = []
 
@@ -54,8 +55,8 @@ def marked(source: str) -> str:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef | ast.ClassDef):
                 first = min([child.lineno, *(one.lineno for one in child.decorator_list)])
-                around.append((first, child.end_lineno or first, prefix + child.name))
-                visit(child, f"{prefix}{child.name}.")
+                around.append((first, child.end_lineno or first, (prefix + child.name).lstrip("_")))
+                visit(child, f"{prefix}{child.name}-")
 
     visit(ast.parse(source), "")
     for first, last, name in sorted(around, reverse=True):
@@ -145,6 +146,7 @@ def notebooks() -> None:
         for picture, data in made["outputs"].items():
             text = text.replace(f"({picture})", f"({path.stem}/{picture})")
             write(DOCS / "notebooks" / place / picture, data)
+        text = re.sub(r"\]\((?!http)([^)]+)\.ipynb\)", r"](\1.md)", text)
         note = f"*This page is the notebook [experiments/{place}.ipynb]({REPOSITORY}/experiments/{place}.ipynb), as it was run.*"
         title, _, rest = text.lstrip().partition("\n")
         write(DOCS / "notebooks" / f"{place}.md", f"{title}\n\n{note}\n{rest}")
