@@ -1,7 +1,7 @@
 """Writes the pages of the site that are made from the code: `python .ci/pages.py`, and by itself before `mkdocs build`.
 
-Made here, ignored by git: what each command's --help says, every notebook as a page, a picture of every ladder, the map of
-the modules, the list of error messages, and copies of the sources in which a document can name a function:
+Made here, ignored by git: what each command's --help says, every notebook as a page, a picture of every ladder, the map
+of the modules, the list of error messages, and copies of the sources in which a document can name a function:
 
     --8<-- "tinylm/model/scalar/autograd.py:Value-backward"
 
@@ -46,8 +46,10 @@ def modules(name: str) -> Iterator[tuple[Path, str]]:
 
 
 def marked(source: str) -> str:
-    """A source with a line before and after every function and class, by which a snippet is found: `Value-backward` for a
-    method, and without a leading underscore, as the extension wants names."""
+    """A source with a line before and after every function and class, by which a snippet is found.
+
+    `Value-backward` for a method, and without a leading underscore: the extension wants such names.
+    """
     lines = source.split("\n")
     around: list[tuple[int, int, str]] = []
 
@@ -147,7 +149,8 @@ def notebooks() -> None:
             text = text.replace(f"({picture})", f"({path.stem}/{picture})")
             write(DOCS / "notebooks" / place / picture, data)
         text = re.sub(r"\]\((?!http)([^)]+)\.ipynb\)", r"](\1.md)", text)
-        note = f"*This page is the notebook [experiments/{place}.ipynb]({REPOSITORY}/experiments/{place}.ipynb), as it was run.*"
+        source = f"experiments/{place}.ipynb"
+        note = f"*This page is the notebook [{source}]({REPOSITORY}/{source}), as it was run.*"
         title, _, rest = text.lstrip().partition("\n")
         write(DOCS / "notebooks" / f"{place}.md", f"{title}\n\n{note}\n{rest}")
         if place.parts[0] != folder:

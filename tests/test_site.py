@@ -1,8 +1,8 @@
-"""The built site in site/ works offline and is whole: no page asks another host for a script, a style sheet, a font or a
-picture; every page has a title; a search finds every public name; mathematics is MathML.
+"""The built site in site/ works offline and is whole: no page asks another host for a script, a style sheet, a font or
+a picture; every page has a title; a search finds every public name; mathematics is MathML.
 
-Run by `nox -s docs` after `mkdocs build --strict` and `zensical build --strict` (into build/zensical). Links that a reader
-follows may lead elsewhere; what a browser loads by itself may not. What the pages say is not tested here.
+Run by `nox -s docs` after `mkdocs build --strict` and `zensical build --strict` (into build/zensical). Links that a
+reader follows may lead elsewhere; what a browser loads by itself may not. What the pages say is not tested here.
 """
 
 import importlib
