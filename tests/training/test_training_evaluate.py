@@ -92,7 +92,7 @@ def test_the_command_says_it_in_words_and_in_json(run, models, house, tmp_path):
     assert code == 0
     assert "exact match 100.0% (4 of 4; 95 % interval, Wilson: 51.0% to 100.0%)" in stdout
     low, high = found["intervals"]["perplexity"]
-    assert f"{found['perplexity']:.4f} perplexity ({low:.4g} to {high:.4g})" in stdout
+    assert f"{found['perplexity']:.4f} perplexity ({low:.4f} to {high:.4f})" in stdout
     assert f"in brackets: {found['interval']}" in stdout
 
 

@@ -269,7 +269,7 @@ def evaluate(
         found["intervals"] = {name: [figure.low, figure.high] for name, figure in figures.items()}
         found["interval"] = intervals
         for name, figure in () if as_json else figures.items():
-            within = "" if figure.low is None else f" ({figure.low:.4g} to {figure.high:.4g})"
+            within = "" if figure.low is None else f" ({figure.low:.4f} to {figure.high:.4f})"
             print(f"{split}: {figure.value:.4f} {name.replace('_', ' ')}{within}")
         if not as_json:
             print(f"in brackets: {intervals}")
