@@ -14,6 +14,7 @@ import nox
 
 sys.path.insert(0, str(Path(__file__).parent / ".ci"))
 from house import (
+    CONSTRAINTS,
     FETCH_DATA,
     PEERS,
     PHASES,
@@ -29,6 +30,7 @@ from house import (
     copy_source,
     has_gpu,
     install,
+    install_fresh,
     is_pure,
     lower_bounds,
     next_release,
@@ -171,15 +173,20 @@ def docs(session: nox.Session) -> None:
     )
 
 
-@nox.session
-def build(session: nox.Session) -> None:
-    """Wheel and sdist of each package into dist/; kernels where they belong; and a wheel built without a compiler."""
-    install(session, "build")
+def build_all(session: nox.Session) -> None:
+    """Wheel and sdist of each package into an empty dist/."""
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     for name in PHASES.values():  # the wheel is made from the sdist, which proves the sdist whole
         session.run("python", "-m", "build", "--outdir", "dist", f"packages/{name}", silent=True)
         (wheel,) = ROOT.glob(f"dist/{name.replace('-', '_')}-*.whl")
         check_wheel(session, wheel, holds_kernels=name in COMPILED)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheel and sdist of each package into dist/; kernels where they belong; and a wheel built without a compiler."""
+    install(session, "build")
+    build_all(session)
     pure = [
         build_wheel(session, copy_source(session, name), CC="/nonexistent", CXX="/nonexistent") for name in COMPILED
     ]
@@ -201,6 +208,25 @@ def minimums(session: nox.Session) -> None:
     for phase, name in PHASES.items():
         session.run(name, "--help", silent=True)
         pytest(session, phase, "-m", DEVICES["cpu"])
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """What is built can be published: every wheel and sdist checked, and installed alone and together, with the lowest
+    and with the newest versions of what it needs. Not in plain `nox`: some twenty environments with PyTorch."""
+    install(session, "build", "twine")
+    build_all(session)
+    files = sorted(map(str, ROOT.glob("dist/tinylm*")))
+    session.run("twine", "check", "--strict", *files)
+    torch = [line for line in Path(CONSTRAINTS).read_text().splitlines() if line.startswith("torch==")]
+    newest = Path(session.create_tmp(), "newest.txt")
+    newest.write_text("\n".join(torch))
+    lowest = constraints_with(session, lower_bounds(session))
+    for constraints in (str(newest), lowest):
+        for suffix in (".whl", ".tar.gz"):
+            these = [file for file in files if file.endswith(suffix)]
+            for wanted in (*([file] for file in these), these):
+                install_fresh(session, wanted, constraints)
 
 
 @nox.session

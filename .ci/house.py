@@ -144,6 +144,18 @@ def bits_per_character(checkpoint: Path) -> float:
     return float(figures[-1])
 
 
+def install_fresh(session: nox.Session, files: list[str], constraints: str) -> None:
+    """Install these files of dist/, and their siblings from there, into an environment of their own; commands answer."""
+    with tempfile.TemporaryDirectory(dir=session.create_tmp()) as folder:
+        session.run("python", "-m", "venv", folder, silent=True)
+        bin = Path(folder, "Scripts" if os.name == "nt" else "bin")
+        options = ["-q", "--find-links", str(ROOT / "dist"), "-c", constraints]
+        session.run(str(bin / "python"), "-m", "pip", "install", *options, *files, external=True, silent=True)
+        for file in files:
+            name = "-".join(Path(file).name.split("-")[0].split("_"))
+            session.run(str(bin / name), "--version", external=True)
+
+
 def lower_bounds(session: nox.Session) -> dict[str, str]:
     """package -> `package==bound` for every lower bound that our packages state, torch and our own left out."""
     kept = ("torch", "triton", "tinylm")  # torch keeps its pin (older builds are gigabytes), and with it its Triton

@@ -178,7 +178,7 @@ def _read_text(path: str | os.PathLike[str]) -> str:
 
 
 def demonstrate(path: Path, number_of_merges: int = 20) -> str:
-    """What `python -m tinylm.tokenizer.naive_bpe FILE` prints: merges learned from FILE, and its first line encoded."""
+    """What `python -m tinylm.tokenizer.naive_bpe FILE` prints: merges learned from FILE, and its beginning encoded."""
     text = _read_text(path)
     if not text.strip():
         raise TokenizerError(f"wanted text in {path}, got nothing but whitespace; name a file with a few words in it")
@@ -188,7 +188,8 @@ def demonstrate(path: Path, number_of_merges: int = 20) -> str:
     merges = learn_merges(word_freq, number_of_merges)
     vocab = build_vocab(word_freq, merges)
     lines = [
-        f"{path.name!r}: {len(text):,} characters, {len(word_freq):,} distinct words; {len(vocab):,} tokens learned",
+        f"{path.name!r}: {len(text):,} characters, {len(word_freq):,} distinct words; "
+        f"{len(merges):,} merges learned, {len(vocab):,} tokens in the vocabulary",
         "",
         "merge      count  pair",
     ]
@@ -213,7 +214,9 @@ def demonstrate(path: Path, number_of_merges: int = 20) -> str:
 def main() -> int:
     """Print the demonstration and return the exit code; bad input is one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m tinylm.tokenizer.naive_bpe", description="Naive BPE on a text.")
-    parser.add_argument("file", type=Path, metavar="FILE", help="UTF-8 text; its first line is encoded and decoded")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="UTF-8 text; up to 60 characters of its first line are encoded"
+    )
     path = parser.parse_args().file
     try:
         sys.stdout.buffer.write(demonstrate(path).encode())
