@@ -145,7 +145,7 @@ def bits_per_character(checkpoint: Path) -> float:
 
 
 def install_fresh(session: nox.Session, files: list[str], constraints: str) -> None:
-    """Install these files of dist/, and their siblings from there, into an environment of their own; commands answer."""
+    """Install these files of dist/, and their siblings from there, into a fresh environment; commands answer."""
     with tempfile.TemporaryDirectory(dir=session.create_tmp()) as folder:
         session.run("python", "-m", "venv", folder, silent=True)
         bin = Path(folder, "Scripts" if os.name == "nt" else "bin")
