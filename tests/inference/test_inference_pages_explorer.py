@@ -48,6 +48,7 @@ PANELS = {
     "tokens": ".merge-stage .box.ready",
     "layers": "table.lens td",
     "choice": ".candidate.kept",
+    "arithmetic": "pre.source",
 }
 
 

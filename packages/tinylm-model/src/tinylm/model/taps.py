@@ -55,6 +55,13 @@ def logit_lens(model: Transformer, taps: Mapping[str, Tensor]) -> Iterator[tuple
         yield name, F.linear(model.final_norm(taps[name]), model.head_weight)
 
 
+@lru_cache(maxsize=1024)
+def source_at(file: str, line: int) -> tuple[Source, ast.stmt]:
+    """The innermost statement on a line of a file that can be read, as text and as syntax."""
+    _, statement = _statement(file, line)
+    return _source(file, statement), statement
+
+
 @lru_cache(maxsize=256)
 def _recorded(file: str, line: int, module: str) -> Source:
     """The statement that computed what the line `file`:`line` records; that line where it cannot be told."""

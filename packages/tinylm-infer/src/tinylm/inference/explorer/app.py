@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
 
-from tinylm.inference.explorer import choice, layers, tokens
+from tinylm.inference.explorer import arithmetic, choice, layers, tokens
 from tinylm.inference.explorer.library import Library
 from tinylm.inference.explorer.reading import LIMIT, Readings
 from tinylm.inference.sampling_params import SamplingParams
@@ -54,6 +54,12 @@ class AskChoice(Ask):
 
     def params(self) -> SamplingParams:
         return SamplingParams(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
+
+
+class AskNumber(Ask):
+    """Which number: "blocks.0.mlp/5/17"."""
+
+    value: str
 
 
 def build_app(library: Library) -> FastAPI:
@@ -100,6 +106,14 @@ def build_app(library: Library) -> FastAPI:
         return await answer(
             lambda: choice.choose(readings.see(ask.point, ask.text), ask.position, ask.params(), ask.uniform)
         )
+
+    @app.post("/api/number")
+    async def of_number(ask: AskNumber) -> Response:
+        def found() -> arithmetic.Number:
+            checkpoint, read, trace = readings.trace(ask.point, ask.text)
+            return arithmetic.number(checkpoint.model, read.ids, trace, ask.value)
+
+        return await answer(found)
 
     @app.middleware("http")
     async def headers(request: Request, call_next: Any) -> Response:
@@ -157,4 +171,4 @@ def _plain(value: Any) -> Any:
 
 
 def _json(status: int, value: Any) -> Response:
-    return Response(json.dumps(value, separators=(",", ":")), status, media_type="application/json")
+    return Response(json.dumps(value, separators=(",", ":"), allow_nan=False), status, media_type="application/json")

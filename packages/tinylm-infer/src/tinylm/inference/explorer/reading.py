@@ -13,6 +13,7 @@ from tinylm.inference._errors import InferenceError
 from tinylm.inference.checkpoint import Checkpoint
 from tinylm.inference.explorer.library import Library
 from tinylm.model import Taps
+from tinylm.model.tracing import Trace, trace_forward
 from tinylm.tokenizer import Tokenizer
 
 LIMIT = 64  # tokens that are looked at; every pair of them is a number in every head
@@ -119,6 +120,17 @@ class Readings:
     def __init__(self, library: Library) -> None:
         self.library = library
         self._kept: OrderedDict[tuple[int, tuple[int, ...]], Taps] = OrderedDict()
+
+        self._trace: tuple[tuple[int, tuple[int, ...]], Trace] | None = None
+
+    def trace(self, point: int, text: str) -> tuple[Checkpoint, Read, Trace]:
+        """A watched forward pass (`arithmetic.py`); the last one is kept."""
+        checkpoint = self.library.open(point)
+        found = read(checkpoint, text)
+        key = (point, tuple(found.ids))
+        if self._trace is None or self._trace[0] != key:
+            self._trace = (key, trace_forward(checkpoint.model, torch.tensor([found.ids])))
+        return checkpoint, found, self._trace[1]
 
     def read(self, point: int, text: str) -> Read:
         return read(self.library.open(point), text)

@@ -6,8 +6,9 @@ import { ask, looked, onChange, state, update } from "./state.js";
 import tokens from "./tokens.js";
 import layers from "./layers.js";
 import choice from "./choice.js";
+import arithmetic from "./arithmetic.js";
 
-const panels = [tokens, layers, choice];
+const panels = [tokens, layers, choice, arithmetic];
 const at = (id) => document.getElementById(id);
 let points = [];
 let shown = null;
