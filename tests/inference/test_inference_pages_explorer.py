@@ -48,6 +48,8 @@ PANELS = {
     "tokens": ".merge-stage .box.ready",
     "layers": "table.lens td",
     "choice": ".candidate.kept",
+    "writing": ".slot.full",
+    "history": "circle.moment",
     "arithmetic": "pre.source",
 }
 

@@ -22,12 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
 
-from tinylm.inference.explorer import arithmetic, choice, layers, tokens
+from tinylm.inference.explorer import arithmetic, choice, history, layers, tokens, writing
 from tinylm.inference.explorer.library import Library
 from tinylm.inference.explorer.reading import LIMIT, Readings
 from tinylm.inference.sampling_params import SamplingParams
 
 PAGE = Path(__file__).parent / "page"
+BUDGET = 0.5  # seconds of writing in one answer
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'",
@@ -42,18 +43,42 @@ class Ask(BaseModel):
     text: Annotated[str, Field(max_length=1_000_000)]
 
 
-class AskChoice(Ask):
+class AskDrawn(Ask):
     """The knobs, under their names in SamplingParams."""
 
-    position: int = -1
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+
+    def params(self, **more: Any) -> SamplingParams:
+        knobs: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+        }
+        return SamplingParams(**knobs, **more)
+
+
+class AskChoice(AskDrawn):
+    """After which token, and the draw."""
+
+    position: int = -1
     uniform: float = 0.5
 
-    def params(self) -> SamplingParams:
-        return SamplingParams(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
+
+class AskWriting(AskDrawn):
+    """How many tokens."""
+
+    seed: int = 0
+    count: Annotated[int, Field(ge=1, le=writing.MOST)] = 24
+
+
+class AskHistory(Ask):
+    """After which token to guess."""
+
+    position: Annotated[int, Field(ge=0)] = 0
 
 
 class AskNumber(Ask):
@@ -106,6 +131,25 @@ def build_app(library: Library) -> FastAPI:
         return await answer(
             lambda: choice.choose(readings.see(ask.point, ask.text), ask.position, ask.params(), ask.uniform)
         )
+
+    texts: dict[str, writing.Writing] = {}  # the last one asked for, which is written on
+
+    @app.post("/api/writing")
+    async def of_writing(ask: AskWriting) -> Response:
+        def go_on() -> writing.Written:
+            key = ask.model_dump_json()
+            if key not in texts:
+                params = ask.params(seed=ask.seed, max_tokens=ask.count, logprobs=writing.COMPARED)
+                ids = readings.read(ask.point, ask.text).ids
+                texts.clear()
+                texts[key] = writing.Writing(library.open(ask.point), ids, params)
+            return texts[key].go_on(BUDGET)
+
+        return await answer(go_on)
+
+    @app.post("/api/history")
+    async def of_history(ask: AskHistory) -> Response:
+        return await answer(lambda: history.history(readings, ask.point, ask.text, ask.position))
 
     @app.post("/api/number")
     async def of_number(ask: AskNumber) -> Response:

@@ -72,6 +72,8 @@ def number(model: Transformer, ids: list[int], trace: Trace, path: str) -> Numbe
         raise InferenceError(
             f"{name} has the shape {tuple(value.shape)}, and nothing at {'/'.join(places) or 'no place'}"
         )
+    if not math.isfinite(value[index]):
+        raise InferenceError(f"{path} is masked: a token does not look ahead")
     formula, vectors, again = _Made(model, ids, trace).of(name, index)
     source = computed.source
     return Number(path, float(value[index]), again, formula, vectors, Path(source.file).name, source.line, source.text)
@@ -178,8 +180,6 @@ class _Made:
         return self._norm(self.model.get_submodule(f"{block}.attention_norm"), self._before(block), t, d)
 
     def _score(self, block: str, h: int, t: int, s: int) -> tuple[str, list[Vector], float]:
-        if s > t:
-            return "masked: a token does not look ahead", [], -math.inf
         group = self.model.config.heads // self.model.config.kv_heads
         q, k = (self.trace[f"{block}.attention.forward.{name}"].value[0] for name in "qk")
         vectors = [

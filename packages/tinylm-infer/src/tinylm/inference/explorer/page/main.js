@@ -6,9 +6,11 @@ import { ask, looked, onChange, state, update } from "./state.js";
 import tokens from "./tokens.js";
 import layers from "./layers.js";
 import choice from "./choice.js";
+import writing from "./writing.js";
+import history from "./history.js";
 import arithmetic from "./arithmetic.js";
 
-const panels = [tokens, layers, choice, arithmetic];
+const panels = [tokens, layers, choice, writing, history, arithmetic];
 const at = (id) => document.getElementById(id);
 let points = [];
 let shown = null;

@@ -1,0 +1,68 @@
+"""The explorer's writing and history: the engine's blocks, the work that the cache saves, the steps of a run."""
+
+import shutil
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tinylm import observability as obs
+from tinylm.inference import LLM, SamplingParams
+from tinylm.inference.explorer.history import history
+from tinylm.inference.explorer.library import Library
+from tinylm.inference.explorer.reading import Readings
+from tinylm.inference.explorer.writing import BLOCK, BLOCKS, Writing, operations
+
+TEXT = "The cook says"
+
+
+def test_the_text_is_the_engines_and_the_cache_changes_nothing(checkpoint):
+    opened = Library([checkpoint]).open(0)
+    ids = opened.tokenizer.encode(TEXT)
+    params = SamplingParams(temperature=0.8, seed=3, max_tokens=20, logprobs=5, ignore_eos=True)
+    writing = Writing(opened, ids, params)
+    first = writing.go_on(0)
+    assert (len(first.frames), first.done) == (1, False)
+    written = writing.go_on(600)
+    assert written.done
+    wanted = LLM(str(checkpoint), dtype="float32", device="cpu").generate([{"prompt_token_ids": ids}], params)
+    assert [frame.id for frame in written.frames] == wanted[0].outputs[0].token_ids
+    for place, frame in enumerate(written.frames):
+        assert frame.cached == len(ids) + place
+        assert frame.difference < 1e-3
+    for frame in written.frames[:-1]:
+        assert len(frame.table) == -(-frame.cached // BLOCK)
+        assert len(set(frame.table)) == len(frame.table)
+        assert set(frame.table) <= set(range(BLOCKS))
+    assert all(frame.cached_operations < frame.again_operations for frame in written.frames[1:])
+
+
+def test_the_operations_are_those_that_pytorch_counts(checkpoint):
+    model = Library([checkpoint]).open(0).model
+    ids = torch.arange(12)[None]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(ids, taps={}, logits_at=[-1])
+    c = model.config
+    unseen = 4 * c.depth * c.heads * c.head_dim * (12 * 12 - 12 * 13 // 2)  # the mask's half is multiplied there too
+    assert operations(model, 12, 12) == counter.get_total_flops() - unseen
+
+
+def test_the_same_text_through_every_step(make_checkpoint, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(make_checkpoint(depth=1), folder)
+    for step in (10, 20, 30):
+        shutil.copytree(make_checkpoint(depth=1, seed=step), folder / "steps" / f"{step:08}")
+    (folder / "steps" / "00000020" / "config.json").write_text("{")
+    with obs.init(directory=folder / "run", config={}) as run:
+        for step in range(1, 31):
+            run.log({"loss": 5 - step / 10}, step=step)
+    answer = history(Readings(Library([folder])), 0, TEXT, 2)
+    assert [moment.step for moment in answer.moments] == [10, 20, 30, None]
+    assert "config.json" in answer.moments[1].problem
+    seen = Readings(Library([folder])).see(0, TEXT)
+    ids = torch.tensor(seen.read.ids)
+    wanted = torch.nn.functional.cross_entropy(seen.taps["logits"][0, :-1], ids[1:])
+    assert answer.moments[0].loss == pytest.approx(float(wanted), rel=1e-5)
+    assert answer.moments[0].guesses[0].id == int(seen.taps["logits"][0, 2].argmax())
+    assert answer.curve[0] == (1, pytest.approx(4.9))
+    assert len(answer.curve) == 30
