@@ -100,6 +100,13 @@ def test_mathematics_is_mathml(site: Path) -> None:
     assert [page.parent.name for page, text in pages.items() if "$" in code.sub("", text)] == []
 
 
+@pytest.mark.parametrize("site", BUILDERS, ids=["mkdocs", "zensical"])
+def test_sources_stand_where_a_page_names_them(site: Path) -> None:
+    left = [str(page) for page in (site / "learn").rglob("*.html") if re.search(r"--8|8&lt;", page.read_text())]
+    assert left == []
+    assert "linear_backward" in (site / "learn" / "gradients" / "index.html").read_text()
+
+
 def test_the_check_would_notice() -> None:
     assert Loads('<script src="https://cdn.example/x.js"></script>').addresses == ["https://cdn.example/x.js"]
     assert is_outside("//fonts.example/a.woff2")
