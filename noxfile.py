@@ -50,7 +50,7 @@ TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the 
     "tokenizer": ["jinja2", "protobuf", "sentencepiece", "tiktoken", "tokenizers", "transformers"],
     "model": ["gguf", "tokenizers", "transformers", "triton; sys_platform == 'linux'"],
     "observability": ["duckdb", "numpy", "psutil", "pyarrow", "tensorboard", "torch"],
-    "training": ["matplotlib", "peft", "pyarrow", "tokenizers", "transformers"],
+    "training": ["matplotlib", "peft", "psutil", "pyarrow", "tokenizers", "transformers"],
     "inference": ["openai", "schemathesis", "tokenizers", "transformers"],
 }
 # Playwright drives an installed Chromium; the others are what the pages' packages need by their extras.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import time
 
 import pytest
@@ -190,6 +191,15 @@ def test_a_run_stops_after_the_step_and_the_same_trainer_goes_on(tiny, tmp_path)
     train(tiny(tmp_path / "whole"))
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("m", "whole")]
     assert weights[0] == weights[1]
+
+
+def test_the_machine_is_sampled_where_psutil_is_installed(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("psutil", reason="the extra [system] of tinylm-obs is not installed")
+    Trainer(tiny(tmp_path / "with")).train()
+    assert obs.read_system(tmp_path / "with" / "run")[-1]["process memory (MB)"] > 0
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert Trainer(tiny(tmp_path / "without")).train().finished
+    assert obs.read_system(tmp_path / "without" / "run") == []
 
 
 def test_a_finished_run_does_nothing_more(tiny, tmp_path):

@@ -7,8 +7,10 @@ what is measured (tinylm.observability), what to do about a divergence (trainer.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -19,6 +21,15 @@ from tinylm.training.divergence import WINDOW
 
 _EVERY = 100
 _ROWS, _TOKENS = 2, 256  # of the batch: an attention pattern takes the square of the tokens
+
+
+@contextlib.contextmanager
+def sampled(run: obs.Run) -> Iterator[None]:
+    """The machine is sampled into the run, where psutil is installed (the extra [system] of tinylm-obs)."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(obs.ObservabilityError):
+            stack.enter_context(obs.sample_system(run))
+        yield
 
 
 class Watching:

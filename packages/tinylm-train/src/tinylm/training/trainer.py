@@ -23,7 +23,7 @@ from tinylm import observability as obs
 from tinylm.training import _record, judging, planning
 from tinylm.training._files import only_writer, remove_leftovers
 from tinylm.training._setup import Setup
-from tinylm.training._watching import Watching
+from tinylm.training._watching import Watching, sampled
 from tinylm.training.calibration import steps_of
 from tinylm.training.config import TrainConfig
 from tinylm.training.data import Loader
@@ -117,7 +117,8 @@ class Trainer:
         ):
             self._record_options()
             try:
-                self._loop(self.setup.loader(self.progress.loader), run)
+                with sampled(run) if self.strategy.is_writer else contextlib.nullcontext():
+                    self._loop(self.setup.loader(self.progress.loader), run)
             except RollBack:
                 self.saving.writer.wait()
                 run.finish("interrupted")

@@ -31,6 +31,7 @@ from tinylm.model import Transformer, pick_device, read_provenance
 from tinylm.tokenizer import Tokenizer
 from tinylm.training._errors import TrainingError
 from tinylm.training._files import only_writer, remove_leftovers, sha256
+from tinylm.training._watching import sampled
 from tinylm.training.checkpoint import step_folders
 from tinylm.training.finetuning import chat_data, lora, resuming
 from tinylm.training.finetuning.config import FinetuneConfig
@@ -101,7 +102,8 @@ def finetune(
         if done == config.steps:
             return Finetuned(done, done, True, 0.0, {})
         with obs.init(directory=out / "run", config=dataclasses.asdict(config), name=out.name) as run:
-            result = _train(config, method, model, optimizers, done, save, run, report, stop or threading.Event())
+            with sampled(run):
+                result = _train(config, method, model, optimizers, done, save, run, report, stop or threading.Event())
             run.finish("finished" if result.finished else "interrupted")
     return result
 
