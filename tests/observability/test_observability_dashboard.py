@@ -18,7 +18,7 @@ from tinylm import observability as obs
 from tinylm.observability.dashboard.histograms import Histograms, over_time, rebinned
 from tinylm.observability.dashboard.layers import heat, per_layer
 from tinylm.observability.dashboard.metrics import Curve, Metrics
-from tinylm.observability.dashboard.reduce import extremes, smooth, within
+from tinylm.observability.dashboard.reduce import Smoothing, extremes, within
 from tinylm.observability.dashboard.store import Store
 from tinylm.observability.dashboard.tail import Tail
 
@@ -119,6 +119,9 @@ def test_few_points_lose_no_peak_and_no_trough(values: list[float], buckets: int
     assert len(places) <= 2 * buckets + 2
     if finite:
         kept = [values[place] for place in places]
+        assert extremes(
+            array("d", [values[place] for place in finite]), 0, len(finite), buckets, finite=True
+        ) == extremes(array("d", [values[place] for place in finite]), 0, len(finite), buckets)
         assert min(kept) == min(values[place] for place in finite)
         assert max(kept) == max(values[place] for place in finite)
     if high - low > 2 * buckets:  # every bucket's own extremes are there
@@ -131,11 +134,10 @@ def test_few_points_lose_no_peak_and_no_trough(values: list[float], buckets: int
 
 @given(values=st.lists(st.floats(-5, 5) | st.just(math.nan), max_size=60), cut=st.integers(0, 60))
 def test_smoothing_goes_on_where_it_stopped(values: list[float], cut: int) -> None:
-    whole, parts = array("d"), array("d")
-    smooth(array("d", values), 10, whole)
-    smooth(array("d", values[:cut]), 10, parts)
-    smooth(array("d", values), 10, parts)
-    assert list(parts) == pytest.approx(list(whole), nan_ok=True, rel=1e-9, abs=1e-9)
+    whole, gone_on = Smoothing(10).of(array("d", values)), Smoothing(10)
+    gone_on.of(array("d", values[:cut]))
+    parts = gone_on.of(array("d", values))
+    assert list(parts) == pytest.approx(list(whole), nan_ok=True)
     mean, weight = 0.0, 0.0  # by the definition: a mean with weights that fall by 0.9 a step
     for value, smoothed in zip(values, whole, strict=True):
         if math.isnan(value):

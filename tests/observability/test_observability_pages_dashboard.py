@@ -123,7 +123,7 @@ def test_every_view_opens_on_a_laptop_and_on_a_phone(page: Any, start: Start, tm
         "Histograms": "At step 50",
         "Samples": "To be, or not to be <b>that</b>",
         "Alerts": "blocks.2.mlp",
-        "Machine": "Cpu (%)",
+        "Machine": "CPU (%)",
         "Profiles": "Open the profile alone",
         "Settings": "Configuration, machine and versions",
     }

@@ -164,9 +164,13 @@ def check_format(data: object, path: Path) -> None:
 def parse_row(line: bytes) -> dict[str, Any] | None:
     """One line as a row, or None when it is torn or foreign."""
     try:
-        row = json.loads(line)
+        return checked_row(json.loads(line))
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         return None
+
+
+def checked_row(row: object) -> dict[str, Any] | None:
+    """A line's JSON as a row, or None when it is foreign."""
     if not isinstance(row, dict) or type(row.get("step")) is not int or type(row.get("attempt")) is not int:
         return None
     return decode_row(row)

@@ -61,7 +61,9 @@ def plain_row(row: Mapping[str, object]) -> dict[str, object]:
 def decode_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row as it was logged: numbers named under "nonfinite" are nan, inf or -inf again."""
     decoded = dict(row)
-    nonfinite = decoded.pop("nonfinite", None)
+    if "nonfinite" not in decoded:
+        return decoded
+    nonfinite = decoded.pop("nonfinite")
     if isinstance(nonfinite, dict):
         for name, word in nonfinite.items():
             if isinstance(word, str) and word in _NONFINITE:

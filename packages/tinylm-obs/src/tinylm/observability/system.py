@@ -45,6 +45,7 @@ class SystemSampler:
         self.close()
 
     def _work(self) -> None:
+        self._reader.start()
         while True:
             last = self._stop.wait(self._every)
             try:
@@ -76,10 +77,13 @@ class _Reader:
                 'wanted psutil to sample the machine, got no such package: pip install "tinylm-obs[system]"'
             ) from None
         self._process = self._psutil.Process()
-        self._process.cpu_percent()  # the first call only starts the clock
-        self._psutil.cpu_percent()
         self._disk = self._counters()
         self._gpus = _Gpus()
+
+    def start(self) -> None:
+        """Start the clocks of the percentages: psutil keeps one per thread, so in the thread that samples."""
+        self._process.cpu_percent()
+        self._psutil.cpu_percent()
 
     def read(self) -> dict[str, float]:
         memory = self._psutil.virtual_memory()

@@ -106,7 +106,7 @@ def _pointer(axis: str) -> Options:
 
 
 def _line_series(line: Line, log_x: bool, log_y: bool) -> Options:
-    points = [[short(x), short(y)] for x, y in line.points if (x > 0 or not log_x) and (y > 0 or not log_y)]
+    points = [[x, y] for x, y in line.points if (x > 0 or not log_x) and (y > 0 or not log_y)]
     marks = [{"xAxis": x, "name": words} for x, words in line.marks if x > 0 or not log_x]
     return {
         "type": "line",

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any
 
-from .reduce import smooth
+from .reduce import Smoothing
 
 _OWN = ("step", "time", "attempt")
 
@@ -20,17 +20,20 @@ class Curve:
     def __init__(self) -> None:
         self.steps = array("q")
         self.values = array("d")
-        self._changed = 0  # how often something else than the end was changed
-        self._smoothed: tuple[int, int, array[float]] | None = None  # window, changes, values
+        self.finite = True  # whether all values so far were
+        self.changed = 0  # how often something else than the end was changed
+        self._smoothed: tuple[int, int, Smoothing] | None = None  # window, changes, values
 
     def put(self, step: int, value: float) -> None:
         """Append, or replace what stood at this step."""
+        if value - value != 0:
+            self.finite = False
         if not self.steps or step > self.steps[-1]:
             self.steps.append(step)
             self.values.append(value)
             return
         place = bisect_left(self.steps, step)
-        self._changed += 1
+        self.changed += 1
         if self.steps[place] == step:
             self.values[place] = value
         else:
@@ -41,17 +44,16 @@ class Curve:
         """Forget what stood at this step, if anything did."""
         place = bisect_left(self.steps, step)
         if place < len(self.steps) and self.steps[place] == step:
-            self._changed += 1
+            self.changed += 1
             del self.steps[place], self.values[place]
 
     def smoothed(self, window: int) -> "array[float]":
         """The values, smoothed exponentially over about `window` of them; kept, and continued as the curve grows."""
         if window <= 1:
             return self.values
-        if self._smoothed is None or self._smoothed[:2] != (window, self._changed):
-            self._smoothed = (window, self._changed, array("d"))
-        smooth(self.values, window, self._smoothed[2])
-        return self._smoothed[2]
+        if self._smoothed is None or self._smoothed[:2] != (window, self.changed):
+            self._smoothed = (window, self.changed, Smoothing(window))
+        return self._smoothed[2].of(self.values)
 
 
 class Metrics:
@@ -63,7 +65,7 @@ class Metrics:
         self.attempts = array("q")
         self.curves: dict[str, Curve] = {}
         self.texts: dict[str, dict[int, str]] = {}
-        self._changed = 0
+        self.changed = 0  # how often something else than the end was changed
         self._axes: dict[str, tuple[int, array[float]]] = {}
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -72,23 +74,25 @@ class Metrics:
         time = float(time) if isinstance(time, int | float) else 0.0
         if self._is_old(step, attempt, time):
             return
+        curves = self.curves
         for name, value in row.items():
-            if name in _OWN or value is None:
-                continue
-            if isinstance(value, str):
-                self.texts.setdefault(name, {})[step] = value
-            elif isinstance(value, int | float):
-                curve = self.curves.get(name)
+            kind = type(value)
+            if kind is float or ((kind is int or kind is bool) and name not in _OWN):
+                if name == "time":
+                    continue
+                curve = curves.get(name)
                 if curve is None:
-                    curve = self.curves[name] = Curve()
-                curve.put(step, float(value))
+                    curve = curves[name] = Curve()
+                curve.put(step, value)
+            elif kind is str:
+                self.texts.setdefault(name, {})[step] = value
 
     def _is_old(self, step: int, attempt: int, time: float) -> bool:
         """Take note of the row's step; whether a higher attempt has already logged it."""
         if not self.steps or step > self.steps[-1]:
             place = len(self.steps)
         else:
-            self._changed += 1
+            self.changed += 1
             place = bisect_left(self.steps, step)
             if self.steps[place] == step:
                 if attempt < self.attempts[place]:
@@ -115,8 +119,8 @@ class Metrics:
         if kind == "step":
             return self.steps
         known = self._axes.get(kind)
-        if known is None or known[0] != self._changed:
-            known = self._axes[kind] = (self._changed, array("d"))
+        if known is None or known[0] != self.changed:
+            known = self._axes[kind] = (self.changed, array("d"))
         line = known[1]
         (self._continue_time if kind == "time" else self._continue_tokens)(line)
         return line

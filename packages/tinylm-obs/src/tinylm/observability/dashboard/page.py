@@ -6,6 +6,7 @@ It looks twice a second whether the store has something new, and redraws what is
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ VIEWS: dict[str, type[Any]] = {
     "Settings": Settings,
 }
 _TICK = 0.5
+_AT_ONCE = 1 << 18  # bytes of a file that are read before the page is sent
 _KEYS = {
     "1 – 8": "a view",
     "x": "steps, time, tokens",
@@ -50,15 +52,16 @@ _DARK = "const dark = localStorage.getItem('tinylm-dark'); if (dark !== null) Qu
 _TOGGLE = "Quasar.Dark.toggle(); localStorage.setItem('tinylm-dark', Quasar.Dark.isActive);"
 
 
-def build(store: Store, boards: set[Board]) -> None:
-    """One visitor's page."""
+async def build(store: Store, boards: set[Board]) -> None:
+    """One visitor's page, with what can be shown at once already in it."""
     client = ui.context.client
     board = Board(store)
     board.choose_at_first()
     boards.add(board)
     client.on_delete(lambda: boards.discard(board))
     wanted = client.request.query_params.get("view", "").capitalize()
-    Page(board, wanted if wanted in VIEWS else next(iter(VIEWS))).build()
+    await asyncio.to_thread(store.poll, board.chosen, _AT_ONCE)
+    await Page(board, wanted if wanted in VIEWS else next(iter(VIEWS))).build()
 
 
 class Page:
@@ -75,7 +78,7 @@ class Page:
         self._noticed: list[str] | None = None
         self._busy = False
 
-    def build(self) -> None:
+    async def build(self) -> None:
         ui.add_css(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
         ui.colors(primary="#3558c0")
         ui.add_body_html(f"<script>window.addEventListener('load', () => {{ {_DARK} }})</script>")
@@ -94,6 +97,7 @@ class Page:
         self._help = self._make_help()
         ui.keyboard(self._key, ignore=["input", "select", "textarea"], repeating=False)
         self._build_view()
+        await self._redraw()
         ui.timer(_TICK, self._tick)
 
     def _header(self) -> None:
@@ -111,9 +115,9 @@ class Page:
 
     def _make_help(self) -> ui.dialog:
         with ui.dialog() as dialog, ui.card().classes("q-pa-lg"):
-            text("h2", "Keyboard", "text-base font-semibold q-my-none")
+            text("h2", "Keyboard")
             for keys, what in _KEYS.items():
-                with ui.row().classes("items-center gap-3 no-wrap"):
+                with ui.row().classes("items-center no-wrap"):
                     text("kbd", keys)
                     text("span", what)
             ui.button("Close", on_click=dialog.close).props("flat")
@@ -161,9 +165,10 @@ class Page:
             return
         self._busy = True
         try:
-            self._seen = self.store.version
+            self._seen, began = self.store.version, time.monotonic()
             await self._redraw()
-            await asyncio.sleep(1.0 if self._behind() else 0)
+            rest = 3 * (time.monotonic() - began)  # reading goes before drawing, and the trainer before both
+            await asyncio.sleep(max(rest, 2.0 if self._behind() else 0.0))
         finally:
             self._busy = False
 
@@ -203,9 +208,9 @@ class Page:
 
     def _list_head(self) -> None:
         with ui.row().classes("items-center no-wrap w-full q-px-sm"):
-            text("h2", f"{len(self.store.runs)} runs" if len(self.store.runs) != 1 else "1 run")
+            text("h2", {0: "No runs yet", 1: "1 run"}.get(len(self.store.runs), f"{len(self.store.runs)} runs"))
             ui.element("div").classes("tl-space")
-            for word, chosen in (("all", True), ("none", False)):
+            for word, chosen in (("all", True), ("none", False)) if self.store.runs else ():
                 button = ui.button(word, on_click=lambda chosen=chosen: self._choose_all(chosen))
                 button.props(f'flat dense size=sm aria-label="Choose {word} of the runs"')
 

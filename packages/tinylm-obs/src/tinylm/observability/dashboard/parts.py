@@ -74,5 +74,5 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | tuple[str, str]]
 def choice(label: str, options: Mapping[str, str], value: str, changed: Callable[[str], Any]) -> ui.select:
     """A select; `changed` gets the new key."""
     chosen = ui.select(dict(options), value=value, label=label, on_change=lambda event: changed(str(event.value)))
-    chosen.props("dense outlined options-dense").classes("min-w-[180px]")
+    chosen.props("dense outlined options-dense").classes("tl-choice")
     return chosen

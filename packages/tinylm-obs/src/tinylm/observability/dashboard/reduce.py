@@ -11,24 +11,25 @@ from itertools import pairwise
 from .._values import is_finite
 
 
-def extremes(values: "array[float]", low: int, high: int, buckets: int) -> list[int]:
+def extremes(values: "array[float]", low: int, high: int, buckets: int, finite: bool = False) -> list[int]:
     """Places of values[low:high] that draw the same picture: each bucket's least and greatest, the first and the last.
 
     At most 2 · buckets + 2 places, rising; no peak and no trough is lost; values that are not finite are left out.
+    finite: there are none such, which need not be looked for.
     """
     count = high - low
     if count <= 2 * buckets:
         return [place for place in range(low, high) if is_finite(values[place])]
     kept: set[int] = set()
     for start, end in pairwise(low + count * part // buckets for part in range(buckets + 1)):
-        kept.update(_least_and_greatest(values, start, end))
+        kept.update(_least_and_greatest(values, start, end, finite))
     kept.update(place for place in (low, high - 1) if is_finite(values[place]))
     return sorted(kept)
 
 
-def _least_and_greatest(values: "array[float]", start: int, end: int) -> tuple[int, ...]:
+def _least_and_greatest(values: "array[float]", start: int, end: int, finite: bool) -> tuple[int, ...]:
     part = values[start:end]
-    if is_finite(sum(part)):  # nan or inf in a sum stay
+    if finite or is_finite(sum(part)):  # nan or inf in a sum stay
         return start + part.index(min(part)), start + part.index(max(part))
     places = [place for place in range(start, end) if is_finite(values[place])]
     if not places:
@@ -36,19 +37,26 @@ def _least_and_greatest(values: "array[float]", start: int, end: int) -> tuple[i
     return min(places, key=values.__getitem__), max(places, key=values.__getitem__)
 
 
-def smooth(values: "array[float]", window: int, out: "array[float]") -> None:
-    """Continue `out` to the length of `values`: exponential moving average of weight 1/window, started at the first
-    value's own mean (as Adam corrects its moments: Kingma and Ba 2015, §3). nan and inf stay where they are."""
-    keep = 1.0 - 1.0 / window
-    seen = sum(map(is_finite, out))
-    mean = next((value for value in reversed(out) if is_finite(value)), 0.0)
-    average = mean * (1.0 - keep**seen)
-    for value in values[len(out) :]:
-        if is_finite(value):
-            seen += 1
-            average = keep * average + (1.0 - keep) * value
-            value = average / (1.0 - keep**seen)
-        out.append(value)
+class Smoothing:
+    """An exponential moving average of weight 1/window that goes on as its values grow; started at the first value's
+    own mean (as Adam corrects its moments: Kingma and Ba 2015, §3). nan and inf stay where they are."""
+
+    def __init__(self, window: int) -> None:
+        self._keep = 1.0 - 1.0 / window
+        self._average, self._weight = 0.0, 0.0
+        self._out = array("d")
+
+    def of(self, values: "array[float]") -> "array[float]":
+        """The averages of `values`, which begin as they did at the last call."""
+        keep, average, weight = self._keep, self._average, self._weight
+        for value in values[len(self._out) :]:
+            if value - value == 0:  # finite
+                average = keep * average + (1.0 - keep) * value
+                weight = keep * weight + (1.0 - keep)
+                value = average / weight
+            self._out.append(value)
+        self._average, self._weight = average, weight
+        return self._out
 
 
 def within(axis: Sequence[float], low: float | None, high: float | None) -> tuple[int, int]:

@@ -45,8 +45,11 @@ def serve(directory: Path, host: str, port: int | None, browser: bool) -> None:
     app.on_startup(lambda: _announce(host, port, f"{address} shows {directory}; Ctrl-C ends it"))
     from .page import build
 
+    async def root() -> None:
+        await build(store, boards)
+
     nicegui.ui.run(
-        lambda: build(store, boards),
+        root,
         host=host,
         port=port,
         title=f"{directory.resolve().name} · TinyLM",
@@ -56,6 +59,7 @@ def serve(directory: Path, host: str, port: int | None, browser: bool) -> None:
         show=browser,
         show_welcome_message=False,
         reconnect_timeout=10,
+        tailwind=False,
     )
 
 

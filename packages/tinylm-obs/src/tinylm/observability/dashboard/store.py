@@ -14,7 +14,7 @@ from .._errors import ObservabilityError
 from .._readers import ALERTS_FILE, HISTOGRAMS_FILE, METRICS_FILE, RUN_FILE, SYSTEM_FILE, read_run
 from .histograms import Histograms
 from .metrics import Metrics
-from .tail import Tail
+from .tail import CHUNK, Tail
 
 
 class Run:
@@ -76,30 +76,30 @@ class Run:
         self.version += 1
         return True
 
-    def poll(self) -> bool:
-        """Take up rows that have arrived; whether there were any."""
+    def poll(self, limit: int = CHUNK) -> bool:
+        """Take up rows that have arrived, from at most `limit` bytes a file; whether there were any."""
         if self.record is None:
             return False
         changed = False
         with self.lock:
             try:
-                changed = self._follow_all()
+                changed = self._follow_all(limit)
                 if any(tail.restarts for tail in self.tails.values()):
                     self._start_again()
-                    changed = self._follow_all()
+                    changed = self._follow_all(limit)
             except OSError as error:
                 self.problem = f"wanted to read {error.filename}, got {error.strerror}"
                 changed = True
         self.version += changed
         return changed
 
-    def _follow_all(self) -> bool:
-        return sum(self._follow(name) for name in self.tails) > 0
+    def _follow_all(self, limit: int) -> bool:
+        return sum(self._follow(name, limit) for name in self.tails) > 0
 
-    def _follow(self, name: str) -> bool:
+    def _follow(self, name: str, limit: int) -> bool:
         tail = self.tails[name]
         damaged = len(tail.damaged)
-        rows = tail.poll()
+        rows = tail.poll(limit)
         if name == METRICS_FILE:
             for row in rows:
                 self.metrics.add(row)
@@ -141,9 +141,9 @@ class Store:
         self.version += changed
         return changed
 
-    def poll(self, wanted: Collection[str]) -> bool:
+    def poll(self, wanted: Collection[str], limit: int = CHUNK) -> bool:
         """Take up new rows of the runs with these labels; whether there were any."""
-        changed = sum(run.poll() for label, run in list(self.runs.items()) if label in wanted) > 0
+        changed = sum(run.poll(limit) for label, run in list(self.runs.items()) if label in wanted) > 0
         self.version += changed
         return changed
 

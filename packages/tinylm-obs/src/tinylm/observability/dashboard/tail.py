@@ -4,10 +4,11 @@ A half-written last line waits for its end; a damaged line is counted and passed
 is read anew. It does NOT lock, and does NOT know what rows mean (`metrics.py`, `store.py`).
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
-from .._readers import parse_row
+from .._readers import checked_row, parse_row
 
 CHUNK = 1 << 20  # bytes of one poll: a page stays responsive while a long file is read
 
@@ -54,15 +55,25 @@ class Tail:
     def _rows(self, data: bytes) -> list[dict[str, Any]]:
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
-        rows = []
-        for line in lines:
-            row = parse_row(line) if line else None
-            if row is not None:
-                rows.append(row)
-            elif line:
-                self.damaged.append(self._line)
-            self._line += 1
+        rows = _at_once(lines)
+        if rows is None:
+            parsed = [parse_row(line) if line else None for line in lines]
+            rows = [row for row in parsed if row is not None]
+            self.damaged += [self._line + place for place, row in enumerate(parsed) if row is None and lines[place]]
+        self._line += len(lines)
         if self._rest.endswith(b"}") and (whole := parse_row(self._rest)) is not None:
             rows.append(whole)  # an object that parses is whole; only its newline is missing
             self._rest = b""
         return rows
+
+
+def _at_once(lines: list[bytes]) -> list[dict[str, Any]] | None:
+    """All lines in one call of the parser, in half the time; None unless every line is a row."""
+    if not all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+        return None
+    try:
+        found = json.loads(b"[" + b",".join(lines) + b"]")
+    except (ValueError, RecursionError):
+        return None
+    rows = [checked for row in found if (checked := checked_row(row)) is not None]
+    return rows if len(rows) == len(lines) else None

@@ -12,7 +12,7 @@ from typing import Any
 from nicegui import ui
 
 from ..board import AXES, WINDOWS, Board, colour
-from ..charts import Line, lines
+from ..charts import Line, lines, short
 from ..metrics import Curve, Metrics
 from ..parts import card, chart, empty, redraw, text
 from ..reduce import extremes, within
@@ -30,10 +30,12 @@ class Curves:
     def __init__(self, board: Board) -> None:
         self.board = board
         self._charts: dict[str, tuple[ui.echart, ui.label]] = {}
+        self._known: dict[tuple[str, str, int], tuple[object, list[tuple[float, float]]]] = {}
         self._zoomed_in: str | None = None  # the chart whose own zoom is already as wanted
 
     def build(self) -> None:
-        with ui.element("div").classes("tl-controls"):
+        self._bar = ui.element("div").classes("tl-controls")
+        with self._bar:
             self._controls()
         self._grid = ui.element("div").classes("tl-grid")
 
@@ -73,6 +75,7 @@ class Curves:
     async def update(self) -> None:
         runs = self.board.runs()
         names = _scalars(runs)
+        self._bar.set_visibility(bool(names))
         if list(self._charts) != names:
             self._make_cards(names)
         span = _span(runs, self.board)
@@ -111,9 +114,9 @@ class Curves:
                     continue
                 window = self.board.window if len(curve.steps) > 20 and name not in _AS_IT_IS else 1
                 if window > 1:
-                    raw = self._points(run.metrics, curve, curve.values, span, share // 2)
+                    raw = self._points(run, name, 1, span, share // 2)
                     drawn.append(Line(f"{run.label} raw", colour(run), raw, faint=True))
-                points = self._points(run.metrics, curve, curve.smoothed(window), span, share)
+                points = self._points(run, name, window, span, share)
                 marks = _marks(run, self.board.axis) if name == "loss" else []
                 drawn.append(Line(run.label, colour(run), points, marks=marks))
         drawn.sort(key=lambda line: not line.faint)
@@ -122,15 +125,24 @@ class Curves:
         return lines(drawn, board.axis, span, board.log_x, board.log_y, zoom)
 
     def _points(
-        self, metrics: Metrics, curve: Curve, values: Any, span: tuple[float, float], buckets: int
+        self, run: Run, name: str, window: int, span: tuple[float, float], buckets: int
     ) -> list[tuple[float, float]]:
-        """Most of the points are spent on what is in sight; the rest of the axis gets a few."""
+        """Most of the points are spent on what is in sight; the rest of the axis gets a few. What has not changed since
+        the last time is not computed again."""
+        metrics, curve, seen = run.metrics, run.metrics.curves[name], _in_sight(self.board, span)
+        state = (len(metrics.steps), len(curve.steps), metrics.changed, curve.changed, self.board.axis, seen, buckets)
+        known = self._known.get((run.label, name, window))
+        if known is not None and known[0] == (metrics, state):
+            return known[1]
+        values = curve.smoothed(window)
         axis = metrics.axis(self.board.axis)
         own = axis if len(curve.steps) == len(metrics.steps) else _axis_of(metrics, curve, axis)
-        low, high = within(own, *_in_sight(self.board, span))
-        places = extremes(values, 0, low, 40) + extremes(values, low, high, max(50, buckets))
-        places += extremes(values, high, len(values), 40)
-        return [(own[place], values[place]) for place in places]
+        low, high = within(own, *seen)
+        parts = ((0, low, 40), (low, high, max(50, buckets)), (high, len(values), 40))
+        places = [place for part in parts for place in extremes(values, *part, curve.finite)]
+        points = [(short(own[place]), short(values[place])) for place in places]
+        self._known[run.label, name, window] = ((metrics, state), points)
+        return points
 
 
 def words(name: str) -> str:

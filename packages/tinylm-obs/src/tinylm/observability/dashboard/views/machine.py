@@ -53,5 +53,10 @@ class Machine:
                     'pip install "tinylm-obs[system]"',
                 )
             for name in names:
-                with card(name[:1].upper() + name[1:]):
+                with card(_title(name)):
                     self._charts[name] = chart({}, f"{name} over time")
+
+
+def _title(name: str) -> str:
+    name = name.replace("cpu", "CPU").replace("gpu", "GPU")
+    return name[:1].upper() + name[1:]
