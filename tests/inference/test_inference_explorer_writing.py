@@ -30,11 +30,20 @@ def test_the_text_is_the_engines_and_the_cache_changes_nothing(checkpoint):
     for place, frame in enumerate(written.frames):
         assert frame.cached == len(ids) + place
         assert frame.difference < 1e-3
-    for frame in written.frames[:-1]:
+    for frame in written.frames:
         assert len(frame.table) == -(-frame.cached // BLOCK)
         assert len(set(frame.table)) == len(frame.table)
         assert set(frame.table) <= set(range(BLOCKS))
     assert all(frame.cached_operations < frame.again_operations for frame in written.frames[1:])
+
+
+def test_a_text_that_fills_the_context_leaves_room_for_a_token(checkpoint):
+    readings = Readings(Library([checkpoint]))
+    ids = readings.read(0, "x" * 1000).ids
+    written = Writing(readings.library.open(0), ids, SamplingParams(max_tokens=24, logprobs=5)).go_on(600)
+    assert written.done
+    assert len(written.frames) == 64 - 1 - len(ids) == 1
+    assert written.frames[0].table
 
 
 def test_the_operations_are_those_that_pytorch_counts(checkpoint):

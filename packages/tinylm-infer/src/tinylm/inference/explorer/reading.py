@@ -78,7 +78,7 @@ def read(checkpoint: Checkpoint, text: str, limit: int = LIMIT) -> Read:
     that is not Unicode."""
     tokenizer = tokenizer_of(checkpoint)
     given, text = text, text[:TEXT_LIMIT]
-    limit = min(limit, checkpoint.model.config.context - 1)
+    limit = min(limit, checkpoint.model.config.context - 2)  # room to write on
     plain = tokenizer.encode(text)
     around = len(tokenizer.encode("", add_special_tokens=True))
     left_out = 0

@@ -5,7 +5,7 @@ step the whole text is computed again, and both results are compared. Next: `his
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -62,19 +62,21 @@ class Writing:
         config = EngineConfig(block_size=BLOCK, kv_cache_memory_bytes=block * BLOCKS, enable_prefix_caching=False)
         self._checkpoint = checkpoint
         self._engine = Engine(model, checkpoint.tokenizer, (), config)
-        (self._sequence,) = self._engine.add_request("explorer", ids, params)
+        # One more than is shown: at a text's end the engine takes the blocks back, and they are to be seen.
+        self._count = min(params.max_tokens or MOST, c.context - len(ids) - 1)
+        longer = replace(params, max_tokens=self._count + 1)
+        (self._sequence,) = self._engine.add_request("explorer", ids, longer)
         self._read = 0  # tokens that have been through the model
-        self._table: list[int] = []
         self.frames: list[Frame] = []
 
     def go_on(self, seconds: float) -> Written:
         """Writes for about so long, one token at least, or to the end."""
         end = time.perf_counter() + seconds
-        while self._sequence.finish_reason is None:
+        while len(self.frames) < self._count:
             self.frames.append(self._step())
             if time.perf_counter() > end:
                 break
-        return Written(self.frames, self._sequence.finish_reason is not None, BLOCK, BLOCKS)
+        return Written(self.frames, len(self.frames) == self._count, BLOCK, BLOCKS)
 
     def _step(self) -> Frame:
         start = time.perf_counter()
@@ -93,11 +95,10 @@ class Writing:
             logits = model(torch.tensor([self._sequence.tokens[:before]]), logits_at=[-1])[0, 0]
         again = logits.float().log_softmax(dim=0)
         difference = max(abs(float(again[i]) - told.logprob) for i, told in event.logprobs.items())
-        self._table = list(self._sequence.table) or self._table  # at its end the engine takes the blocks back
         frame = Frame(
             event.token_id,
             token_text(self._checkpoint, event.token_id),
-            self._table,
+            list(self._sequence.table),
             before,
             operations(model, before - self._read, before),
             operations(model, before, before),

@@ -10,7 +10,7 @@ export function el(tag, properties = {}, ...children) {
     else if (name.includes("-") || name === "role" || name === "for") element.setAttribute(name, value);
     else element[name] = value;
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
@@ -20,7 +20,7 @@ export function svg(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
@@ -41,7 +41,7 @@ export function short(text, length = 14) {
 export function number(x, digits = 3) {
   if (x === null || x === undefined) return "–";
   if (!Number.isFinite(x)) return String(x);
-  if (x !== 0 && (Math.abs(x) < 10 ** -digits || Math.abs(x) >= 1e6)) return x.toExponential(digits - 1);
+  if (x !== 0 && (Math.abs(x) < 10 ** -digits || Math.abs(x) >= 1e6)) return x.toExponential(Math.max(digits - 1, 0));
   return x.toLocaleString("en", { maximumFractionDigits: digits });
 }
 
@@ -94,5 +94,5 @@ export function range(label, value, { min, max, step, show = number }, change) {
 }
 
 export function replace(root, ...children) {
-  root.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+  root.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
 }
