@@ -7,7 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tinylm import observability as obs
-from tinylm.inference import LLM, SamplingParams
+from tinylm.inference import LLM, InferenceError, SamplingParams
+from tinylm.inference.explorer import rungs
 from tinylm.inference.explorer.history import history
 from tinylm.inference.explorer.library import Library
 from tinylm.inference.explorer.reading import Readings
@@ -75,3 +76,13 @@ def test_the_same_text_through_every_step(make_checkpoint, tmp_path):
     assert answer.moments[0].guesses[0].id == int(seen.taps["logits"][0, 2].argmax())
     assert answer.curve[0] == (1, pytest.approx(4.9))
     assert len(answer.curve) == 30
+
+
+def test_the_rungs_agree(checkpoint, monkeypatch):
+    seen = Readings(Library([checkpoint])).see(0, TEXT)
+    answer = rungs.rungs(seen)
+    assert [rung.name for rung in answer] == ["arrays", "tensors", "transformer"]
+    assert all(rung.difference < 1e-3 for rung in answer)
+    monkeypatch.setattr(rungs, "MOST", 10)
+    with pytest.raises(InferenceError, match="below 10 parameters"):
+        rungs.rungs(seen)

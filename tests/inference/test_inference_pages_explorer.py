@@ -51,6 +51,7 @@ PANELS = {
     "writing": ".slot.full",
     "history": "circle.moment",
     "arithmetic": "pre.source",
+    "rungs": ".compare",
 }
 
 

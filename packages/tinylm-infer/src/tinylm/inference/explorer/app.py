@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
 
-from tinylm.inference.explorer import arithmetic, choice, history, layers, tokens, writing
+from tinylm.inference.explorer import arithmetic, choice, history, layers, rungs, tokens, writing
 from tinylm.inference.explorer.library import Library
 from tinylm.inference.explorer.reading import LIMIT, Readings
 from tinylm.inference.sampling_params import SamplingParams
@@ -150,6 +150,10 @@ def build_app(library: Library) -> FastAPI:
     @app.post("/api/history")
     async def of_history(ask: AskHistory) -> Response:
         return await answer(lambda: history.history(readings, ask.point, ask.text, ask.position))
+
+    @app.post("/api/rungs")
+    async def of_rungs(ask: Ask) -> Response:
+        return await answer(lambda: rungs.rungs(readings.see(ask.point, ask.text)))
 
     @app.post("/api/number")
     async def of_number(ask: AskNumber) -> Response:

@@ -9,8 +9,9 @@ import choice from "./choice.js";
 import writing from "./writing.js";
 import history from "./history.js";
 import arithmetic from "./arithmetic.js";
+import rungs from "./rungs.js";
 
-const panels = [tokens, layers, choice, writing, history, arithmetic];
+const panels = [tokens, layers, choice, writing, history, arithmetic, rungs];
 const at = (id) => document.getElementById(id);
 let points = [];
 let shown = null;
