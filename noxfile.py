@@ -107,7 +107,8 @@ def quickstart(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, types, the borders between the packages, and the tables in the documents."""
-    install(session, *wheels(session), *PYTEST, "ruff", "mypy", "types-regex", "import-linter", "nox", "nicegui")
+    typed = ["matplotlib", "nicegui", "types-regex"]  # what packages use by an extra; what brings no types
+    install(session, *wheels(session), *PYTEST, *typed, "ruff", "mypy", "import-linter", "nox")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", *[word for phase in PHASES for word in ("-p", f"tinylm.{phase}")])
