@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tinylm import observability as obs
 from tinylm.training import TokenDataset, Trainer, TrainingError
 from tinylm.training.launched import refuse_many_processes
+from tinylm.training.strategy import SingleProcess
 
 LAST = {"depth": 1, "batch_size": 4, "steps": 4, "validate_every": 4, "checkpoint_every": 4, "process_timeout": 120.0}
 
@@ -135,3 +138,43 @@ pathlib.Path.exists = lambda self, **more: exists(self, **more) and (
     run = together(tiny(tmp_path / "m", **LAST), tmp_path, before=before)
     assert run.wait() == [1, 1], run.said
     assert "give an --out on a file system that all of them share" in run.said
+
+
+def test_a_stop_that_is_asked_for_while_processes_agree_is_not_lost(tiny, tmp_path):
+    class Slow(SingleProcess):
+        asked = 0
+
+        def any(self, flag):
+            self.asked += 1
+            if self.asked == 3:
+                trainer.request_stop()  # as a signal does, while the others are being heard
+            return flag
+
+    trainer = Trainer(tiny(tmp_path / "m"), strategy=Slow())
+    assert trainer.train().step == 3
+    assert sorted(p.name for p in (tmp_path / "m" / "steps").iterdir()) == ["00000003"]
+
+
+SIGNALLED = """
+from tinylm.training import trainer
+plain = trainer.Trainer._advance
+def advance(self, *arguments):
+    plain(self, *arguments)
+    print("step", self.progress.step, flush=True)
+trainer.Trainer._advance = advance
+"""
+
+
+def test_ctrl_c_reaches_all_and_they_save_together(tiny, together, tmp_path):
+    config = tiny(tmp_path / "m", **{**LAST, "steps": 100_000, "validate_every": 100_000, "checkpoint_every": 100_000})
+    run = together(config, tmp_path, before=SIGNALLED)
+    deadline = time.monotonic() + 120
+    while not all("step 5" in log.read_text() for log in run.logs if log.exists()) or "step 5" not in run.said:
+        assert time.monotonic() < deadline, run.said
+        time.sleep(0.01)
+    for process in run:
+        os.kill(process.pid, signal.SIGINT)
+    assert run.wait() == [130, 130], run.said
+    (folder,) = (tmp_path / "m" / "steps").iterdir()
+    assert f"stopped after step {int(folder.name)} of 100000" in run.said
+    assert obs.read_run(tmp_path / "m" / "run")["status"] == "interrupted"

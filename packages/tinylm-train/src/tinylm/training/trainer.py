@@ -233,8 +233,10 @@ class Trainer:
 
     def _to_stop(self) -> bool:
         """Whether any process has been asked to."""
-        self.stop_requested = self.strategy.any(self.stop_requested)
-        return self.stop_requested
+        agreed = self.strategy.any(self.stop_requested)
+        if agreed:  # no assignment else: a signal may have asked while this was being agreed
+            self.stop_requested = True
+        return agreed
 
     def _agreed(self, seconds: float) -> float:
         """The writer's clock, while the length of the run depends on it."""

@@ -40,8 +40,13 @@ class Replicated(Processes):
     def wrap(self, model: Transformer) -> LossFunction:
         """All copies begin as the first process's."""
         ids: Any = [self.kind.index] if self.kind.type == "cuda" else None
-        self._copies = DistributedDataParallel(_Loss(model), device_ids=ids)
-        return self._copies
+        self._copies = copies = DistributedDataParallel(_Loss(model), device_ids=ids)
+
+        def loss(inputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
+            mine: Tensor = copies(inputs, targets, reduction)
+            return mine
+
+        return loss
 
     def accumulating(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Nothing is exchanged before the last part."""
