@@ -68,6 +68,11 @@ def test_no_style_sheet_loads_from_another_host(site: Path) -> None:
     } == {}
 
 
+@pytest.mark.parametrize("site", BUILDERS, ids=["mkdocs", "zensical"])
+def test_no_script_of_the_theme_asks_github_for_stars(site: Path) -> None:
+    assert [page.parent.name for page in site.rglob("*.html") if 'data-md-component="source"' in page.read_text()] == []
+
+
 def test_zensical_builds_the_same_pages() -> None:
     ours, theirs = ({page.relative_to(site) for page in site.rglob("*.html")} for site in BUILDERS)
     assert ours == theirs
