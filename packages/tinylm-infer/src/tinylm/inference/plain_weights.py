@@ -19,12 +19,12 @@ from tinylm.inference.decoder import CompiledTransformer, Decoder, plain_matrix
 from tinylm.model import Transformer
 from tinylm.model.transformer import MLP
 
-MOST = 8  # new tokens; with more of them PyTorch's products are faster (benchmarks/decode.py)
+MOST = 8  # new tokens: there PyTorch's products draw level in bfloat16 (benchmarks/decode.py, batch 8)
 _LINE = 64  # bytes: each matrix begins at a cache line
 
 
 class KernelMLP(MLP):
-    """GELU in one pass over memory; PyTorch's tanh form takes four times as long and a fifth of reading a prompt."""
+    """GELU in one pass over memory; PyTorch's tanh form takes about three times as long (docs/log.md)."""
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.up(x)

@@ -95,10 +95,10 @@ def _profiles(store: Store) -> Any:
 
     def profile(run: str, page: str) -> FileResponse:
         known = store.runs.get(run)
-        pages = profile_pages(known.path) if known else []
-        for path in pages:
-            if path.relative_to(known.path).as_posix() == page:  # type: ignore[union-attr]
-                return FileResponse(path, media_type="text/html")
+        if known is not None:
+            for path in profile_pages(known.path):
+                if path.relative_to(known.path).as_posix() == page:
+                    return FileResponse(path, media_type="text/html")
         raise HTTPException(404, f"no profile {page!r} in the run {run!r}")
 
     return profile
