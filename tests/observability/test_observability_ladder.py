@@ -173,6 +173,25 @@ def test_blocks_are_rendered_and_stale_ones_named(tmp_path: Path, capsys: pytest
     assert subprocess.run(command, capture_output=True).returncode == 0
 
 
+def test_a_part_of_a_table_is_rendered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables.write_table(TABLE, tmp_path / "r.json")
+    document = tmp_path / "README.md"
+
+    def rendered(choice: str) -> list[str]:
+        document.write_text(f"<!-- table: r.json{choice} -->\n<!-- /table -->\n")
+        assert tables.main([str(document)]) == 0
+        assert tables.main(["--check", str(document)]) == 0
+        return [line for line in document.read_text().splitlines() if line.startswith("| ")]
+
+    assert rendered(" | rows: c | columns: n; rung") == ["| n | rung |", "| --- | --- |", "| 12,345 | c |"]
+    assert rendered(" | rows: 0.0123; a|b")[2:] == ["| a\\|b | 0.0123 | – |"]
+    assert rendered(" | columns: time (s)") == ["| time (s) |", "| --- |", "| 0.0123 |", "| – |"]
+    for choice, message in (("rows: d", "got 'd'"), ("columns: rung; z", "got 'z'"), ("only: c", "got 'only: c'")):
+        document.write_text(f"<!-- table: r.json | {choice} -->\n<!-- /table -->\n")
+        assert tables.main([str(document)]) == 1
+        assert message in capsys.readouterr().err
+
+
 def test_tables_that_cannot_be_rendered_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = tmp_path / "README.md"
     document.write_text("<!-- table: r.json -->\n<!-- /table -->\n")

@@ -12,6 +12,9 @@ document:
     python -m tinylm.observability.tables README.md            renders what stands between them
     python -m tinylm.observability.tables --check README.md    exits 1 and names the blocks that are stale
 
+A part of a table: `<!-- table: FILE | rows: loops; blocks, torch | columns: rung; time (s) -->` shows the rows that
+have a cell of one of these texts, and these columns, in this order; either may be left out.
+
 It does NOT measure (`climb.py`, `timing.py`) and does NOT print to a terminal (`cli.py`).
 """
 
@@ -92,6 +95,26 @@ def cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def select(table: dict[str, Any], choices: Sequence[str]) -> dict[str, Any]:
+    """A part of a table. choices: "rows: TEXT; TEXT" and "columns: NAME; NAME". Raises ObservabilityError for another
+    word, and for a text or a name that the table does not have."""
+    columns, rows = table["columns"], cells(table)
+    for choice in choices:
+        kind, _, names = choice.partition(": ")
+        wanted = names.split("; ")
+        have = {"rows": {text for row in rows for text in row}, "columns": {*table["columns"]}}.get(kind)
+        if have is None:
+            raise ObservabilityError(f"wanted `rows: ...` or `columns: ...` after a table's file, got {choice!r}")
+        if missing := [name for name in wanted if name not in have]:
+            raise ObservabilityError(f"wanted {kind} of {table.get('title')!r}, got {missing[0]!r}, which is not there")
+        if kind == "rows":
+            rows = [row for row in rows if not {*wanted}.isdisjoint(row)]
+        else:
+            columns = wanted
+    places = [table["columns"].index(name) for name in columns]
+    return {**table, "columns": columns, "rows": [[row[place] for place in places] for row in rows]}
+
+
 def markdown(table: dict[str, Any]) -> str:
     """The table in Markdown, and a line below that says where its figures come from."""
     lines = [_line(table["columns"]), _line(["---"] * len(table["columns"])), *map(_line, cells(table))]
@@ -116,7 +139,9 @@ def render(document: Path) -> tuple[str, list[str]]:
     stale: list[str] = []
 
     def block(match: re.Match[str]) -> str:
-        body = "\n" + markdown(read_table(document.parent / match["file"])) + "\n"
+        file, *choices = match["file"].split(" | ")
+        table = read_table(document.parent / file)
+        body = "\n" + markdown(select(table, choices) if choices else table) + "\n"
         if body != match["body"]:
             stale.append(match["file"])
         return f"<!-- table: {match['file']} -->\n{body}<!-- /table -->"
