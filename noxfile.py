@@ -165,7 +165,7 @@ def notebooks(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The site builds into site/ without a broken link, by MkDocs and by Zensical, and asks no other host."""
-    install(session, *SITE, "nbconvert", "typer", "rich", "pytest")
+    install(session, *SITE, "nbconvert", "typer", "rich", "pytest", "playwright")
     # With -q, --strict would pass broken links. The variable silences an advertisement of MkDocs 2.
     session.run("mkdocs", "build", "--strict", "--clean", env={"NO_MKDOCS_2_WARNING": "1"})
     session.run("zensical", "build", "--strict", "--clean", env={"SITE_DIR": "build/zensical"}, silent=True)

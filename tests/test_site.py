@@ -1,5 +1,6 @@
 """The built site in site/ works offline and is whole: no page asks another host for a script, a style sheet, a font or
-a picture; every page has a title; a search finds every public name; mathematics is MathML.
+a picture; every page has a title and fits a phone's width; a search finds every public name; mathematics is MathML;
+every page of Learn has all the parts that one is promised.
 
 Run by `nox -s docs` after `mkdocs build --strict` and `zensical build --strict` (into build/zensical). Links that a
 reader follows may lead elsewhere; what a browser loads by itself may not. What the pages say is not tested here.
@@ -8,8 +9,10 @@ reader follows may lead elsewhere; what a browser loads by itself may not. What 
 import importlib
 import json
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +113,51 @@ def test_sources_stand_where_a_page_names_them(site: Path) -> None:
     left = [str(page) for page in (site / "learn").rglob("*.html") if re.search(r"--8|8&lt;", page.read_text())]
     assert left == []
     assert "linear_backward" in (site / "learn" / "gradients" / "index.html").read_text()
+
+
+LEARN = re.findall(r"learn/([a-z-]+)\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+PATH = [name for name in LEARN if name not in ("index", "words")]
+PARTS = ["**You will run**", "**The idea.**", '--8<-- "tinylm/', "<!-- table: ", "\n## Run it\n", "](../notebooks/"]
+PARTS += ["\n## Exercises\n", '??? success "Answers"\n', "$"]  # the last: a derivation
+
+
+@pytest.mark.parametrize("name", PATH)
+def test_a_page_of_the_path_has_every_part_and_leads_to_the_next(name: str) -> None:
+    text = (ROOT / "docs" / "learn" / f"{name}.md").read_text()
+    assert [part for part in PARTS if part not in text] == []
+    assert text.startswith(f"# {PATH.index(name) + 1} · ")
+    asked, answered = text.split("\n## Exercises\n")[1].split('??? success "Answers"')
+    numbers = [re.findall(r"^ *(\d+)\. ", part, re.MULTILINE) for part in (asked, answered)]
+    assert numbers[0] == numbers[1] == [str(n + 1) for n in range(len(numbers[0]))]
+    following = PATH[PATH.index(name) + 1 :][:1]
+    ending = text.rstrip().split("\n\n")[-1]
+    assert [f"({other}.md)" for other in following if f"({other}.md)" not in ending] == []
+
+
+def test_the_path_is_found() -> None:
+    assert PATH[0] == "tokenizer"
+    assert PATH[-1] == "hardware"
+    assert len(PATH) > 10
+
+
+@pytest.fixture
+def phone(chromium: Any) -> Iterator[Any]:
+    """A page as wide as a phone."""
+    context = chromium.new_context(viewport={"width": 390, "height": 844})
+    yield context.new_page()
+    context.close()
+
+
+def test_every_page_fits_a_phone_and_shows_its_pictures_and_formulas(phone: Any) -> None:
+    wrong = {}
+    for path in sorted(SITE.rglob("*.html")):
+        phone.goto(path.as_uri())
+        width = phone.evaluate("document.documentElement.scrollWidth")
+        pictures = phone.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
+        formulas = phone.evaluate("document.querySelectorAll('math merror').length")
+        if width > 390 or pictures or formulas:
+            wrong[path.parent.name] = (width, pictures, formulas)
+    assert wrong == {}
 
 
 def test_the_check_would_notice() -> None:
