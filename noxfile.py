@@ -112,7 +112,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", *[word for phase in PHASES for word in ("-p", f"tinylm.{phase}")])
-    session.run("mypy", "noxfile.py", ".ci/house.py", ".ci/pages.py")
+    session.run("mypy", "noxfile.py", ".ci/house.py", ".ci/pages.py", ".ci/overview.py")
     source = {"PYTHONPATH": SOURCES}
     session.run("lint-imports", env=source)
     session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_house.py", env=source)
