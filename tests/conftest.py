@@ -1,12 +1,16 @@
-"""For every suite: Ctrl-C works in the commands that tests start; and the browser that tests marked `browser` use.
+"""For every suite: Ctrl-C works in the commands that tests start; browser and dashboard for tests marked `browser`.
 
 A shell that runs the tests in the background makes its programs ignore SIGINT, and they hand that down to theirs.
 """
 
 import os
+import re
 import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,3 +50,29 @@ def page(chromium: Any) -> Iterator[Any]:
     context.close()
     assert [url for url in asked if not url.startswith(LOOPBACK)] == []
     assert failed == []
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Path], str]]:
+    """Starts `tinylm-obs ui DIRECTORY` and gives its address. The test fails if the server wrote of an error."""
+    pytest.importorskip("nicegui", reason="the extra [ui] is not installed")
+    running = []
+
+    def started(directory: Path) -> str:
+        command = [sys.executable, "-m", "tinylm.observability", "ui", str(directory), "--port", "0", "--no-browser"]
+        # By this name NiceGUI would take itself for the one under test.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        running.append(process)
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        found = re.match(r"(http://127\.0\.0\.1:\d+) shows ", line)
+        assert found, line + process.stderr.read()
+        return found[1]
+
+    yield started
+    for process in running:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+        assert "Traceback" not in errors, errors
+        assert "has been deleted" not in errors, errors

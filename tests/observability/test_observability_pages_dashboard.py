@@ -4,11 +4,7 @@ The `page` fixture fails a test whose page asked another host for anything or wh
 """
 
 import json
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +19,6 @@ _DATA = """(place) => { const drawn = document.querySelectorAll('.nicegui-echart
     const chart = drawn && getElement(drawn.id.slice(1)).chart;
     const series = chart?.getOption().series || [];
     return series.filter(one => one.tooltip?.show !== false).map(one => one.data); }"""
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts `tinylm-obs ui DIRECTORY` and gives its address."""
-    pytest.importorskip("nicegui", reason="the extra [ui] is not installed")
-    running = []
-
-    def started(directory: Path) -> str:
-        command = [sys.executable, "-m", "tinylm.observability", "ui", str(directory), "--port", "0", "--no-browser"]
-        # By this name NiceGUI would take itself for the one under test.
-        environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        running.append(process)
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        found = re.match(r"(http://127\.0\.0\.1:\d+) shows ", line)
-        assert found, line + process.stderr.read()
-        return found[1]
-
-    yield started
-    for process in running:
-        process.terminate()
-        _, errors = process.communicate(timeout=30)
-        assert "Traceback" not in errors, errors
 
 
 def log_a_run(directory: Path, steps: int = 60) -> obs.Run:
@@ -89,6 +60,37 @@ def test_it_moves_while_a_run_logs(page: Any, start: Start, tmp_path: Path) -> N
     second.finish()
     run.finish()
     wait_for(page, "finished · step 60", "nav")
+
+
+def test_a_view_may_be_left_while_it_is_filled(page: Any, start: Start, tmp_path: Path) -> None:
+    """What arrives for a view that is gone goes nowhere: NiceGUI would warn of deleted elements; `start` hears it."""
+    run = log_a_run(tmp_path / "first")
+    page.goto(start(tmp_path))
+    wait_for(page, "step 59", "nav")
+    for turn in range(6):
+        for place in range(1, len(VIEWS) + 1):
+            run.log({"loss": 1.0, f"figure_{turn}": 1.0}, step=60 + turn)  # new rows, and new cards
+            run.alert("spike", "loss", "seen", 60 + turn)
+            page.keyboard.press(str(place))
+    page.keyboard.press("1")
+    run.log({"loss": 0.5}, step=100)
+    wait_for(page, "step 100 · loss 0.5", "nav")
+    wait_for(page, "Figure 5", "main")
+    page.wait_for_function(f"() => ({_DATA})(0)[0]?.at(-1)?.[0] === 100")
+    run.finish()
+
+
+def test_keys_move_the_controls_and_the_charts_stay(page: Any, start: Start, tmp_path: Path) -> None:
+    log_a_run(tmp_path / "first").finish()
+    page.goto(start(tmp_path))
+    page.wait_for_function(f"() => ({_DATA})(0)[0]?.length > 10")
+    drawn = page.locator(".nicegui-echart").first.element_handle()
+    option = "() => getElement(document.querySelector('.nicegui-echart').id.slice(1)).chart.getOption()"
+    for key, shows in (("y", "yAxis[0].type === 'log'"), ("x", "xAxis[0].max < 60"), ("+", "series[0].data[59] != 0")):
+        page.keyboard.press(key)
+        page.wait_for_function(f"() => ({option})().{shows}")
+    wait_for(page, "Smoothing 20", "main")
+    assert drawn.evaluate("element => element.isConnected")
 
 
 def test_a_nan_in_a_layer_is_on_the_page(page: Any, start: Start, tmp_path: Path) -> None:

@@ -125,6 +125,16 @@ class Metrics:
         (self._continue_time if kind == "time" else self._continue_tokens)(line)
         return line
 
+    def axis_of(self, curve: Curve, kind: str) -> "array[float] | array[int]":
+        """The x of one scalar's values, which not every step may have."""
+        axis = self.axis(kind)
+        if len(curve.steps) == len(self.steps):
+            return axis
+        if kind == "step":
+            return curve.steps
+        place = dict(zip(self.steps, range(len(self.steps)), strict=True))
+        return array("d", [axis[place[step]] for step in curve.steps])
+
     def _continue_time(self, line: "array[float]") -> None:
         for index in range(len(line), len(self.steps)):
             same = index > 0 and self.attempts[index] == self.attempts[index - 1]

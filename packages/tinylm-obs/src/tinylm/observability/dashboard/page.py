@@ -8,11 +8,10 @@ import asyncio
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 from nicegui import events, ui
 
-from .board import AXES, MOST, WINDOWS, Board, colour
+from .board import MOST, Board, colour
 from .parts import empty, text
 from .store import Run, Store
 from .views.alerts import Alerts
@@ -23,8 +22,9 @@ from .views.machine import Machine
 from .views.profiles import Profiles
 from .views.samples import Samples
 from .views.settings import Settings
+from .views.view import View
 
-VIEWS: dict[str, type[Any]] = {
+VIEWS: dict[str, type[View]] = {
     "Curves": Curves,
     "Layers": Layers,
     "Histograms": Histograms,
@@ -70,7 +70,6 @@ class Page:
     def __init__(self, board: Board, view: str) -> None:
         self.board, self.store = board, board.store
         self._name = view
-        self._view: Any = None
         self._seen = -1
         self._known = set(self.store.runs)
         self._listed: list[str] | None = None
@@ -87,11 +86,14 @@ class Page:
         with ui.left_drawer(value=False).props("show-if-above width=270 breakpoint=900") as self._drawer:
             self._runs = ui.element("nav").classes("tl-runs").props('aria-label="Runs"')
         with ui.element("main").classes("tl-page"):
-            self._tabs = ui.tabs(on_change=lambda event: self._show(str(event.value)))
+            self._tabs = ui.tabs()
             self._tabs.props("align=left inline-label no-caps outside-arrows mobile-arrows").classes("tl-tabs")
             with self._tabs:
                 tabs = {name: ui.tab(name) for name in VIEWS}
             self._tabs.value = tabs[self._name]
+            self._tabs.on_value_change(
+                lambda event: self._show(str(event.value))
+            )  # not for the first: it is built below
             self._notices = ui.element("div").classes("w-full").props("role=status")
             self._content = ui.element("div").classes("w-full")
         self._help = self._make_help()
@@ -126,7 +128,7 @@ class Page:
     async def _key(self, event: events.KeyEventArguments) -> None:
         if not event.action.keydown or event.modifiers.ctrl or event.modifiers.alt or event.modifiers.meta:
             return
-        key, board = str(event.key), self.board
+        key = str(event.key)
         if key.isdigit() and 0 < int(key) <= len(VIEWS):
             self._tabs.set_value(list(VIEWS)[int(key) - 1])
         elif key == "?":
@@ -135,18 +137,8 @@ class Page:
             ui.run_javascript(_TOGGLE)
         elif key == "r":
             self._drawer.toggle()
-        elif key in "xy0+-" and isinstance(self._view, Curves):
-            if key == "x":
-                board.axis = list(AXES)[(list(AXES).index(board.axis) + 1) % len(AXES)]
-            elif key == "y":
-                board.log_y = not board.log_y
-            elif key == "0":
-                board.zoom = (0.0, 100.0)
-            else:
-                place = WINDOWS.index(board.window) + (1 if key == "+" else -1)
-                board.window = WINDOWS[min(len(WINDOWS) - 1, max(0, place))]
-            self._build_view()
-            await self._redraw()
+        else:
+            await self._view.key(key)
 
     async def _show(self, name: str) -> None:
         self._name = name
@@ -181,8 +173,7 @@ class Page:
         self._notice()
         behind = self._behind()
         self._pulse.set_text(f"reading, {behind / 1e6:.0f} MB to go" if behind else "")
-        with self._content:
-            await self._view.update()
+        await self._view.update()
 
     def _choose_new_runs(self) -> None:
         """A run that appears while the page is open is shown, as long as there are colours."""

@@ -46,7 +46,7 @@ def code(command: str) -> None:
 
 def chart(options: Options, label: str, height: int | None = None) -> ui.echart:
     """An ECharts chart; label: what a screen reader says of it."""
-    drawn = ui.echart(options)
+    drawn = ui.echart(_sealed(options))
     drawn.props["role"], drawn.props["aria-label"] = "img", label
     return drawn if height is None else drawn.style(f"height: {height}px")
 
@@ -54,8 +54,14 @@ def chart(options: Options, label: str, height: int | None = None) -> ui.echart:
 def redraw(drawn: ui.echart, options: Options) -> None:
     """Give a chart other options."""
     drawn.options.clear()
-    drawn.options.update(options)
+    drawn.options.update(_sealed(options))
     drawn.update()
+
+
+def _sealed(options: Options) -> Options:
+    """The same JSON, with series that NiceGUI leaves as they are: it wraps every list and dictionary to see it change,
+    each point of a curve too, and a tuple it does not look into."""
+    return {name: tuple(value) if name == "series" else value for name, value in options.items()}
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | tuple[str, str]]]) -> None:

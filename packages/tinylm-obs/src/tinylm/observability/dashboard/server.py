@@ -43,6 +43,8 @@ def serve(directory: Path, host: str, port: int | None, browser: bool) -> None:
     app.get("/profile/{run:path}")(_profiles(store))
     app.on_startup(lambda: _follow(store, boards))
     app.on_startup(lambda: _announce(host, port, f"{address} shows {directory}; Ctrl-C ends it"))
+    from fastapi.middleware.gzip import GZipMiddleware
+
     from .page import build
 
     async def root() -> None:
@@ -60,6 +62,7 @@ def serve(directory: Path, host: str, port: int | None, browser: bool) -> None:
         show_welcome_message=False,
         reconnect_timeout=10,
         tailwind=False,
+        gzip_middleware_factory=None if _is_loopback(host) else GZipMiddleware,  # nothing is won by packing for oneself
     )
 
 

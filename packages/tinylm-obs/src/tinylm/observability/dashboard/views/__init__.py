@@ -1,5 +1,1 @@
-"""tinylm-obs · the dashboard's views, one file each; `VIEWS` in `page.py` lists them.
-
-A view is made with the board and a function that asks for a redraw; `build` makes its elements, `update` fills them
-anew when rows have arrived or a control was moved.
-"""
+"""tinylm-obs · the dashboard's views, one file each; `view.py` has what they share, `VIEWS` in `page.py` lists them."""

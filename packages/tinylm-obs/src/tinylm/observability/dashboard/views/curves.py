@@ -4,7 +4,6 @@ Points are chosen on the server (`reduce.extremes`), more of them where the read
 layer (`layers.py`), the machine (`system.py`).
 """
 
-import asyncio
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +12,10 @@ from nicegui import ui
 
 from ..board import AXES, WINDOWS, Board, colour
 from ..charts import Line, lines, short
-from ..metrics import Curve, Metrics
 from ..parts import card, chart, empty, redraw, text
 from ..reduce import extremes, within
 from ..store import Run
+from .view import View
 
 _POINTS = 5000  # of a chart, over all its lines
 _FIRST = ("loss", "bits_per_character", "validation_bits_per_character", "gradient_norm", "learning_rate")
@@ -24,39 +23,54 @@ _AS_IT_IS = ("learning_rate",)  # not smoothed
 _ALARMING = ("nan", "spike")
 
 
-class Curves:
+class Curves(View):
     """Controls, and a card per scalar."""
 
+    body = "tl-grid"
+
     def __init__(self, board: Board) -> None:
-        self.board = board
+        super().__init__(board)
         self._charts: dict[str, tuple[ui.echart, ui.label]] = {}
-        self._known: dict[tuple[str, str, int], tuple[object, list[tuple[float, float]]]] = {}
+        self._places: dict[tuple[str, str, int], tuple[object, list[int]]] = {}
         self._zoomed_in: str | None = None  # the chart whose own zoom is already as wanted
 
     def build(self) -> None:
         self._bar = ui.element("div").classes("tl-controls")
         with self._bar:
-            self._controls()
-        self._grid = ui.element("div").classes("tl-grid")
+            self._make_bar()
+        super().build()
 
-    def _controls(self) -> None:
+    def _make_bar(self) -> None:
         board = self.board
-        axis = ui.toggle(dict(AXES), value=board.axis, on_change=lambda event: self._set("axis", event.value))
-        axis.props('dense unelevated no-caps toggle-color=primary aria-label="What the x axis shows"')
+        self._axis = ui.toggle(dict(AXES), value=board.axis, on_change=lambda event: self._set("axis", event.value))
+        self._axis.props('dense unelevated no-caps toggle-color=primary aria-label="What the x axis shows"')
+        self._logs = {}
         for name, label in (("log_x", "log x"), ("log_y", "log y")):
-            switch = ui.switch(label, value=getattr(board, name))
-            switch.on_value_change(lambda event, name=name: self._set(name, event.value)).props("dense")
+            self._logs[name] = ui.switch(label, value=getattr(board, name)).props("dense")
+            self._logs[name].on_value_change(lambda event, name=name: self._set(name, event.value))
         with ui.element("div").classes("tl-range"):
             words = text("span", "", "tl-label")
-            place = WINDOWS.index(board.window)
-            slider = ui.slider(min=0, max=len(WINDOWS) - 1, value=place).props('dense aria-label="Smoothing"')
-            slider.on_value_change(lambda event: self._set("window", WINDOWS[int(event.value)]))
-            words.bind_text_from(slider, "value", lambda value: f"Smoothing {WINDOWS[int(value)]}")
+            self._smoothing = ui.slider(min=0, max=len(WINDOWS) - 1, value=WINDOWS.index(board.window))
+            self._smoothing.props('dense aria-label="Smoothing"')
+            self._smoothing.on_value_change(lambda event: self._set("window", WINDOWS[int(event.value)]))
+            words.bind_text_from(self._smoothing, "value", lambda value: f"Smoothing {WINDOWS[int(value)]}")
         with ui.element("div").classes("tl-range"):
             text("span", "Zoom", "tl-label")
             self._range = ui.range(min=0, max=100, step=0.5, value={"min": board.zoom[0], "max": board.zoom[1]})
             self._range.props('dense aria-label="The part of the x axis that is in sight"')
             self._range.on("update:model-value", lambda _: self._zoom_by_range(), throttle=0.15)
+
+    async def key(self, key: str) -> None:
+        if key == "x":
+            axes = list(AXES)
+            self._axis.set_value(axes[(axes.index(self.board.axis) + 1) % len(axes)])
+        elif key == "y":
+            self._logs["log_y"].set_value(not self.board.log_y)
+        elif key == "0":
+            await self._zoom((0.0, 100.0), None)
+        elif key in "+-":
+            place = WINDOWS.index(self.board.window) + (1 if key == "+" else -1)
+            self._smoothing.set_value(min(len(WINDOWS) - 1, max(0, place)))
 
     async def _set(self, name: str, value: Any) -> None:
         setattr(self.board, name, value)
@@ -64,45 +78,47 @@ class Curves:
 
     async def _zoom_by_range(self) -> None:
         value = self._range.value or {"min": 0, "max": 100}
-        self.board.zoom, self._zoomed_in = (float(value["min"]), float(value["max"])), None
-        await self.update()
+        await self._zoom((float(value["min"]), float(value["max"])), None)
 
-    async def _zoom_by_chart(self, name: str, start: float, end: float) -> None:
-        self.board.zoom, self._zoomed_in = (start, end), name
-        self._range.set_value({"min": start, "max": end})
+    async def _zoom(self, zoom: tuple[float, float], by: str | None) -> None:
+        """by: the chart that was zoomed itself."""
+        self.board.zoom, self._zoomed_in = zoom, by
+        self._range.set_value({"min": zoom[0], "max": zoom[1]})
         await self.update()
 
     async def update(self) -> None:
+        self._bar.set_visibility(bool(self.state()))
+        await super().update()
+
+    def state(self) -> list[str]:
+        return _scalars(self.board.runs())
+
+    def make(self) -> None:
+        self._charts = {}
+        if not self.state():
+            empty("No numbers yet", "The chosen runs have logged nothing so far; curves appear with the first row.")
+        for name in self.state():
+            with card():
+                with text("h2", words(name)):
+                    newest = text("small", "")
+                drawn = chart({}, f"Curves of {words(name)}")
+            drawn.on(
+                "chart:datazoom",
+                lambda event, name=name: self._zoom((event.args["start"], event.args["end"]), name),
+                throttle=0.2,
+                js_handler="e => { const b = e.batch ? e.batch[0] : e; emit({start: b.start, end: b.end}); }",
+            )
+            self._charts[name] = (drawn, newest)
+
+    async def fill(self) -> None:
         runs = self.board.runs()
-        names = _scalars(runs)
-        self._bar.set_visibility(bool(names))
-        if list(self._charts) != names:
-            self._make_cards(names)
         span = _span(runs, self.board)
-        for name in names:
-            drawn, newest = self._charts[name]
+        for name, (drawn, newest) in self._charts.items():
             redraw(drawn, self._options(name, runs, span))
             newest.set_text(_newest(runs, name))
-            await asyncio.sleep(0)  # between two charts others get their turn
-
-    def _make_cards(self, names: Sequence[str]) -> None:
-        self._grid.clear()
-        self._charts = {}
-        with self._grid:
-            if not names and self.board.runs():
-                empty("No numbers yet", "The chosen runs have logged nothing so far; curves appear with the first row.")
-            for name in names:
-                with card():
-                    with text("h2", words(name)):
-                        newest = text("small", "")
-                    drawn = chart({}, f"Curves of {words(name)}")
-                drawn.on(
-                    "chart:datazoom",
-                    lambda event, name=name: self._zoom_by_chart(name, event.args["start"], event.args["end"]),
-                    throttle=0.2,
-                    js_handler="e => { const b = e.batch ? e.batch[0] : e; emit({start: b.start, end: b.end}); }",
-                )
-                self._charts[name] = (drawn, newest)
+            if not await self.turn():
+                return
+        self._zoomed_in = None
 
     def _options(self, name: str, runs: Sequence[Run], span: tuple[float, float]) -> dict[str, Any]:
         drawn: list[Line] = []
@@ -127,22 +143,25 @@ class Curves:
     def _points(
         self, run: Run, name: str, window: int, span: tuple[float, float], buckets: int
     ) -> list[tuple[float, float]]:
-        """Most of the points are spent on what is in sight; the rest of the axis gets a few. What has not changed since
-        the last time is not computed again."""
-        metrics, curve, seen = run.metrics, run.metrics.curves[name], _in_sight(self.board, span)
-        state = (len(metrics.steps), len(curve.steps), metrics.changed, curve.changed, self.board.axis, seen, buckets)
-        known = self._known.get((run.label, name, window))
-        if known is not None and known[0] == (metrics, state):
+        """Most of the points are spent on what is in sight; the rest of the axis gets a few."""
+        curve = run.metrics.curves[name]
+        values, axis = curve.smoothed(window), run.metrics.axis_of(curve, self.board.axis)
+        low, high = within(axis, *_in_sight(self.board, span))
+        places = self._chosen(run, name, window, (low, high), max(50, buckets))
+        return [(short(axis[place]), short(values[place])) for place in places]
+
+    def _chosen(self, run: Run, name: str, window: int, seen: tuple[int, int], buckets: int) -> list[int]:
+        """The places of those points. What has not changed since the last time is not looked for again."""
+        curve, (low, high) = run.metrics.curves[name], seen
+        state = (run.metrics, len(curve.steps), curve.changed, seen, buckets)
+        known = self._places.get((run.label, name, window))
+        if known is not None and known[0] == state:
             return known[1]
         values = curve.smoothed(window)
-        axis = metrics.axis(self.board.axis)
-        own = axis if len(curve.steps) == len(metrics.steps) else _axis_of(metrics, curve, axis)
-        low, high = within(own, *seen)
-        parts = ((0, low, 40), (low, high, max(50, buckets)), (high, len(values), 40))
+        parts = ((0, low, 40), (low, high, buckets), (high, len(values), 40))
         places = [place for part in parts for place in extremes(values, *part, curve.finite)]
-        points = [(short(own[place]), short(values[place])) for place in places]
-        self._known[run.label, name, window] = ((metrics, state), points)
-        return points
+        self._places[run.label, name, window] = (state, places)
+        return places
 
 
 def words(name: str) -> str:
@@ -180,14 +199,6 @@ def _in_sight(board: Board, span: tuple[float, float]) -> tuple[float | None, fl
         return math.exp(x) if board.log_x else x
 
     return (at(start) if start > 0 else None), (at(end) if end < 100 else None)
-
-
-def _axis_of(metrics: Metrics, curve: Curve, axis: Sequence[float]) -> list[float]:
-    """The x of a scalar that not every step has."""
-    if axis is metrics.steps:
-        return list(curve.steps)
-    place = dict(zip(metrics.steps, range(len(metrics.steps)), strict=True))
-    return [axis[place[step]] for step in curve.steps]
 
 
 def _marks(run: Run, axis: str) -> list[tuple[float, str]]:

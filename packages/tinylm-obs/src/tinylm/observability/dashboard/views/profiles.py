@@ -11,60 +11,41 @@ from urllib.parse import quote
 
 from nicegui import ui
 
-from ..board import Board
 from ..charts import roofline
 from ..parts import card, chart, choice, empty, text
 from ..server import profile_pages
 from ..store import Run
+from .view import OneRun
 
 
-class Profiles:
+class Profiles(OneRun):
     """One profile of one run."""
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
-        self._made: object = None
+    def of(self, run: Run) -> object:
+        return self._pages(run), self.board.kept.get("profile")
 
-    def build(self) -> None:
-        self._controls = ui.element("div").classes("tl-controls")
-        self._body = ui.element("div").classes("tl-stack")
+    def _pages(self, run: Run) -> dict[str, Path]:
+        return {path.relative_to(run.path).as_posix(): path for path in profile_pages(run.path)}
 
-    async def update(self) -> None:
-        run = self.board.focused()
-        if run is None:
-            return
-        pages = {path.relative_to(run.path).as_posix(): path for path in profile_pages(run.path)}
+    def make(self) -> None:
+        run = self.run
+        pages = self._pages(run)
         chosen = self.board.kept.get("profile")
         chosen = chosen if chosen in pages else next(iter(pages), None)
-        made = (run.label, [one.label for one in self.board.runs()], list(pages), chosen)
-        if made == self._made:
-            return
-        self._made = made
-        self._controls.clear()
-        self._body.clear()
         with self._controls:
-            choice("Run", {one.label: one.label for one in self.board.runs()}, run.label, self._focus)
+            self.choose_run()
             if chosen:
-                choice("Profile", {name: name for name in pages}, chosen, self._choose)
-        with self._body:
-            if chosen:
-                self._show(run, chosen, pages[chosen])
-            else:
-                out = shlex.quote(str(run.path / "profile"))
-                command = shlex.join(map(str, (run.record or {}).get("command") or [])) or "PROGRAM"
-                empty(
-                    "No profile of this run",
-                    "A profile says where the time and the memory go. Take one of any command, with --out in the run:",
-                    f"tinylm-obs profile --out {out} -- {command}",
-                )
-
-    async def _focus(self, label: str) -> None:
-        self.board.focus = label
-        await self.update()
-
-    async def _choose(self, name: str) -> None:
-        self.board.kept["profile"] = name
-        await self.update()
+                choice("Profile", {name: name for name in pages}, chosen, lambda name: self.keep("profile", name))
+        if chosen:
+            self._show(run, chosen, pages[chosen])
+            return
+        out = shlex.quote(str(run.path / "profile"))
+        command = shlex.join(map(str, (run.record or {}).get("command") or [])) or "PROGRAM"
+        empty(
+            "No profile of this run",
+            "A profile says where the time and the memory go. Take one of any command, with --out in the run:",
+            f"tinylm-obs profile --out {out} -- {command}",
+        )
 
     def _show(self, run: Run, name: str, path: Path) -> None:
         results = _results(path)

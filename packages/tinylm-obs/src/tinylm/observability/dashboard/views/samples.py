@@ -1,44 +1,37 @@
 """tinylm-obs · the view of samples: the texts that runs have logged, the newest first, with their step."""
 
-from nicegui import ui
-
-from ..board import Board, colour
+from ..board import colour
 from ..parts import card, empty, text
+from ..store import Run
+from .view import View
 
 _MOST = 60
 
 
-class Samples:
+class Samples(View):
     """A card per text, of all chosen runs."""
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
-        self._shown: object = None
+    def state(self) -> object:
+        return [(run.label, *sample) for run, *sample in self._found()]
 
-    def build(self) -> None:
-        self._body = ui.element("div").classes("tl-stack")
+    def _found(self) -> list[tuple[Run, int, str, str]]:
+        """Run, step, name and text, the newest first."""
+        found = []
+        for run in self.board.runs():
+            with run.lock:
+                for name, texts in run.metrics.texts.items():
+                    if not name.startswith("artifact/"):
+                        found += [(run, step, name, words) for step, words in texts.items()]
+        return sorted(found, key=lambda one: -one[1])
 
-    async def update(self) -> None:
-        found = [
-            (step, name, words, run)
-            for run in self.board.runs()
-            for name, texts in run.metrics.texts.items()
-            if not name.startswith("artifact/")
-            for step, words in list(texts.items())
-        ]
-        found.sort(key=lambda one: -one[0])
-        shown = [(step, name, words, run.label) for step, name, words, run in found[:_MOST]]
-        if shown == self._shown:
-            return
-        self._shown = shown
-        self._body.clear()
-        with self._body:
-            if not found and self.board.runs():
-                empty("No text samples yet", 'The trainer logs one at each validation; run.log({"sample": text}) does.')
-            for step, name, words, run in found[:_MOST]:
-                with card():
-                    with text("h2", f"{name}, step {step:,}"), text("small", run.label):
-                        pass
-                    text("div", words, "tl-code").style(f"border-left: 3px solid {colour(run)}")
-            if len(found) > _MOST:
-                text("p", f"and {len(found) - _MOST} older ones", "tl-label")
+    def make(self) -> None:
+        found = self._found()
+        if not found:
+            empty("No text samples yet", 'The trainer logs one at each validation; run.log({"sample": text}) does.')
+        for run, step, name, words in found[:_MOST]:
+            with card():
+                with text("h2", f"{name}, step {step:,}"):
+                    text("small", run.label)
+                text("div", words, "tl-code").style(f"border-left: 3px solid {colour(run)}")
+        if len(found) > _MOST:
+            text("p", f"and {len(found) - _MOST} older ones", "tl-label")

@@ -10,38 +10,29 @@ from typing import Any
 from nicegui import ui
 
 from ..._summary import differences, flat
-from ..board import Board, colour
+from ..board import colour
 from ..parts import card, code, table, text
 from ..store import Run
+from .view import View
 
 
-class Settings:
+class Settings(View):
     """The difference, then a card per run."""
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
-        self._shown: object = None
+    def state(self) -> object:
+        return [(run.label, run.record) for run in self.board.runs()]
 
-    def build(self) -> None:
-        self._body = ui.element("div").classes("tl-stack")
-
-    async def update(self) -> None:
+    def make(self) -> None:
         runs = self.board.runs()
-        shown = [(run.label, run.record) for run in runs]
-        if shown == self._shown:
-            return
-        self._shown = shown
-        self._body.clear()
-        with self._body:
-            if len(runs) > 1:
-                with card("What differs"):
-                    rows = [[name, *map(_said, values)] for name, values in differences([_config(run) for run in runs])]
-                    if rows:
-                        table(["option", *[run.label for run in runs]], rows)
-                    else:
-                        text("p", "Nothing: the configurations are the same.", "tl-label")
-            for run in runs:
-                self._run(run)
+        if len(runs) > 1:
+            with card("What differs"):
+                rows = [[name, *map(_said, values)] for name, values in differences([_config(run) for run in runs])]
+                if rows:
+                    table(["option", *[run.label for run in runs]], rows)
+                else:
+                    text("p", "Nothing: the configurations are the same.", "tl-label")
+        for run in runs:
+            self._run(run)
 
     def _run(self, run: Run) -> None:
         record = run.record or {}
