@@ -147,6 +147,23 @@ def test_smoothing_goes_on_where_it_stopped(values: list[float], cut: int) -> No
         assert smoothed == pytest.approx(mean / weight)
 
 
+def test_long_smoothing_equals_its_definition() -> None:
+    """Where the start's correction has faded another loop goes on."""
+    values = array("d", [math.sin(place) + (place == 5000) * 100 for place in range(6000)])
+    gone_on = Smoothing(10)
+    gone_on.of(values[:3000])
+    with_gap = array("d", values)
+    with_gap[4000] = math.nan
+    mean, expected = 0.0, []
+    for place, value in enumerate(values, start=1):
+        mean = 0.9 * mean + 0.1 * value
+        expected.append(mean / (1 - 0.9**place))
+    assert list(gone_on.of(values)) == pytest.approx(expected)
+    assert list(Smoothing(10).of(with_gap))[:4000] == pytest.approx(expected[:4000])
+    assert math.isnan(Smoothing(10).of(with_gap)[4000])
+    assert Smoothing(10).of(with_gap)[-1] == pytest.approx(expected[-1])
+
+
 def test_smoothing_is_computed_anew_after_a_change_in_the_past() -> None:
     curve = Curve()
     for step in range(50):

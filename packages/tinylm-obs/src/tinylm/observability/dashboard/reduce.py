@@ -6,7 +6,7 @@ Plain Python over arrays: `min` and `max` of a slice run in C. It does NOT know 
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, islice, pairwise
 
 from .._values import is_finite
 
@@ -42,21 +42,36 @@ class Smoothing:
     own mean (as Adam corrects its moments: Kingma and Ba 2015, §3). nan and inf stay where they are."""
 
     def __init__(self, window: int) -> None:
-        self._keep = 1.0 - 1.0 / window
+        self._rest = 1.0 / window
         self._average, self._weight = 0.0, 0.0
         self._out = array("d")
 
     def of(self, values: "array[float]") -> "array[float]":
         """The averages of `values`, which begin as they did at the last call."""
-        keep, average, weight = self._keep, self._average, self._weight
-        for value in values[len(self._out) :]:
-            if value - value == 0:  # finite
-                average = keep * average + (1.0 - keep) * value
-                weight = keep * weight + (1.0 - keep)
-                value = average / weight
-            self._out.append(value)
-        self._average, self._weight = average, weight
+        fresh = values[len(self._out) :]
+        finite = is_finite(sum(fresh))
+        for place, value in enumerate(fresh):
+            if finite and self._weight == 1.0:
+                self._go_on(fresh[place:])
+                break
+            self._out.append(self._corrected(value))
         return self._out
+
+    def _corrected(self, value: float) -> float:
+        if not is_finite(value):
+            return value
+        self._average += self._rest * (value - self._average)
+        self._weight += self._rest * (1.0 - self._weight)
+        if self._weight > 1.0 - 1e-15:
+            self._weight = 1.0
+        return self._average / self._weight
+
+    def _go_on(self, values: "array[float]") -> None:
+        """Far from the start nothing is left to correct, and the loop can run in C."""
+        rest = self._rest
+        averages = accumulate(values, lambda average, value: average + rest * (value - average), initial=self._average)
+        self._out.extend(islice(averages, 1, None))
+        self._average = self._out[-1]
 
 
 def within(axis: Sequence[float], low: float | None, high: float | None) -> tuple[int, int]:

@@ -5,6 +5,7 @@ layer (`layers.py`), the machine (`system.py`).
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -143,7 +144,7 @@ class Curves(View):
     def _points(
         self, run: Run, name: str, window: int, span: tuple[float, float], buckets: int
     ) -> list[tuple[float, float]]:
-        """Most of the points are spent on what is in sight; the rest of the axis gets a few."""
+        """As many points for what is in sight as for the whole axis, so that a zoom shows more."""
         curve = run.metrics.curves[name]
         values, axis = curve.smoothed(window), run.metrics.axis_of(curve, self.board.axis)
         low, high = within(axis, *_in_sight(self.board, span))
@@ -151,17 +152,18 @@ class Curves(View):
         return [(short(axis[place]), short(values[place])) for place in places]
 
     def _chosen(self, run: Run, name: str, window: int, seen: tuple[int, int], buckets: int) -> list[int]:
-        """The places of those points. What has not changed since the last time is not looked for again."""
-        curve, (low, high) = run.metrics.curves[name], seen
-        state = (run.metrics, len(curve.steps), curve.changed, seen, buckets)
-        known = self._places.get((run.label, name, window))
-        if known is not None and known[0] == state:
-            return known[1]
-        values = curve.smoothed(window)
-        parts = ((0, low, 40), (low, high, buckets), (high, len(values), 40))
-        places = [place for part in parts for place in extremes(values, *part, curve.finite)]
-        self._places[run.label, name, window] = (state, places)
-        return places
+        """The places of those points. Those of the whole axis are kept, and serve outside of what is in sight."""
+        curve = run.metrics.curves[name]
+        values, (low, high) = curve.smoothed(window), seen
+        state = (run.metrics, len(values), curve.changed, buckets)
+        known, whole = self._places.get((run.label, name, window), (None, []))
+        if known != state:
+            whole = extremes(values, 0, len(values), buckets, curve.finite)
+            self._places[run.label, name, window] = (state, whole)
+        if (low, high) == (0, len(values)):
+            return whole
+        left, right = bisect_left(whole, low), bisect_left(whole, high)
+        return whole[:left] + extremes(values, low, high, buckets, curve.finite) + whole[right:]
 
 
 def words(name: str) -> str:
