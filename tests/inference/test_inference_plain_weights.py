@@ -75,22 +75,57 @@ def test_bfloat16_weights_are_nearer_to_the_exact_result_than_pytorchs_way(shape
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.inference_mode()
-def test_a_tokens_bits_do_not_depend_on_batch_set_or_threads(
-    shape: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokens_bits_do_not_depend_on_batch_or_threads(shape: str, dtype: torch.dtype) -> None:
     ids, threads = some_ids(MOST, 5), torch.get_num_threads()
     wanted = step_by_step(compiled(shape, dtype), ids, 1)
     alone = torch.cat([step_by_step(compiled(shape, dtype), row[None], 1) for row in ids])
     assert torch.equal(alone, wanted)
     assert torch.equal(step_by_step(compiled(shape, dtype), ids[:1], 4), wanted[:1])
-    for name in kernels.instruction_sets():
-        monkeypatch.setenv("TINYLM_INSTRUCTION_SET", name)
-        assert torch.equal(step_by_step(compiled(shape, dtype), ids[:2], 1), wanted[:2]), name
     try:
         torch.set_num_threads(2)
         assert torch.equal(step_by_step(compiled(shape, dtype), ids[:2], 1), wanted[:2])
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_every_instruction_set_gives_the_same_bits_but_amx(
+    shape: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AMX takes an activation as two bfloat16, 17 bits in all, and adds in another order."""
+    ids, got = some_ids(2, 5), {}
+    for name in kernels.instruction_sets():
+        monkeypatch.setenv("TINYLM_INSTRUCTION_SET", name)
+        got[name] = step_by_step(compiled(shape, dtype), ids, 1)
+    tiles = got.pop("amx", None)
+    assert all(torch.equal(other, got["portable"]) for other in got.values())
+    if tiles is not None:
+        error = 1e-4 * got["portable"].abs().max() if dtype == torch.bfloat16 else 0
+        assert (tiles - got["portable"]).abs().max() <= error
+
+
+@pytest.mark.skipif("amx" not in kernels.instruction_sets(), reason="no AMX here")
+@pytest.mark.parametrize("tokens", [1, 8, 9, 40])
+@pytest.mark.parametrize(("outputs", "inputs"), [(16, 32), (17, 96), (50, 64), (131, 768)])
+def test_tiles_of_every_shape(tokens: int, outputs: int, inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Odd numbers of outputs, whose last tile holds rows of the one before; groups of columns that are not full; added
+    to what is there; between products of PyTorch, which configures the tiles for itself."""
+    monkeypatch.setenv("TINYLM_INSTRUCTION_SET", "amx")
+    chance = torch.Generator().manual_seed(0)
+    weight = torch.randn(outputs, inputs, generator=chance).bfloat16()
+    bias, x = torch.randn(outputs, generator=chance), torch.randn(tokens, inputs, generator=chance)
+    wanted = x.double() @ weight.double().T + bias.double()
+    before = x.bfloat16() @ weight.T
+    for threads in (1, 2):
+        y = torch.full((tokens, outputs), torch.nan)
+        plain_matrix(weight, bias).linear(x.numpy(), y.numpy(), threads)
+        assert (y - wanted).abs().max() < 3e-5 * (x.abs() @ weight.float().abs().T).max()
+        alone = torch.empty(1, outputs)
+        plain_matrix(weight, bias).linear(x[-1:].numpy(), alone.numpy(), threads)
+        assert torch.equal(alone[0], y[-1])
+        assert torch.equal(x.bfloat16() @ weight.T, before)
 
 
 @torch.inference_mode()

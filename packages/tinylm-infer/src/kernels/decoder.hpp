@@ -183,6 +183,7 @@ class Decoder {
     }
 
     void round(const float* x, int token, const Packed& matrix) {
+        if (kernels->split && matrix.splits()) kernels->split(x, matrix.inputs, token, columns_.data());
         if (matrix.plain()) return;
         Activations one = activations(matrix, x, 1);
         one.numbers += size_t(token) * matrix.padded_inputs();
@@ -203,7 +204,7 @@ class Decoder {
     }
 
     Activations activations(const Packed& matrix, const float* x, int tokens) {
-        return {x, numbers_.data(), scales_.data(), sums_.data(), tokens, matrix.padded_inputs(), matrix.groups()};
+        return {x, numbers_.data(), scales_.data(), sums_.data(), columns_.data(), tokens, matrix.padded_inputs(), matrix.groups()};
     }
 
     static float* row(Rows& rows, int token, int width) { return rows.data() + size_t(token) * size_t(width); }
@@ -226,6 +227,7 @@ class Decoder {
         grow(numbers_, tokens * widest);
         grow(scales_, tokens * (widest / kGroup));
         grow(sums_, tokens * (widest / kGroup));
+        if (kernels->split) grow(columns_, column_count(tokens, widest));
         grow(scores_, size_t(threads));
         grow(sequence_, tokens);
         int64_t longest = 0;
@@ -239,6 +241,7 @@ class Decoder {
     Rows x_, normed_, q_, k_, v_, attended_, gate_, up_, scales_;
     std::vector<int8_t> numbers_;
     std::vector<int32_t> sums_;
+    std::vector<uint16_t> columns_;
     std::vector<int> sequence_;
     std::vector<Rows> scores_;  // one for each thread
 };

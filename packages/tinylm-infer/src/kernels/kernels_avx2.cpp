@@ -88,7 +88,7 @@ struct Weights {
 #include "kernels.inc"
 #include "elementwise.inc"
 
-const Kernels kTable{"avx2", quantize, linear, norm, rotate, attend, activate, gelu_bfloat16};
+const Kernels kTable{"avx2", quantize, nullptr, linear, norm, rotate, attend, activate, gelu_bfloat16};
 
 }  // namespace
 

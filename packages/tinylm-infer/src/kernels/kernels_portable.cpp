@@ -73,6 +73,6 @@ struct Weights {
 
 }  // namespace
 
-const Kernels kPortable{"portable", quantize, linear, norm, rotate, attend, activate, gelu_bfloat16};
+const Kernels kPortable{"portable", quantize, nullptr, linear, norm, rotate, attend, activate, gelu_bfloat16};
 
 }  // namespace tinylm

@@ -23,6 +23,7 @@ namespace tinylm {
 
 constexpr int kLanes = 16;      // outputs in a block
 constexpr int kGroup = 32;      // inputs that share a scale, unless all do
+constexpr int kSplitTokens = 8; // tokens whose activations, in two parts, are one group of columns (kernels_amx.cpp)
 constexpr size_t kAlign = 64;   // bytes: one cache line, one AVX-512 vector
 
 constexpr size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
@@ -35,6 +36,7 @@ struct Packed {
   bool minima;
 
   bool plain() const { return bits >= 16; }
+  bool splits() const { return bits == 16 && inputs % kGroup == 0 && outputs >= kLanes; }  // fits tiles of 16 by 32
   int padded_inputs() const { return int(round_up(size_t(inputs), kGroup)); }
   int groups() const { return grouped ? padded_inputs() / kGroup : 1; }
   int group() const { return grouped ? kGroup : padded_inputs(); }
@@ -81,8 +83,12 @@ struct Activations {
   int8_t* numbers;  // (tokens, padded inputs), zeros behind the last input
   float* scales;    // (tokens, groups)
   int32_t* sums;    // (tokens, groups): sum of q
+  uint16_t* columns;  // two bfloat16 for each number, in groups of kSplitTokens tokens: only where `Kernels::split`
   int tokens, padded_inputs, groups;
 };
+
+// How many bfloat16 the columns of so many tokens take.
+constexpr size_t column_count(size_t tokens, size_t inputs) { return round_up(tokens, kSplitTokens) * inputs * 2; }
 
 // Where the keys or values of one sequence and one key head lie: token t at
 // data + blocks[t / block_size] · block_stride + (t % block_size) · token_stride, head_dim floats. A cache in one piece
@@ -102,6 +108,8 @@ struct Kernels {
   const char* name;
   // scale = max|x| / 127, q = round(x · (127 / max|x|)), halves to even; a group of zeros has scale 0.
   void (*quantize)(const float* x, int inputs, int tokens, const Activations& out);
+  // Null, or: one token's columns (Activations), which `linear` then takes where the matrix `splits()`.
+  void (*split)(const float* x, int inputs, int token, uint16_t* columns);
   // y (tokens, stride) at blocks first to last - 1 of the matrix: x Wᵀ + bias, added to y or instead of it; bias may be
   // null.
   void (*linear)(const Packed& matrix, const Activations& x, const float* bias, float* y, size_t stride, int first,
@@ -122,5 +130,6 @@ struct Kernels {
 extern const Kernels kPortable;
 extern const Kernels* const kAvx2;    // null where the compiler cannot build them
 extern const Kernels* const kAvx512;  // AVX-512 F, BW and VNNI
+const Kernels* amx();                 // null too where processor or system have no tiles; call it once AVX-512 is known
 
 }  // namespace tinylm

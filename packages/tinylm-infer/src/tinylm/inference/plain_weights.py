@@ -4,7 +4,8 @@ One new token reads every weight once and does two operations with it: memory de
 calls for it, and reads weights in pages of 4 KB; here all matrices lie in one piece of memory in large pages, in the
 order of use, and a step is one call. With many new tokens (a prompt) arithmetic decides, and PyTorch's matrix products
 are the better ones: both work on the same memory. Between the matrices, and in the cache, numbers are float32, also
-where the weights are bfloat16. Not here: 8 and 4 bits (quantization/), the pass itself (decoder.py). Next: decoder.py.
+where the weights are bfloat16; AMX, which multiplies bfloat16 only, takes each of them as two. Not here: 8 and 4 bits
+(quantization/), the pass itself (decoder.py). Next: decoder.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tinylm.model import Transformer
 from tinylm.model.transformer import MLP
 
 MOST = 8  # new tokens: there PyTorch's products draw level in bfloat16 (benchmarks/decode.py, batch 8)
+MOST_IN_TILES = 32  # the same where both use AMX
 _LINE = 64  # bytes: each matrix begins at a cache line
 
 
@@ -38,7 +40,7 @@ class KernelMLP(MLP):
 class PlainTransformer(CompiledTransformer):
     """What `use_kernels` makes of a Transformer."""
 
-    _most = MOST
+    _most: float = MOST
 
 
 def use_kernels(model: Transformer) -> None:
@@ -54,6 +56,8 @@ def use_kernels(model: Transformer) -> None:
         if type(module) is MLP and module.gate is None:
             module.__class__ = KernelMLP
     assert isinstance(model, PlainTransformer)
+    if weight.dtype == torch.bfloat16 and kernels.instruction_set() == "amx":
+        model._most = MOST_IN_TILES
     model._decoder = Decoder(
         model, lambda linear: plain_matrix(linear.weight, linear.bias), plain_matrix(model.head_weight)
     )

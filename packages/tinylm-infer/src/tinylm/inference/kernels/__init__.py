@@ -1,10 +1,11 @@
 """The C++ rung of inference: loads the compiled module `tinylm.inference._kernels`, or says that it is missing.
 
 Its source stands in `src/kernels/` of the package's source; `packed.hpp` there describes the layout of the weights. The
-fastest instruction set that the processor has is used; the environment's TINYLM_INSTRUCTION_SET names another one
-(avx512, avx2, portable: all give the same bits). Where the package was installed without a compiler the module is
-missing: quantised weights then run on the PyTorch rung (`quantization/reference.py`), and one warning says so at first
-use. Not here: what the kernels compute (quantization/). Next: quantization/linear.py.
+fastest instruction set that the processor has is used; the environment's TINYLM_INSTRUCTION_SET names another one (amx,
+avx512, avx2, portable: all give the same bits, but amx with bfloat16 weights, whose sums have another order). Where the
+package was installed without a compiler the module is missing: quantised weights then run on the PyTorch rung
+(`quantization/reference.py`), and one warning says so at first use. Not here: what the kernels compute (quantization/).
+Next: quantization/linear.py.
 """
 
 from __future__ import annotations

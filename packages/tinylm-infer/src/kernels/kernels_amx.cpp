@@ -1,0 +1,160 @@
+// bfloat16 matrices on AMX (Sapphire Rapids and later), whose one instruction multiplies 16 rows of 32 weights with 32
+// inputs of 16 columns. Everything else is AVX-512's.
+//
+// The weights are the left factor, read where PyTorch keeps them: nothing is packed or kept twice. The columns on the
+// right are tokens. AMX multiplies bfloat16 only, so an activation of 24 bits becomes two columns of 8 bits each,
+// x ≈ high + low with a relative error below 2^-17: eight tokens fill a tile, and the memory that the weights come from
+// is what a step waits for. Each output of each column is added up in the order of the inputs, so a token's numbers
+// depend on no other token; the other instruction sets add in another order. Linux only, which grants the tiles to a
+// process that asks. Next: decoder.hpp.
+#include "packed.hpp"
+
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512F__) && \
+    defined(__linux__) && defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace tinylm {
+namespace {
+
+constexpr int kRows = 16, kStep = 32;         // outputs and inputs of a tile of weights
+constexpr size_t kTile = kRows * kStep;       // numbers in a tile of columns: [16 pairs of inputs][16 columns][2]
+
+struct alignas(64) Tiles {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+constexpr Tiles kTiles{};
+
+// The columns of one token: eight tokens to a group, of which the high parts are columns 0 to 7, the low ones 8 to 15.
+void split(const float* x, int inputs, int token, uint16_t* columns) {
+  uint16_t* out = columns + size_t(token / kSplitTokens) * size_t(inputs) * kRows + token % kSplitTokens * 2;
+  for (int i = 0; i < inputs; i += 16, out += 8 * 32) {
+    const __m512 all = _mm512_loadu_ps(x + i);
+    const __m256i high = (__m256i)_mm512_cvtneps_pbh(all);
+    const __m512 rest = _mm512_sub_ps(all, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16)));
+    alignas(32) uint32_t highs[8], lows[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(highs), high);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lows), (__m256i)_mm512_cvtneps_pbh(rest));
+    for (int pair = 0; pair < 8; ++pair) {
+      __builtin_memcpy(out + pair * 32, highs + pair, 4);
+      __builtin_memcpy(out + pair * 32 + 16, lows + pair, 4);
+    }
+  }
+}
+
+// sums[r][g] (16 outputs, 16 columns) of R blocks of rows and G groups of columns. `ahead`, if not null, is what will be
+// read after this block: asked for while this one is multiplied.
+template <int R, int G>
+void multiply(const uint8_t* weights, int inputs, const uint16_t* columns, const uint8_t* ahead,
+              float (&sums)[R][G][kRows * 16]) {
+  const size_t row_bytes = size_t(inputs) * 2, group = size_t(inputs) * kRows, block = kRows * row_bytes;
+  _tile_zero(0);
+  if constexpr (G > 1) _tile_zero(1);
+  if constexpr (R > 1) _tile_zero(2);
+  if constexpr (R > 1 && G > 1) _tile_zero(3);
+  for (int i = 0; i < inputs; i += kStep, weights += kStep * 2, columns += kTile) {
+    if (ahead)
+      for (int line = 0; line < R * kRows; ++line, ahead += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+    _tile_loadd(6, columns, 64);
+    _tile_loadd(4, weights, row_bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (G > 1) {
+      _tile_loadd(7, columns + group, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (R > 1) {
+      _tile_loadd(5, weights + block, row_bytes);
+      _tile_dpbf16ps(2, 5, 6);
+      if constexpr (G > 1) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, sums[0][0], 64);
+  if constexpr (G > 1) _tile_stored(1, sums[0][1], 64);
+  if constexpr (R > 1) _tile_stored(2, sums[1][0], 64);
+  if constexpr (R > 1 && G > 1) _tile_stored(3, sums[1][1], 64);
+}
+
+// To y (tokens, stride): the outputs from `begin` on of a block that starts at `start`, of one group's tokens.
+void put(const float* sums, int start, int begin, int tokens, const float* bias, float* y, size_t stride, bool add) {
+  for (int output = begin; output < start + kRows; ++output) {
+    const float* row = sums + (output - start) * 16;
+    float lanes[kSplitTokens];
+    _mm256_storeu_ps(lanes, _mm256_add_ps(_mm256_loadu_ps(row), _mm256_loadu_ps(row + kSplitTokens)));
+    const float shift = bias ? bias[output] : 0.0f;
+    for (int token = 0; token < tokens; ++token) {
+      float* to = y + size_t(token) * stride + output;
+      *to = add ? *to + (lanes[token] + shift) : lanes[token] + shift;
+    }
+  }
+}
+
+template <int R, int G>
+void some(const Packed& m, const Activations& x, int start, int begin, int group, const uint8_t* ahead,
+          const float* bias, float* y, size_t stride, bool add) {
+  alignas(64) float sums[R][G][kRows * 16];
+  const size_t numbers = size_t(m.inputs) * kRows;
+  multiply<R, G>(m.data + size_t(start) * m.inputs * 2, m.inputs, x.columns + group * numbers, ahead, sums);
+  for (int r = 0; r < R; ++r)
+    for (int g = 0; g < G; ++g) {
+      const int token = (group + g) * kSplitTokens;
+      const int count = x.tokens - token < kSplitTokens ? x.tokens - token : kSplitTokens;
+      const int from = start + r * kRows;
+      put(sums[r][g], from, begin > from ? begin : from, count, bias, y + size_t(token) * stride, stride, add);
+    }
+}
+
+void linear(const Packed& m, const Activations& x, const float* bias, float* y, size_t stride, int first, int last,
+            bool add) {
+  if (!m.splits()) return kAvx512->linear(m, x, bias, y, stride, first, last, add);
+  _tile_loadconfig(&kTiles);
+  const int groups = (x.tokens + kSplitTokens - 1) / kSplitTokens;
+  const uint8_t* end = m.data + m.bytes();
+  for (int block = first; block < last;) {
+    const int begin = block * kRows;
+    const bool two = block + 2 <= last && begin + 2 * kRows <= m.outputs;
+    const int start = begin + kRows <= m.outputs ? begin : m.outputs - kRows;  // the last rows: some of them again
+    const size_t bytes = size_t(two ? 2 : 1) * kRows * m.inputs * 2;
+    const uint8_t* ahead = m.data + size_t(start) * m.inputs * 2 + bytes;
+    if (ahead + bytes > end) ahead = nullptr;
+    for (int group = 0; group < groups; group += 2, ahead = nullptr) {
+      if (group + 1 < groups)
+        two ? some<2, 2>(m, x, start, begin, group, ahead, bias, y, stride, add)
+            : some<1, 2>(m, x, start, begin, group, ahead, bias, y, stride, add);
+      else
+        two ? some<2, 1>(m, x, start, begin, group, ahead, bias, y, stride, add)
+            : some<1, 1>(m, x, start, begin, group, ahead, bias, y, stride, add);
+    }
+    block += two ? 2 : 1;
+  }
+  _tile_release();
+}
+
+// Whether processor and system give tiles to this process.
+bool granted() {
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 22 & 1) || !(edx >> 24 & 1)) return false;
+  if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || !(eax >> 5 & 1)) return false;  // AVX512_BF16
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
+}  // namespace
+
+const Kernels* amx() {
+  if (!kAvx512 || !granted()) return nullptr;
+  static Kernels table = *kAvx512;
+  table.name = "amx", table.linear = linear, table.split = split;
+  return &table;
+}
+
+}  // namespace tinylm
+#else
+namespace tinylm {
+const Kernels* amx() { return nullptr; }
+}
+#endif
