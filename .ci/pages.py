@@ -53,20 +53,21 @@ def marked(source: str) -> str:
     `Value-backward` for a method, and without a leading underscore: the extension wants such names.
     """
     lines = source.split("\n")
-    around: list[tuple[int, int, str]] = []
+    marks: list[tuple[int, str]] = []  # before the line of this number
 
     def visit(node: ast.AST, prefix: str) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef | ast.ClassDef):
-                first = min([child.lineno, *(one.lineno for one in child.decorator_list)])
-                around.append((first, child.end_lineno or first, (prefix + child.name).lstrip("_")))
+                first = min([child.lineno, *(one.lineno for one in child.decorator_list)]) - 1
+                indent = " " * (len(lines[first]) - len(lines[first].lstrip()))
+                name = (prefix + child.name).lstrip("_")
+                marks.append((first, f"{indent}# --8<-- [start:{name}]"))
                 visit(child, f"{prefix}{child.name}-")
+                marks.append((child.end_lineno or first, f"{indent}# --8<-- [end:{name}]"))
 
     visit(ast.parse(source), "")
-    for first, last, name in sorted(around, reverse=True):
-        indent = " " * (len(lines[first - 1]) - len(lines[first - 1].lstrip()))
-        lines.insert(last, f"{indent}# --8<-- [end:{name}]")
-        lines.insert(first - 1, f"{indent}# --8<-- [start:{name}]")
+    for line, mark in sorted(marks, key=lambda one: one[0], reverse=True):  # from below: it moves none that is to come
+        lines.insert(line, mark)
     return "\n".join(lines)
 
 

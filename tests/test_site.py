@@ -6,6 +6,7 @@ Run by `nox -s docs` after `mkdocs build --strict` and `zensical build --strict`
 reader follows may lead elsewhere; what a browser loads by itself may not. What the pages say is not tested here.
 """
 
+import ast
 import importlib
 import json
 import re
@@ -113,6 +114,27 @@ def test_sources_stand_where_a_page_names_them(site: Path) -> None:
     left = [str(page) for page in (site / "learn").rglob("*.html") if re.search(r"--8|8&lt;", page.read_text())]
     assert left == []
     assert "linear_backward" in (site / "learn" / "gradients" / "index.html").read_text()
+
+
+def test_a_named_piece_of_a_source_is_the_whole_of_it() -> None:
+    copies = ROOT / "build" / "source"
+    for copy in sorted(copies.rglob("*.py")):
+        lines = copy.read_text().splitlines()
+        (path,) = ROOT.glob(f"packages/*/src/{copy.relative_to(copies)}")
+        source = path.read_text()
+        wanted = {
+            "\n".join(
+                source.splitlines()[min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1 : node.end_lineno]
+            )
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        shown = set()
+        for first, line in enumerate(lines):
+            if name := re.search(r"# --8<-- \[start:(.+)\]", line):
+                last = next(n for n in range(first, len(lines)) if lines[n].endswith(f"[end:{name[1]}]"))
+                shown.add("\n".join(line for line in lines[first:last] if "# --8<-- [" not in line))
+        assert shown <= wanted, copy  # not marked: what stands inside of an `if` or a loop
 
 
 LEARN = re.findall(r"learn/([a-z-]+)\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)

@@ -145,12 +145,12 @@ TABLE = {
     "versions": {"python": "3.11"},
     "date": "2026-11-22",
     "columns": ["rung", "time (s)", "n"],
-    "rows": [{"rung": "a|b", "time (s)": 0.012345, "raw": 1}, ["c", None, 12345]],
+    "rows": [{"rung": "a|b <c> __d__", "time (s)": 0.012345, "raw": 1}, ["c", None, 12345]],
 }
 RENDERED = """\
 | rung | time (s) | n |
 | --- | --- | --- |
-| a\\|b | 0.0123 | – |
+| a\\|b &lt;c> \\_\\_d\\_\\_ | 0.0123 | – |
 | c | – | 12,345 |
 
 `measure` · C, 2 cores · python 3.11 · 2026-11-22
@@ -184,7 +184,7 @@ def test_a_part_of_a_table_is_rendered(tmp_path: Path, capsys: pytest.CaptureFix
         return [line for line in document.read_text().splitlines() if line.startswith("| ")]
 
     assert rendered(" | rows: c | columns: n; rung") == ["| n | rung |", "| --- | --- |", "| 12,345 | c |"]
-    assert rendered(" | rows: 0.0123; a|b")[2:] == ["| a\\|b | 0.0123 | – |"]
+    assert rendered(" | rows: 0.0123")[2:] == ["| a\\|b &lt;c> \\_\\_d\\_\\_ | 0.0123 | – |"]
     assert rendered(" | columns: time (s)") == ["| time (s) |", "| --- |", "| 0.0123 |", "| – |"]
     for choice, message in (("rows: d", "got 'd'"), ("columns: rung; z", "got 'z'"), ("only: c", "got 'only: c'")):
         document.write_text(f"<!-- table: r.json | {choice} -->\n<!-- /table -->\n")

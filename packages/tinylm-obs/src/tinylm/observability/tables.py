@@ -182,7 +182,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _line(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"
+    return "| " + " | ".join(map(_plain, texts)) + " |"
+
+
+def _plain(text: str) -> str:
+    """Markdown that shows these characters: `__mul__` is not bold, `<listcomp>` no element, `|` ends no cell."""
+    for character, shown in (("|", "\\|"), ("\n", " "), ("<", "&lt;"), ("__", "\\_\\_")):
+        text = text.replace(character, shown)
+    return text
 
 
 if __name__ == "__main__":
