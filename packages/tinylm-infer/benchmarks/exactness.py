@@ -3,99 +3,42 @@
     python packages/tinylm-infer/benchmarks/exactness.py [--checkpoint DIR --text FILE] [--prompts 1000] [--tokens 128]
 
 Each prompt is written by the lowest rung: alone, the whole text through the model again for every token, one function
-per sampling step; greedy, and drawn from a seed. Then in every other way, in float32. A first difference counts as a
-tie only where the lowest rung itself hangs on less than 1e-4: greedy, its likeliest logit and the other way's token's;
-seeded, its draw and the interval of the other way's token. `batch_invariant=True` is compared with itself, one text at
-a time, in bfloat16 as well, where nothing counts as a tie; its cost is that of the same texts, in CPU-seconds.
-Without a checkpoint: a small random model and random prompts; else windows of the text, half of them with a beginning
-in common. Exit code 1 where a difference is no tie. Not here: speed (`tinylm-obs ladder decoding`).
+per sampling step; greedy, and drawn from a seed. Then in every other way (ways.py), in float32. A first difference
+counts as a tie only where the lowest rung itself hangs on less than 1e-4: greedy, its likeliest logit and the other
+way's token's; seeded, its draw and the interval of the other way's token. Weights of 8 and 4 bits are compared with the
+lowest rung on the same weights, `batch_invariant=True` with itself, one text at a time, in bfloat16 as well, where
+nothing counts as a tie; its cost is that of the same texts, in CPU-seconds. Without a checkpoint: a small random model
+and random prompts; else windows of the text, half of them with a beginning in common. With `--keep FILE` it goes on
+where it was stopped. Exit code 1 where a difference is no tie. Not here: speed (`table.py`).
 """
 
 import argparse
 import copy
+import hashlib
 import random
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from pieces import Pieces
+from ways import LONGEST, WAYS, Params, Texts, alone, engine_texts
 
 from tinylm.inference import SamplingParams
-from tinylm.inference.compiled import Compiled
-from tinylm.inference.engine import Engine
-from tinylm.inference.engine_config import EngineConfig
-from tinylm.inference.plain_weights import use_kernels
+from tinylm.inference.quantization import SCHEMES, quantize
 from tinylm.inference.sampling import apply_temperature, sample
-from tinylm.inference.speculation import PromptLookup
-from tinylm.inference.static_batch import static_batch
 from tinylm.model import Transformer, TransformerConfig
 from tinylm.observability.tables import cells, new_table, write_table
 from tinylm.tokenizer import Tokenizer
 
-Texts = list[list[int]]
-Params = list[SamplingParams]
-Way = Callable[[Transformer, Texts, Params], Texts]
-VOCABULARY, LONGEST, COMMON, CLOSE, TEMPERATURE = 512, 32, 16, 1e-4, 0.8
-BATCH = 50  # texts of a static batch
-
-
-def engine_texts(model: Transformer, prompts: Texts, params: Params, speculate: bool = False, **options: Any) -> Texts:
-    engine = Engine(model, config=EngineConfig(**options), propose=PromptLookup() if speculate else None)
-    texts = [engine.add_request(str(i), *pair)[0] for i, pair in enumerate(zip(prompts, params, strict=True))]
-    while engine.busy:
-        engine.step()
-    return [text.output for text in texts]
-
-
-def alone(model: Transformer, prompts: Texts, params: Params, **options: Any) -> Texts:
-    """One after the other, each in an engine that has seen nothing else."""
-    return [engine_texts(model, [p], [q], **options)[0] for p, q in zip(prompts, params, strict=True)]
-
-
-def compiled_texts(model: Transformer, prompts: Texts, params: Params) -> Texts:
-    batch = min(BATCH, len(prompts))
-    step = Compiled(model, batch, LONGEST + (params[0].max_tokens or 0))
-    texts = []
-    for i in range(0, len(prompts), batch):
-        begin = min(i, len(prompts) - batch)  # the last batch is full as well
-        texts += step.write(prompts[begin : begin + batch], params[begin : begin + batch])[i - begin :]
-    return texts
-
-
-def static_texts(model: Transformer, prompts: Texts, params: Params) -> Texts:
-    parts = [slice(i, i + BATCH) for i in range(0, len(prompts), BATCH)]
-    return [text for part in parts for text in static_batch(model, prompts[part], params[part])]
-
-
-def kernel_texts(model: Transformer, prompts: Texts, params: Params) -> Texts:
-    use_kernels(model)
-    return engine_texts(model, prompts, params, max_num_seqs=8)  # a step of 8 tokens still takes that way
-
-
-def preempted_texts(model: Transformer, prompts: Texts, params: Params) -> Texts:
-    """In a cache that holds three full texts: the others are thrown out again and again."""
-    config, full = model.config, LONGEST + (params[0].max_tokens or 0) + 16
-    cache = 3 * full * 2 * config.depth * config.kv_heads * config.head_dim * 4
-    return engine_texts(model, prompts, params, max_num_batched_tokens=64, kv_cache_memory_bytes=cache)
-
-
-def engine_way(**options: Any) -> Way:
-    return lambda *work: engine_texts(*work, **options)
-
-
-WAYS: dict[str, Way] = {
-    "KV cache": lambda m, *work: [static_batch(m, [p], [q])[0] for p, q in zip(*work, strict=True)],
-    "static batch": static_texts,
-    "paged, batched, chunked": engine_way(enable_prefix_caching=False, max_num_batched_tokens=64),
-    "prefix cache": engine_way(max_num_batched_tokens=64),
-    "preempted": preempted_texts,
-    "speculation": engine_way(max_num_batched_tokens=64, speculate=True),
-    "C++ pass": kernel_texts,
-    "compiled": compiled_texts,
-}
+VOCABULARY, COMMON, CLOSE, TEMPERATURE = 512, 16, 1e-4, 0.8
+PART, COST_TEXTS = 250, 32  # texts that are written at once
+KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DRAWINGS = ("greedy", "seeded")
+HALF = ("texts", "differ", "ties")
+COLUMNS = ["way", "compared with", *(f"{name}: {column}" for name in DRAWINGS for column in HALF), "CPU-s"]
 
 
 def make_model(tokens: int) -> Transformer:
@@ -171,65 +114,108 @@ def drawing(name: str, texts: int, tokens: int) -> Params:
     return [SamplingParams(temperature=TEMPERATURE, max_tokens=tokens, ignore_eos=True, seed=i) for i in range(texts)]
 
 
-def measure(model: Transformer, prompts: Texts, tokens: int, invariant_texts: int) -> list[list[object]]:
-    """Rows: way, compared with, greedy (texts, differing, ties), seeded (the same), cost."""
-    found: dict[str, list[object]] = {name: [name, "the lowest rung"] for name in WAYS}
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    found |= {kind: [f"batch_invariant, {kind}", "itself alone"] for kind in kinds}
-    for name in ("greedy", "seeded"):
-        params = drawing(name, len(prompts), tokens)
-        expected = []
-        for i, pair in enumerate(zip(prompts, params, strict=True), 1):
-            expected.append(lowest(model, *pair))
-            if i % 100 == 0:
-                print(f"{name}: {i} of {len(prompts)} texts by the lowest rung", file=sys.stderr, flush=True)
-        for way, write in WAYS.items():
-            got = write(copy.deepcopy(model), prompts, params)
-            found[way] += [len(prompts), *count(model, prompts, params, expected, got)]
-            print(f"{name}: {found[way]}", file=sys.stderr, flush=True)
-        for kind, dtype in kinds.items():
-            work = copy.deepcopy(model).to(dtype), prompts[:invariant_texts], params[:invariant_texts]
-            both = [run(*work, batch_invariant=True) for run in (alone, engine_texts)]
-            found[kind] += [len(work[1]), sum(a != b for a, b in zip(*both, strict=True)), 0]
-            print(f"{name}: {found[kind]}", file=sys.stderr, flush=True)
-    few, params = prompts[:32], drawing("greedy", 32, tokens)[: len(prompts[:32])]
-    for way in WAYS:
-        found[way].append("")
-    for kind, dtype in kinds.items():
-        found[kind].append(f"{cost(copy.deepcopy(model).to(dtype), few, params):.2f} ×")
-    return list(found.values())
+class Exactness:
+    """The measurement: `rows` are those of the table; what was found is kept in `pieces`, part by part."""
+
+    def __init__(self, model: Transformer, prompts: Texts, tokens: int, pieces: Pieces) -> None:
+        self.prompts, self.pieces = prompts, pieces
+        self.models = {"float32": model, **{scheme: quantize(model, scheme) for scheme in SCHEMES}}
+        self.params = {name: drawing(name, len(prompts), tokens) for name in DRAWINGS}
+
+    def rows(self, invariant_texts: int) -> list[list[object]]:
+        """way, compared with, greedy (texts, differing, ties), seeded (the same), cost."""
+        rows = []
+        for way in [*WAYS, *SCHEMES]:
+            compared = "the lowest rung" + (", the same weights" if way in SCHEMES else "")
+            rows.append([way, compared, *self.both(way, len(self.prompts)), ""])
+        for kind in KINDS:
+            way = f"batch_invariant, {kind}"
+            rows.append([way, "itself alone", *self.both(way, invariant_texts), f"{self.cost(kind):.2f} ×"])
+        return rows
+
+    def both(self, way: str, texts: int) -> list[int]:
+        """Greedy: texts, differing, ties; then seeded."""
+        counts = []
+        for name in DRAWINGS:
+            found = [self.part(name, way, slice(i, min(i + PART, texts))) for i in range(0, texts, PART)]
+            counts += [texts, *map(sum, zip(*found, strict=True))]
+        print(f"{way}: {counts}", file=sys.stderr, flush=True)
+        return counts
+
+    def part(self, name: str, way: str, part: slice) -> tuple[int, int]:
+        """(texts that differ, those of them that are ties)."""
+        found = self.pieces.get(f"{name}, {way}, {part.start}-{part.stop}", lambda: self.compare(name, way, part))
+        return found[0], found[1]
+
+    def compare(self, name: str, way: str, part: slice) -> tuple[int, int]:
+        work = self.prompts[part], self.params[name][part]
+        if kind := KINDS.get(way.removeprefix("batch_invariant, ")):
+            model = copy.deepcopy(self.models["float32"]).to(kind)
+            both = [run(model, *work, batch_invariant=True) for run in (alone, engine_texts)]
+            return sum(a != b for a, b in zip(*both, strict=True)), 0
+        weights = way if way in SCHEMES else "float32"
+        model = self.models[weights]
+        expected = self.pieces.get(
+            f"{name}, the lowest rung, {weights}, {part.start}-{part.stop}",
+            lambda: [lowest(model, *pair) for pair in zip(*work, strict=True)],
+        )
+        got = engine_texts(model, *work) if way in SCHEMES else WAYS[way](copy.deepcopy(model), *work)
+        return count(model, *work, expected, got)
+
+    def cost(self, kind: str) -> float:
+        """Of batch_invariant=True, one text."""
+        few = self.prompts[:COST_TEXTS], self.params["greedy"][:COST_TEXTS]
+        model = self.models["float32"]
+        return float(self.pieces.get(f"cost, {kind}", lambda: cost(copy.deepcopy(model).to(KINDS[kind]), *few)))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="a trained model; with --text")
-    parser.add_argument("--text", type=Path, help="where its prompts come from")
-    parser.add_argument("--prompts", type=int, default=1000)
-    parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--invariant-prompts", type=int, default=1000, help="for batch_invariant, which is slow")
-    parser.add_argument("--json", type=Path, help="write the table here as well")
-    given = parser.parse_args()
-    if (given.checkpoint is None) != (given.text is None):
-        parser.error("--checkpoint and --text go together")
+def measure(given: argparse.Namespace, keep: Path | None) -> dict[str, Any]:
+    """The table; `given` are the options of `add_options`."""
     torch.set_num_threads(1)  # the model is tiny
+    command = "python packages/tinylm-infer/benchmarks/exactness.py"
     if given.checkpoint is None:
         model, chooser = make_model(given.tokens), random.Random(1)
         ids = [chooser.randrange(VOCABULARY) for _ in range(10_000)]
     else:
         model = Transformer.load(given.checkpoint, dtype=torch.float32).eval()
         ids = Tokenizer.load(given.checkpoint).encode(given.text.read_text(encoding="utf-8")[:1_000_000])
+        command += " --checkpoint data/processed/shakespeare/model --text data/raw/shakespeare/shakespeare.txt"
     prompts = make_prompts(given.prompts, ids)
-    rows = measure(model, prompts, given.tokens, given.invariant_prompts)
-    half = ["texts", "differ", "ties"]
-    columns = ["way", "compared with", *(f"{n}: {c}" for n in ("greedy", "seeded") for c in half), "CPU-s"]
+    weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+    of = {"weights": weights, "prompts": prompts, "tokens": given.tokens}
+    found = Exactness(model, prompts, given.tokens, Pieces(keep, of, given.again))
     title = f"Texts of {given.tokens} tokens that differ; CPU-s: of batch_invariant over without, interleaved"
-    table = new_table(title, "python packages/tinylm-infer/benchmarks/exactness.py", columns, rows)
+    return new_table(title, command, COLUMNS, found.rows(min(given.prompts, given.invariant_prompts)))
+
+
+def holds(table: dict[str, Any]) -> bool:
+    """Whether every difference is a tie."""
+    return all(row[3] == row[4] and row[6] == row[7] for row in table["rows"])
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, help="a trained model; with --text")
+    parser.add_argument("--text", type=Path, help="where its prompts come from")
+    parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--invariant-prompts", type=int, default=1000, help="for batch_invariant, which is slow")
+    parser.add_argument("--again", nargs="*", metavar="WORD", help="measure what has the word in its name once more")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--keep", type=Path, help="what was found so far: the same command goes on where it was")
+    parser.add_argument("--json", type=Path, help="write the table here as well")
+    given = parser.parse_args()
+    if (given.checkpoint is None) != (given.text is None):
+        parser.error("--checkpoint and --text go together")
+    table = measure(given, given.keep)
     for line in [table["columns"], *cells(table)]:
         print("  ".join(text.ljust(26 if i == 0 else 16) for i, text in enumerate(line)))
     if given.json is not None:
         write_table(table, given.json)
-    found = [[int(str(number)) for number in row[2:8]] for row in rows]
-    sys.exit(any(row[1] > row[2] or row[4] > row[5] for row in found))
+    sys.exit(not holds(table))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ways import WAYS
 
+from tinylm.inference import SamplingParams
 from tinylm.inference.decoder import cache_dtype
 from tinylm.inference.plain_weights import use_kernels
 from tinylm.inference.quantization import quantize
@@ -51,6 +53,34 @@ def greedy(model: Transformer) -> Write:
             ids = model(ids, cache=cache, logits_at=[-1])[:, -1].argmax(dim=-1, keepdim=True)
 
     return write
+
+
+def recompute(_: Path, model: Transformer) -> Write:
+    """The lowest rung: all of the text through the model again for every token."""
+
+    @torch.inference_mode()
+    def write(prompts: list[list[int]], count: int) -> None:
+        if len(prompts) > 1:
+            raise NotImplementedError("one text")
+        ids = torch.tensor(prompts)
+        for _ in range(count):
+            ids = torch.cat([ids, model(ids, logits_at=[-1])[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
+
+    return write
+
+
+def rung(name: str) -> Callable[[Path, Transformer], Write]:
+    """A rung for many texts, one of `ways.py`, in float32 and without our kernels' pass."""
+
+    def make(_: Path, model: Transformer) -> Write:
+        mine = copy.deepcopy(model)
+
+        def write(prompts: list[list[int]], count: int) -> None:
+            WAYS[name](mine, prompts, [SamplingParams(temperature=0, max_tokens=count, ignore_eos=True)] * len(prompts))
+
+        return write
+
+    return make
 
 
 def torch_eager(dtype: torch.dtype) -> Callable[[Path, Transformer], Write]:

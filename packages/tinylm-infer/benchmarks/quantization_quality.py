@@ -1,11 +1,12 @@
 """What 8 and 4 bits cost in perplexity: models trained here in full precision, three seeds of two shapes.
 
-    python packages/tinylm-infer/benchmarks/quantization_quality.py --data DATA_DIR [--runs FOLDER] [--json FILE]
+    python packages/tinylm-infer/benchmarks/quantization_quality.py --data DATA_DIR [--runs FOLDER] [--gguf FILE]
 
 DATA_DIR is what `tinylm-train prepare` made (the quickstart's: data/processed/shakespeare/tokens). Trains with
-`tinylm-train pretrain` what FOLDER does not hold yet, then measures the validation split, whole windows of the context.
-The bounds: at most +0.5 % of perplexity for int8 and +4 % for int4; exits with 1 where one is broken. It does NOT
-measure speed. Next: decode.py.
+`tinylm-train pretrain`, in float32, what FOLDER does not hold yet (broken off, the same command goes on), then measures
+the validation split, whole windows of 256 tokens. The bounds: at most +0.5 % of perplexity for int8 and +4 % for int4;
+exits with 1 where one is broken. `--gguf`: a model that is somebody else's and rounded already, on the same text; no
+bound holds for it, and its file is also run in its own blocks. It does NOT measure speed. Next: decode.py.
 """
 
 from __future__ import annotations
@@ -21,30 +22,55 @@ import numpy as np
 import torch
 
 from tinylm.inference.quantization import SCHEMES, quantize
+from tinylm.inference.quantization.gguf import load_gguf
 from tinylm.model import Transformer
 from tinylm.observability.tables import cells, new_table, write_table
+from tinylm.tokenizer import Tokenizer
 
 SHAPES = {
     "quickstart's, depth 6": ("--depth", "6"),
     "GPT-2's, depth 6": ("--depth", "6", "--preset", "gpt2", "--width", "192"),
 }
 BOUNDS = {"int8": 0.005, "int4": 0.04}
-STEPS, SEEDS = 150, 3
+STEPS, SEEDS = 600, 3
+WINDOW = 256  # tokens: the context of the models trained here
+FIXED = ("--dtype", "float32", "--batch-size", "8", "--validate-every", "600")
+COLUMNS = ["model", "seed", "perplexity, float32", *SCHEMES, "in its own blocks"]
 
 
-def train(data: Path, out: Path, options: tuple[str, ...], steps: int, seed: int) -> None:
+def train(data: Path, out: Path, options: tuple[str, ...], steps: int, seed: int) -> Transformer:
     """A finished run is left as it is: the command says so."""
     command = [sys.executable, "-m", "tinylm.training", "pretrain", "--data", str(data), "--out", str(out)]
-    subprocess.run([*command, *options, "--steps", str(steps), "--seed", str(seed)], check=True)
+    subprocess.run([*command, *options, *FIXED, "--steps", str(steps), "--seed", str(seed)], check=True)
+    return Transformer.load(out, dtype=torch.float32).eval()
 
 
 @torch.inference_mode()
 def perplexity(model: Transformer, ids: torch.Tensor) -> float:
-    """Over windows of the context; ids (N,)."""
-    context = model.config.context
-    windows = ids[: (len(ids) - 1) // context * context + 1]
-    nats = [float(model.loss(w[None, :-1], w[None, 1:])) for w in windows.unfold(0, context + 1, context)]
+    """Over windows of WINDOW tokens; ids (N,)."""
+    windows = ids[: (len(ids) - 1) // WINDOW * WINDOW + 1]
+    nats = [float(model.loss(w[None, :-1], w[None, 1:])) for w in windows.unfold(0, WINDOW + 1, WINDOW)]
     return math.exp(mean(nats))
+
+
+def losses(model: Transformer, ids: torch.Tensor) -> tuple[float, dict[str, float]]:
+    """Its perplexity, and by which part that of each scheme is higher."""
+    plain = perplexity(model, ids)
+    return plain, {scheme: perplexity(quantize(model, scheme), ids) / plain - 1 for scheme in SCHEMES}
+
+
+def gguf_row(path: Path, text: str, tokens: int) -> list[object]:
+    """As those of the models trained here, its own tokens; the blocks of its file beside all of them decoded."""
+    ids = torch.tensor(Tokenizer.load(path).encode(text))[:tokens]
+    plain, found = losses(Transformer.load(path, dtype=torch.float32).eval(), ids)
+    own = perplexity(load_gguf(path), ids) / plain - 1
+    kind = path.stem.rpartition(".")[2]
+    name = f"{path.stem.removesuffix(f'.{kind}')}, whose file is {kind} already"
+    return [name, None, plain, *map(percent, found.values()), percent(own)]
+
+
+def percent(part: float) -> str:
+    return f"{100 * part:+.2f} %"
 
 
 def main() -> None:
@@ -53,6 +79,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/quantization_quality"), help="where the models are kept"
     )
+    parser.add_argument("--gguf", type=Path, help="this model as well")
     parser.add_argument("--tokens", type=int, default=40_000, help="of the validation split")
     parser.add_argument("--json", type=Path, help="write the table here as well")
     parser.add_argument(
@@ -63,22 +90,20 @@ def main() -> None:
     ids = torch.from_numpy(np.load(options.data / "validation-00000.npy")[: options.tokens].astype(np.int64))
     rows: list[list[object]] = []
     worst = dict.fromkeys(SCHEMES, 0.0)
+    steps, seeds = (30, 1) if options.quick else (STEPS, SEEDS)
     for shape, flags in SHAPES.items():
-        for seed in range(1 if options.quick else SEEDS):
-            steps = 30 if options.quick else STEPS
+        for seed in range(seeds):
             out = options.runs / f"{shape.partition(chr(39))[0]}-{steps}-{seed}"
-            train(options.data, out, flags, steps, seed)
-            model = Transformer.load(out, dtype=torch.float32).eval()
-            plain = perplexity(model, ids)
-            row: list[object] = [shape, seed, plain]
-            for scheme in SCHEMES:
-                loss = perplexity(quantize(model, scheme), ids) / plain - 1
-                worst[scheme] = max(worst[scheme], loss)
-                row.append(f"{100 * loss:+.2f} %")
-            rows.append(row)
-    columns = ["shape", "seed", "perplexity, float32", *SCHEMES]
-    title = f"Perplexity of quantised models, {STEPS} steps of training, {len(ids)} tokens of validation"
-    table = new_table(title, "python packages/tinylm-infer/benchmarks/quantization_quality.py", columns, rows)
+            plain, found = losses(train(options.data, out, flags, steps, seed), ids)
+            worst = {scheme: max(worst[scheme], found[scheme]) for scheme in SCHEMES}
+            rows.append([shape, seed, plain, *map(percent, found.values()), None])
+    command = "python packages/tinylm-infer/benchmarks/quantization_quality.py --data data/processed/shakespeare/tokens"
+    if options.gguf is not None:
+        text = Tokenizer.load(options.data).decode(ids.tolist())
+        rows.append(gguf_row(options.gguf, text, options.tokens))
+        command += f" --gguf {options.gguf.name}"
+    title = f"Perplexity of quantised models, {steps} steps of training, {len(ids)} tokens in windows of {WINDOW}"
+    table = new_table(title, command, COLUMNS, rows)
     for line in [table["columns"], *cells(table)]:
         print("  ".join(text.ljust(22) for text in line))
     if options.json is not None:

@@ -81,9 +81,10 @@ def bytes_per_token(model: Transformer, length: int) -> int:
     return read
 
 
-def read_bandwidth(footprint: int, device: torch.device) -> float:
+def read_bandwidth(footprint: int, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
     """Bytes/s at which `device` reads a float32 matrix of about `footprint` bytes: the fastest of some products with a
-    vector, or of its sum. A program may be faster, with larger pages for one."""
+    vector, or of its sum. A program may be faster, with larger pages for one. `clock`: seconds, the processor's for one
+    thread of a machine that others use too."""
     rows = max(1, footprint // 4096)
     matrix, vector = torch.ones(rows, 1024, device=device), torch.ones(1024, device=device)
     ways: list[Callable[[], Tensor]] = [lambda: torch.mv(matrix, vector), matrix.sum]
@@ -91,11 +92,11 @@ def read_bandwidth(footprint: int, device: torch.device) -> float:
     fastest = math.inf
     for read in ways * 8:
         _wait(device)
-        start = time.perf_counter()
+        start = clock()
         for _ in range(calls):
             read()
         _wait(device)
-        fastest = min(fastest, (time.perf_counter() - start) / calls)
+        fastest = min(fastest, (clock() - start) / calls)
     return matrix.nbytes / fastest
 
 

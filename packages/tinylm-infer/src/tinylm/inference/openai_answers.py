@@ -8,8 +8,10 @@ from collections.abc import Sequence as Items
 from typing import Any
 
 from tinylm.inference._errors import InferenceError
-from tinylm.inference.openai_api import Body, ChatBody, CompletionBody
+from tinylm.inference.openai_api import Body, CompletionBody
+from tinylm.inference.openai_chat import ChatBody
 from tinylm.inference.openai_logprobs import Entry, LogprobsWriter
+from tinylm.inference.openai_tools import tool_call
 from tinylm.inference.outputs import TokenOutput
 from tinylm.inference.sequence import Sequence
 from tinylm.tokenizer import Tokenizer
@@ -49,6 +51,7 @@ class Answer:
         self.body, self.chat = body, isinstance(body, ChatBody)
         self._echo = isinstance(body, CompletionBody) and bool(body.echo)
         self._only_echo = isinstance(body, CompletionBody) and body.only_echo
+        self._called = body.called() if isinstance(body, ChatBody) else None
         self._prompts = [sequence.prompt_token_ids for sequence in sequences]
         self.prompt_tokens = sum(len(s.prompt_token_ids) for s in sequences if s.index == 0)
         wanted = sequences[0].params.logprobs
@@ -95,20 +98,28 @@ class Answer:
     def whole(self) -> dict[str, Any]:
         choices = []
         for choice in self.choices:
-            message = {"role": "assistant", "content": None if choice.error else choice.text}
+            message = {"role": "assistant", **self._told(choice, None if choice.error else choice.text)}
             text = {"message": message} if self.chat else {"text": "" if choice.error else choice.text}
             choices.append({"index": choice.index, **text, **self._end(choice, 0)})
         return {**self._head, "choices": choices, "usage": self.usage()}
 
     def chunk(self, choice: Choice) -> dict[str, Any] | None:
         """What of `choice` is new; None where that is nothing yet."""
-        if not choice.fresh and choice.begun and choice.finish_reason is None:
+        waits = self._called is not None or (not choice.fresh and choice.begun)  # a call comes whole
+        if waits and choice.finish_reason is None:
             return None
-        delta = {"content": choice.fresh} if choice.begun else {"role": "assistant", "content": choice.fresh}
+        delta = {} if choice.begun else {"role": "assistant"}
+        delta |= self._told(choice, choice.fresh, index=0)
         text = {"delta": delta} if self.chat else {"text": choice.fresh}
         told = self._chunk([{"index": choice.index, **text, **self._end(choice, choice.sent)}], None)
         choice.fresh, choice.begun, choice.sent = "", True, len(choice.entries)
         return told
+
+    def _told(self, choice: Choice, text: str | None, **place: int) -> dict[str, Any]:
+        """What a message holds: text, or the call of a tool; `place` is where in a stream's list of calls."""
+        if self._called is None or choice.error is not None:
+            return {"content": text if self._called is None else None}
+        return {"content": None, "tool_calls": [{**place, **tool_call(choice.text, self._called)}]}
 
     def last_chunk(self) -> dict[str, Any]:
         return self._chunk([], self.usage())
@@ -125,7 +136,8 @@ class Answer:
     def _end(self, choice: Choice, start: int) -> dict[str, Any]:
         """The fields after the text; logprobs from entry `start` on."""
         logprobs = None if choice.writer is None else choice.writer.form(choice.entries[start:])
-        return {"logprobs": logprobs, "finish_reason": choice.finish_reason}
+        called = self._called is not None and choice.finish_reason == "stop"
+        return {"logprobs": logprobs, "finish_reason": "tool_calls" if called else choice.finish_reason}
 
 
 def error_object(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""tinylm.inference: what the bodies of OpenAI's requests may hold, as types. No HTTP here.
+"""tinylm.inference: what the bodies of OpenAI's requests may hold, as types; a chat's: `openai_chat.py`. No HTTP here.
 
 Names and shapes are those of OpenAI's API reference for `/v1/completions` and `/v1/chat/completions`, and what vLLM's
 server takes beyond it. A field that is not named here is refused, never ignored. `server_desk.py` answers these bodies,
@@ -35,17 +35,17 @@ Count = Annotated[int, Field(ge=1, lt=1 << 31), WHOLE]
 Logprobs = Annotated[int, Field(ge=0, le=LOGPROBS_LIMIT), WHOLE]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """A part of a request: "1" is no number, and a field that is not named is an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class StreamOptions(_Part):
+class StreamOptions(Part):
     include_usage: bool = False
 
 
-class StructuredOutputs(_Part):
+class StructuredOutputs(Part):
     """vLLM's field: one of these."""
 
     schema_: dict[str, Any] | None = Field(None, alias="json")
@@ -54,22 +54,22 @@ class StructuredOutputs(_Part):
     json_object: bool | None = None
 
 
-class JsonSchema(_Part):
+class JsonSchema(Part):
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     schema_: dict[str, Any] = Field(alias="schema")
     description: str | None = None
     strict: bool | None = None
 
 
-class TextFormat(_Part):
+class TextFormat(Part):
     type: Literal["text"]
 
 
-class JsonObjectFormat(_Part):
+class JsonObjectFormat(Part):
     type: Literal["json_object"]
 
 
-class JsonSchemaFormat(_Part):
+class JsonSchemaFormat(Part):
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
@@ -77,7 +77,7 @@ class JsonSchemaFormat(_Part):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-class Body(_Part):
+class Body(Part):
     """What both endpoints take; null is the same as leaving a field out. `SamplingParams` checks the values too."""
 
     model: str
@@ -166,77 +166,3 @@ class CompletionBody(Body):
         if self.echo and self.logprobs is not None:
             values["prompt_logprobs"] = self.logprobs
         return values
-
-
-class TextPart(_Part):
-    type: Literal["text"]
-    text: str
-
-
-class FunctionCall(_Part):
-    name: str
-    arguments: str
-
-
-class ToolCall(_Part):
-    id: str
-    type: Literal["function"]
-    function: FunctionCall
-
-
-class ChatMessage(_Part):
-    """As in OpenAI's API, text only. What the template does with names and calls of tools is up to the checkpoint."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(min_length=1)] | None = None
-    tool_call_id: str | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """What a chat template reads; the text in one piece."""
-        told = self.model_dump(exclude_none=True)
-        if isinstance(self.content, list):
-            told["content"] = "".join(part.text for part in self.content)
-        if "content" not in told and self.tool_calls is None:
-            raise InferenceError(f"messages: the content of a message with the role {self.role!r} is missing")
-        for name, role in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
-            if name in told and self.role != role:
-                raise InferenceError(f"messages: {name} only in a message with the role {role!r}")
-        return told
-
-
-class Function(_Part):
-    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-
-
-class Tool(_Part):
-    type: Literal["function"]
-    function: Function
-
-
-class ChatBody(Body):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
-    logprobs: bool | None = None
-    top_logprobs: Logprobs | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
-
-    def conversation(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
-        """(messages, tools) of `LLM.chat_prompt`."""
-        if self.tool_choice == "auto" and not self.tools:
-            raise InferenceError('tool_choice: "auto" only with tools')
-        shown = [] if self.tool_choice == "none" else self.tools or []
-        return [m.plain() for m in self.messages], [t.model_dump(exclude_none=True) for t in shown] or None
-
-    def _values(self) -> dict[str, Any]:
-        """Without a limit an answer may fill the context, as with OpenAI."""
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise InferenceError("max_tokens is the old name of max_completion_tokens: give one of them")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise InferenceError("top_logprobs: only with logprobs = true")
-        wanted = {"logprobs": self.top_logprobs or 0} if self.logprobs else {"logprobs": None}
-        return {"max_tokens": self.max_completion_tokens, **super()._values(), **wanted}

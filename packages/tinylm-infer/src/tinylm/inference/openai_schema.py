@@ -8,6 +8,8 @@ from typing import Any, Literal
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 
+from tinylm.inference.openai_chat import ToolCall
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -78,13 +80,14 @@ class TextChoice(_Answer):
 class ChatAnswerMessage(_Answer):
     role: Literal["assistant"]
     content: str | None
+    tool_calls: list[ToolCall] | None = None  # left out where there is none
 
 
 class ChatChoice(_Answer):
     index: int
     message: ChatAnswerMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class _Whole(_Answer):

@@ -25,7 +25,8 @@ from tinylm.inference import chat_page
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.llm import LLM
 from tinylm.inference.openai_answers import error_object
-from tinylm.inference.openai_api import ChatBody, CompletionBody
+from tinylm.inference.openai_api import CompletionBody
+from tinylm.inference.openai_chat import ChatBody
 from tinylm.inference.openai_schema import ANSWERS, publish
 from tinylm.inference.server_desk import Desk
 from tinylm.inference.server_limits import Gate, ServerLimits

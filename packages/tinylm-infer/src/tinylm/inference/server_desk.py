@@ -20,7 +20,8 @@ from tinylm.inference._errors import InferenceError
 from tinylm.inference.async_engine import AsyncEngine
 from tinylm.inference.llm import LLM
 from tinylm.inference.openai_answers import Answer, error_object
-from tinylm.inference.openai_api import ANSWERS_LIMIT, Body, ChatBody, CompletionBody
+from tinylm.inference.openai_api import ANSWERS_LIMIT, Body, CompletionBody
+from tinylm.inference.openai_chat import ChatBody
 from tinylm.inference.outputs import TokenOutput
 from tinylm.inference.sequence import Sequence
 from tinylm.inference.server_limits import ServerLimits
