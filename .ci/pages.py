@@ -66,7 +66,8 @@ def marked(source: str) -> str:
                 marks.append((child.end_lineno or first, f"{indent}# --8<-- [end:{name}]"))
 
     visit(ast.parse(source), "")
-    for line, mark in sorted(marks, key=lambda one: one[0], reverse=True):  # from below: it moves none that is to come
+    marks.sort(key=lambda one: one[0])
+    for line, mark in reversed(marks):  # from below, so that it moves none that is to come
         lines.insert(line, mark)
     return "\n".join(lines)
 

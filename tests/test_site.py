@@ -113,6 +113,7 @@ def test_mathematics_is_mathml(site: Path) -> None:
 def test_sources_stand_where_a_page_names_them(site: Path) -> None:
     left = [str(page) for page in (site / "learn").rglob("*.html") if re.search(r"--8|8&lt;", page.read_text())]
     assert left == []
+    assert [str(page) for page in site.rglob("*.html") if "klzzwxh" in page.read_text()] == []  # Markdown's own mark
     assert "linear_backward" in (site / "learn" / "gradients" / "index.html").read_text()
 
 

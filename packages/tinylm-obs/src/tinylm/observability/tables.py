@@ -186,10 +186,9 @@ def _line(texts: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Markdown that shows these characters: `__mul__` is not bold, `<listcomp>` no element, `|` ends no cell."""
-    for character, shown in (("|", "\\|"), ("\n", " "), ("<", "&lt;"), ("__", "\\_\\_")):
-        text = text.replace(character, shown)
-    return text
+    """Markdown that shows the text as it is: `__mul__` is not bold, `<listcomp>` no element, `|` ends no cell."""
+    text = text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 
 
 if __name__ == "__main__":
