@@ -109,6 +109,33 @@ def test_the_roofline_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pyt
         roofline.measured()
 
 
+def test_what_a_larger_footprint_reached_a_smaller_one_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = {2**15: 5.0, 2**17: 2.0, 2**19: 3.0}  # a busy machine, while the second was measured
+    monkeypatch.setattr(roofline, "_FOOTPRINTS", list(reached))
+    monkeypatch.setattr(roofline, "_bandwidth", lambda torch, device, size: reached[size])
+    assert roofline._bandwidths(None, "cpu") == {2**15: 5.0, 2**17: 3.0, 2**19: 3.0}
+
+
+def test_what_the_profiler_itself_does_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sampler.Sampler, "_work", lambda self: None)  # samples are taken here, by hand
+    sampler = _sampler.Sampler()
+    sampler.start(sys._getframe())  # what called this test is left out
+    with sampler.paused():
+        sampler._take()
+    assert sampler.timeline == []
+    sampler._take()
+    ((_, _, stack),) = sampler.timeline
+    assert stack[0].endswith("test_what_the_profiler_itself_does_is_not_counted")
+    sampler.stop()
+
+
+def test_samples_that_reach_into_one_another_are_spans_within_spans() -> None:
+    sampler = _sampler.Sampler()
+    sampler.timeline = [(0.0, 1.2, ("a", "b")), (1.0, 1.0, ("a", "c", "d"))]  # the first ends after the second begins
+    spans = {str(one["name"]): (float(str(one["ts"])), float(str(one["dur"]))) for one in sampler.events(0)}
+    assert spans == {"b": (0.0, 1e6), "d": (1e6, 1e6), "c": (1e6, 1e6), "a": (0.0, 2e6)}
+
+
 def test_the_sampler_finds_where_the_time_goes() -> None:
     sampler = _sampler.Sampler()
 
@@ -176,7 +203,9 @@ def test_the_command_profiles_a_program_and_keeps_its_exit_code(tmp_path: Path) 
 
 
 def test_charts_hold_their_points() -> None:
-    drawn = _svg.chart([("a", [(1, 1), (2, 4)])], [("p & q", 1.5, 2)], "x", "y")
+    near = [_svg.Point(1.5, 2, "p & q", "first"), _svg.Point(1.5, 2.01, "r", "second")]
+    drawn = _svg.chart([("a", [(1, 1), (2, 4)])], near, "x", "y")
+    assert (drawn.count(">first<"), drawn.count(">second<")) == (1, 1)  # one on each side of their dots
     assert drawn.count("<polyline") == 1
     assert "p &amp; q" in drawn
     assert drawn.startswith("<svg")

@@ -14,6 +14,7 @@ from typing import Any
 from . import _svg
 from .tables import cell
 
+_LABELLED = 8  # operations on the roofline, those that took the longest
 _LONGEST = 15_000  # events in the page's timeline; trace.json has them all
 
 
@@ -29,7 +30,7 @@ def page(results: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str
         "ABOUT": escape(about),
         "OPERATIONS": _operations(results["operations"][:80]),
         "MODULES": _modules(results["modules"][:200]),
-        "FUNCTIONS": _functions(results["functions"], results["seconds"]),
+        "FUNCTIONS": _functions(results["functions"]),
         "MEMORY": _memory(results["memory"]),
         "ROOFLINE": _roofline(results),
         "EVENTS": _timeline(events),
@@ -40,6 +41,8 @@ def page(results: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     if not rows:
         return "<p>None was recorded.</p>"
+    used = [place for place in range(len(columns)) if any(row[place] is not None for row in rows)]  # no GPU, no column
+    columns, rows = [columns[place] for place in used], [[row[place] for place in used] for row in rows]
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell(value))}</td>" for value in row) + "</tr>" for row in rows)
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -71,9 +74,9 @@ def _modules(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _functions(rows: Sequence[Mapping[str, Any]], seconds: float) -> str:
+def _functions(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = ["function", "% itself", "% with what it calls"]
-    whole = max(seconds, 1e-9) / 100
+    whole = max((row["with callees"] for row in rows), default=1e-9) / 100
     return _table(columns, [[row["function"], row["own"] / whole, row["with callees"] / whole] for row in rows])
 
 
@@ -82,7 +85,8 @@ def _memory(curves: Mapping[str, Sequence[tuple[float, int]]]) -> str:
     for name, points in curves.items():
         peak = max((size for _, size in points), default=0)
         line = _svg.chart([("", [(t, size / 1e6) for t, size in points])], [], "seconds", "MB", height=180)
-        drawn.append(f"<h3>{escape(name)}, peak {cell(peak / 1e6)} MB</h3>{line}")
+        title = name if "(" in name else f"{name}, allocated by torch"
+        drawn.append(f"<h3>{escape(title)}, peak {cell(peak / 1e6)} MB</h3><div class=chart>{line}</div>")
     return "".join(drawn) or "<p>None was recorded.</p>"
 
 
@@ -99,12 +103,16 @@ def _roofline(results: Mapping[str, Any]) -> str:
             for word, speed in (("cache", fastest), ("memory", slowest)):
                 intensities = [0.01, top / speed, max(1000.0, 2 * top / speed)]
                 lines.append((f"{kind}, {word}", [(x, min(top, x * speed) / 1e9) for x in intensities]))
-    points = [
-        (f"{row['operation']}: {cell(row['flops'] / row['bytes'])} FLOP per byte", row["flops"] / row["bytes"], speed)
-        for row in results["operations"]
-        if row["bytes"] and row["flops"] and (speed := row["flops"] / (row["gpu"] or row["cpu"] or 1e-9) / 1e9) > 0
-    ]
-    return _svg.chart(lines, points, "FLOP per byte", "GFLOP/s", logarithmic=True, height=360)
+    placed = [row for row in results["operations"] if row["bytes"] and row["flops"]]
+    points = []
+    for place, row in enumerate(sorted(placed, key=lambda row: -max(row["cpu"], row["gpu"]))):
+        seconds = row["gpu"] or row["cpu"] or 1e-9
+        words = f"{row['operation']} {row['type']}: {cell(row['flops'] / row['bytes'])} FLOP per byte, "
+        words += f"{cell(row['flops'] / seconds / 1e9)} GFLOP/s, {cell(seconds * 1e3)} ms"
+        label = row["operation"].removeprefix("aten::") if place < _LABELLED else ""
+        points.append(_svg.Point(row["flops"] / row["bytes"], row["flops"] / seconds / 1e9, words, label))
+    drawn = _svg.chart(lines, points, "FLOP per byte", "GFLOP/s", logarithmic=True, height=400)
+    return f"<div class=chart>{drawn}</div>"
 
 
 def _timeline(events: Iterable[Mapping[str, Any]]) -> str:
@@ -113,7 +121,7 @@ def _timeline(events: Iterable[Mapping[str, Any]]) -> str:
         e for e in events if e.get("ph") == "X" and e.get("cat") in ("python", "cpu_op", "user_annotation", "kernel")
     ]
     kept = sorted(kept, key=lambda event: -float(event["dur"]))[:_LONGEST]
-    kept.sort(key=lambda event: (float(event["ts"]), -float(event["dur"])))
+    kept.sort(key=lambda e: (float(e["ts"]), -float(e["dur"]), e.get("args", {}).get("depth", 0)))
     origin = min((float(event["ts"]) for event in kept), default=0.0)
     lanes = {name: number for number, name in enumerate(dict.fromkeys(f"{e['pid']} {e['tid']}" for e in kept))}
     rows = [

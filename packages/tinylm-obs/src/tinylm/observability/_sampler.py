@@ -10,11 +10,14 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 _EVERY = 0.005  # seconds
-_DEEPEST = 100
+_DEEPEST = 500
+_IMPORT = "<frozen importlib"  # a dozen frames for each import that leads to another: one of them is enough
 Stack = tuple[str, ...]
 
 
@@ -22,14 +25,18 @@ class Sampler:
     """Samples the thread that makes it, between start and stop."""
 
     def __init__(self) -> None:
+        self._paused = False
         self.timeline: list[tuple[float, float, Stack]] = []  # (time.time() of its begin, seconds, outermost first)
         self.memory: list[tuple[float, int]] = []  # (seconds since the start, resident bytes); Linux only
         self._thread_id = threading.get_ident()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tinylm-obs profile", daemon=True)
-        self._places: dict[int, str] = {}
+        self._places: dict[int, tuple[CodeType, str]] = {}  # the code is kept, so that its id stays its own
+        self._outside = 0  # frames around the one that is profiled
 
-    def start(self) -> None:
+    def start(self, inside: FrameType | None = None) -> None:
+        """Begin. inside: the outermost frame that is shown; what called it is left out, with None nothing is."""
+        self._outside = len(_frames(inside)[1:])
         self._began = self._last = time.perf_counter()
         self._thread.start()
 
@@ -37,6 +44,15 @@ class Sampler:
         """End sampling; what was going on since the last sample is counted."""
         self._stop.set()
         self._thread.join()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it, what goes on is not the program's own, and is not counted."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._last, self._paused = time.perf_counter(), False
 
     def functions(self) -> list[tuple[str, float, float]]:
         """(place, seconds in it itself, seconds in it and what it calls), the most first."""
@@ -64,6 +80,7 @@ class Sampler:
             same = 0
             while same < min(len(begun), len(stack)) and begun[same][0] == stack[same]:
                 same += 1
+            end = min(end, start)  # two clocks: the samples' seconds may reach into the next one
             close(same)
             begun += [(place, start) for place in stack[same:]]
             end = start + seconds
@@ -78,7 +95,7 @@ class Sampler:
     def _take(self) -> None:
         now = time.perf_counter()
         frame = sys._current_frames().get(self._thread_id)
-        stack = self._stack(frame)
+        stack = () if self._paused else self._stack(frame)
         if stack:
             seconds, began = now - self._last, time.time() - (now - self._last)
             if self.timeline and self.timeline[-1][2] == stack:
@@ -91,17 +108,27 @@ class Sampler:
                 self.memory.append((now - self._began, resident))
 
     def _stack(self, frame: FrameType | None) -> Stack:
-        places: list[str] = []
-        while frame is not None and len(places) < _DEEPEST:
-            places.append(self._place(frame))
-            frame = frame.f_back
-        return tuple(reversed(places))
+        frames = _frames(frame)
+        inside = frames[: len(frames) - self._outside]
+        places = [self._place(one) for one in reversed(inside[-_DEEPEST:])]
+        return tuple(place for place, before in zip(places, ["", *places], strict=False) if place != before)
 
     def _place(self, frame: FrameType) -> str:
         code = frame.f_code
         if id(code) not in self._places:
-            self._places[id(code)] = f"{Path(code.co_filename).name}:{code.co_firstlineno} {code.co_qualname}"
-        return self._places[id(code)]
+            file = code.co_filename
+            place = f"{Path(file).name}:{code.co_firstlineno} {code.co_qualname}"
+            self._places[id(code)] = (code, "import" if file.startswith(_IMPORT) else place)
+        return self._places[id(code)][1]
+
+
+def _frames(frame: FrameType | None) -> list[FrameType]:
+    """The frame and those that called it, the outermost last."""
+    found = []
+    while frame is not None:
+        found.append(frame)
+        frame = frame.f_back
+    return found
 
 
 def _resident() -> int | None:

@@ -7,6 +7,7 @@ what is drawn. Next: `_page.py` and `plot.py` use it.
 import math
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import NamedTuple
 
 Points = Sequence[tuple[float, float]]
 COLOURS = ("#4269d0", "#e8803c", "#3ca951", "#ff5c7a", "#9c6b4e", "#a463f2", "#38b2b5", "#97bbf5")
@@ -20,22 +21,32 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
+class Point(NamedTuple):
+    """A dot. words: its tooltip; label: what is written beside it, if there is room."""
+
+    x: float
+    y: float
+    words: str
+    label: str = ""
+
+
 def chart(
     lines: Sequence[tuple[str, Points]],
-    points: Sequence[tuple[str, float, float]],
+    points: Sequence[Point],
     x_label: str,
     y_label: str,
     logarithmic: bool = False,
     width: int = 860,
     height: int = 300,
 ) -> str:
-    """Named lines and named points (a tooltip each); both axes logarithmic or both linear from their least value."""
-    xs = [x for _, line in lines for x, _ in line] + [x for _, x, _ in points]
-    ys = [y for _, line in lines for _, y in line] + [y for _, _, y in points]
+    """Named lines and points; both axes logarithmic, or both linear, y from 0."""
+    xs = [x for _, line in lines for x, _ in line] + [point.x for point in points]
+    ys = [y for _, line in lines for _, y in line] + [point.y for point in points]
     if not xs:
         return ""
+    top = _TOP + (20 if any(name for name, _ in lines) else 0)
     x_at, x_ticks = _axis(xs, _LEFT, width - _RIGHT, logarithmic)
-    y_at, y_ticks = _axis(ys if logarithmic else [0.0, *ys], height - _BOTTOM, _TOP, logarithmic)
+    y_at, y_ticks = _axis(ys if logarithmic else [0.0, *ys], height - _BOTTOM, top, logarithmic)
     parts = [_frame(width, height, x_label, y_label)]
     for tick in x_ticks:
         parts.append(
@@ -45,19 +56,41 @@ def chart(
         y = y_at(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for index, (name, line) in enumerate(lines):
+    for index, (_, line) in enumerate(lines):
         way = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in line)
-        colour = COLOURS[index % len(COLOURS)]
-        parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{way}"/>')
-        if name and line:
-            x, y = line[-1]
-            parts.append(
-                f'<text x="{min(x_at(x), width - _RIGHT):.1f}" y="{y_at(y) - 5:.1f}" text-anchor="end" '
-                f'fill="{colour}">{escape(name)}</text>'
-            )
-    for name, x, y in points:
-        parts.append(f'<circle cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="4"><title>{escape(name)}</title></circle>')
+        parts.append(
+            f'<polyline fill="none" stroke="{COLOURS[index % len(COLOURS)]}" stroke-width="1.5" points="{way}"/>'
+        )
+    parts += _legend([name for name, _ in lines if name])
+    parts += _dots([point._replace(x=x_at(point.x), y=y_at(point.y)) for point in points], width)
     return "".join(parts) + "</svg>"
+
+
+def _legend(names: Sequence[str]) -> list[str]:
+    parts, x = [], float(_LEFT)
+    for index, name in enumerate(names):
+        parts.append(f'<rect x="{x:.0f}" y="8" width="14" height="3" fill="{COLOURS[index % len(COLOURS)]}"/>')
+        parts.append(f'<text x="{x + 19:.0f}" y="13">{escape(name)}</text>')
+        x += 40 + 6.2 * len(name)
+    return parts
+
+
+def _dots(points: Sequence[Point], width: int) -> list[str]:
+    """Dots, and labels where there is room between dots and labels."""
+    circles = [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{escape(words)}</title></circle>' for x, y, words, _ in points
+    ]
+    taken = [(x - 4, x + 4, y) for x, y, _, _ in points]  # left, right, middle
+    texts = []
+    for x, y, _, label in points:
+        wide = 6.2 * len(label)
+        for left in (x + 8, x - 8 - wide) if label else ():
+            right = left + wide
+            if right < width and all(abs(y - line) > 9 or left > end or right < start for start, end, line in taken):
+                taken.append((left, right, y))
+                texts.append(f'<text x="{left:.1f}" y="{y + 4:.1f}">{escape(label)}</text>')
+                break
+    return circles + texts
 
 
 def _frame(width: int, height: int, x_label: str, y_label: str) -> str:
@@ -84,7 +117,14 @@ def _axis(
         return lambda v: start + (end - start) * (math.log10(max(v, floor)) - first) / (last - first), ticks
     low, high = min(values), max(values)
     span = (high - low) or abs(high) or 1.0
-    return lambda v: start + (end - start) * (v - low) / span, [low + span * part / 4 for part in range(5)]
+    return lambda v: start + (end - start) * (v - low) / span, _round_numbers(low, low + span)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Three to six multiples of 1, 2 or 5 times a power of ten from low to high."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = next(power * part for part in (5, 2, 1) if (high - low) / (power * part) >= 3 or part == 1)
+    return [step * place for place in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def bars(rows: Sequence[tuple[str, float, str]], title: str, width: int = 860) -> str:

@@ -52,7 +52,7 @@ class Profile:
         if self._operations:
             self.start_operations()
         self._cpu, self._wall = time.process_time(), time.perf_counter()
-        self._sampler.start()
+        self._sampler.start(sys._getframe(1))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -81,23 +81,25 @@ class Profile:
         """Begin to record torch's operations (the command does it some time after the start); once only."""
         if self._torch is not None:
             return
-        import torch.profiler as profiler
-        from torch import cuda
+        with self._sampler.paused():  # it takes seconds that are not the program's
+            import torch.profiler as profiler
+            from torch import cuda
 
-        activities = [profiler.ProfilerActivity.CPU]
-        if cuda.is_available():
-            activities.append(profiler.ProfilerActivity.CUDA)
-        self._torch = profiler.profile(activities=activities, record_shapes=True, profile_memory=True)
-        self._torch.start()
-        self._modules.start()
-        self._recording = True
+            activities = [profiler.ProfilerActivity.CPU]
+            if cuda.is_available():
+                activities.append(profiler.ProfilerActivity.CUDA)
+            self._torch = profiler.profile(activities=activities, record_shapes=True, profile_memory=True)
+            self._torch.start()
+            self._modules.start()
+            self._recording = True
 
     def stop_operations(self) -> None:
         """Stop recording torch's operations; a second call does nothing."""
         if self._torch is not None and self._recording:
-            self._recording = False
-            self._modules.stop()
-            self._torch.stop()
+            with self._sampler.paused():
+                self._recording = False
+                self._modules.stop()
+                self._torch.stop()
 
     def _recorded(self) -> dict[str, Any]:
         """torch's trace and the Python samples in one, without names of hosts and directories."""
