@@ -1,5 +1,6 @@
 """Profiles: what is read from a trace, what is sampled, the files; the roofline and what operations cost."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tinylm import observability as obs
-from tinylm.observability import _cost, _sampler, _svg, _trace, roofline
+from tinylm.observability import _cost, _sampler, _svg, _target, _trace, roofline
 
 LIMIT = roofline.Roofline("cpu", 1, {1000: 1e9, 10**9: 1e8}, {"float32": 1e9, "bfloat16": 4e9}, {})
 
@@ -127,6 +128,15 @@ def test_what_the_profiler_itself_does_is_not_counted(monkeypatch: pytest.Monkey
     ((_, _, stack),) = sampler.timeline
     assert stack[0].endswith("test_what_the_profiler_itself_does_is_not_counted")
     sampler.stop()
+
+
+def test_recording_does_not_begin_within_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "within_an_import.py").write_text(
+        "import sys\nfrom tinylm.observability._target import _importing\nFOUND = _importing(sys._getframe())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("within_an_import").FOUND
+    assert not _target._importing(sys._getframe())
 
 
 def test_samples_that_reach_into_one_another_are_spans_within_spans() -> None:

@@ -14,7 +14,8 @@ COLOURS = ("#4269d0", "#e8803c", "#3ca951", "#ff5c7a", "#9c6b4e", "#a463f2", "#3
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 16, 12, 40
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three significant digits, with k, M, G, T."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g} {letter}"
@@ -50,12 +51,12 @@ def chart(
     parts = [_frame(width, height, x_label, y_label)]
     for tick in x_ticks:
         parts.append(
-            f'<text x="{x_at(tick):.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{_number(tick)}</text>'
+            f'<text x="{x_at(tick):.1f}" y="{height - _BOTTOM + 16}" text-anchor="middle">{number(tick)}</text>'
         )
     for tick in y_ticks:
         y = y_at(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
     for index, (_, line) in enumerate(lines):
         way = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in line)
         parts.append(
@@ -128,16 +129,17 @@ def _round_numbers(low: float, high: float) -> list[float]:
 
 
 def bars(rows: Sequence[tuple[str, float, str]], title: str, width: int = 860) -> str:
-    """Horizontal bars on a logarithmic scale: (name, value above 0, what is written beside it)."""
-    height = 34 + 24 * len(rows)
+    """Horizontal bars on a logarithmic scale, which stands below: (name, value above 0, what is written beside it)."""
+    end = 28 + 24 * len(rows)
     at, ticks = _axis([value for _, value, _ in rows], 220, width - 150, True)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {end + 22}" font-family="system-ui, sans-serif" '
         f'font-size="12" fill="#777" role="img"><text x="4" y="16" font-weight="600">{escape(title)}</text>'
     ]
     for tick in ticks:
         x = at(tick)
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="24" y2="{height - 6}" stroke="#8884"/>')
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="24" y2="{end}" stroke="#8884"/>')
+        parts.append(f'<text x="{x:.1f}" y="{end + 14}" text-anchor="middle" font-size="11">{number(tick)}</text>')
     for index, (name, value, beside) in enumerate(rows):
         y, length = 28 + 24 * index, max(2.0, at(value) - 220)
         colour = COLOURS[index % len(COLOURS)]

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 from ._errors import ObservabilityError
 from .profiling import Profile
@@ -37,14 +38,12 @@ def _window(profile: Profile, after: float, seconds: float) -> Callable[..., obj
     began = time.perf_counter()
     recording: list[float] = []
 
-    def look(number: int, frame: object) -> None:
+    def look(number: int, frame: FrameType | None) -> None:
         now = time.perf_counter()
-        torch = sys.modules.get("torch")
         done = False
-        if not recording and now - began >= after and torch is not None:
-            if not getattr(torch.__spec__, "_initializing", False):  # it is still being imported
-                profile.start_operations()
-                recording.append(time.perf_counter())
+        if not recording and now - began >= after and "torch" in sys.modules and not _importing(frame):
+            profile.start_operations()
+            recording.append(time.perf_counter())
         elif recording and now - recording[0] >= seconds:
             profile.stop_operations()
             done = True
@@ -54,6 +53,13 @@ def _window(profile: Profile, after: float, seconds: float) -> Callable[..., obj
     before = signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, _EVERY)
     return before
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether the program is within an import: another one from here could find modules that are half there."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _exit_code(run: Callable[[], object]) -> int:

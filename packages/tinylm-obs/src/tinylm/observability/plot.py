@@ -1,4 +1,7 @@
-"""tinylm-obs · a ladder as a picture: one bar per rung, its throughput on a logarithmic scale.
+"""tinylm-obs · a ladder as a picture: one bar per rung, its throughput on a logarithmic scale, each on its own work.
+
+The ratio beside a bar is to the rung that it equals, on the same work: where a rung's own work is larger (attention
+takes the square of it), the bars alone do not tell.
 
 SVG text without a library. It does NOT measure (`climb.py`). Next: `_svg.py`.
 """
@@ -8,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._errors import ObservabilityError
-from ._svg import bars
-from .tables import cell
+from ._svg import bars, number
 
 _WIDTH, _GAP = 860, 18
 
@@ -33,8 +35,9 @@ def ladders(table: Mapping[str, Any]) -> str:
 
 def _bar(row: Mapping[str, Any]) -> tuple[str, float, str]:
     gained = row.get("× rung below")
-    return row["rung"], row["per second"], cell(row["per second"]) + (f" ({cell(gained)} ×)" if gained else "")
+    beside = number(row["per second"]) + (f" · {number(gained)} ×" if gained else "")
+    return row["rung"], row["per second"], beside
 
 
 def _unit(rows: list[dict[str, Any]], ladder: str) -> str:
-    return next(f"{row['unit']} a second" for row in rows if row["ladder"] == ladder)
+    return next(f"{row['unit']} a second · times its lower rung" for row in rows if row["ladder"] == ladder)

@@ -88,8 +88,9 @@ class Profile:
             activities = [profiler.ProfilerActivity.CPU]
             if cuda.is_available():
                 activities.append(profiler.ProfilerActivity.CUDA)
-            self._torch = profiler.profile(activities=activities, record_shapes=True, profile_memory=True)
-            self._torch.start()
+            recorder = profiler.profile(activities=activities, record_shapes=True, profile_memory=True)
+            recorder.start()
+            self._torch = recorder
             self._modules.start()
             self._recording = True
 
