@@ -36,9 +36,25 @@ def readings(run):
 
 
 def test_the_points_are_the_steps_in_order_and_the_newest_model(run):
-    library = Library([run, run / "steps" / "00000020"])
-    assert [(point.model, point.step) for point in library.points] == [(0, 20), (0, 60), (0, 100), (0, None), (1, 20)]
-    assert [point.name for point in library.points] == ["shakespeare"] * 4 + ["shakespeare, step 20"]
+    library = Library([run])
+    assert [(point.model, point.step) for point in library.points] == [(0, 20), (0, 60), (0, 100), (0, None)]
+    assert {point.name for point in library.points} == {"shakespeare"}
+
+
+def test_steps_given_by_themselves_stand_together_as_their_run(run, make_checkpoint):
+    """In any order, beside another model, once each, and with the metrics of their run."""
+    (run / "run").mkdir(exist_ok=True)
+    (run / "run" / "run.json").write_text("{}")
+    try:
+        other = make_checkpoint()
+        library = Library([run / "steps" / "00000100", other, run / "steps" / "00000020", run / "steps" / "00000020"])
+        assert [(point.model, point.step) for point in library.points] == [(0, 20), (0, 100), (1, None)]
+        assert [point.name for point in library.points] == ["shakespeare", "shakespeare", other.name]
+        assert [point.run for point in library.points] == [run / "run", run / "run", None]
+        both = Library([run, run / "steps" / "00000020"])
+        assert [(point.model, point.step) for point in both.points] == [(0, 20), (0, 60), (0, 100), (0, None)]
+    finally:
+        shutil.rmtree(run / "run")
 
 
 def test_a_damaged_step_says_so_and_the_others_open(run):

@@ -7,8 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tinylm import observability as obs
-from tinylm.inference import LLM, InferenceError, SamplingParams
-from tinylm.inference.explorer import rungs
+from tinylm.inference import LLM, SamplingParams
 from tinylm.inference.explorer.history import history
 from tinylm.inference.explorer.library import Library
 from tinylm.inference.explorer.reading import Readings
@@ -78,11 +77,17 @@ def test_the_same_text_through_every_step(make_checkpoint, tmp_path):
     assert len(answer.curve) == 30
 
 
-def test_the_rungs_agree(checkpoint, monkeypatch):
-    seen = Readings(Library([checkpoint])).see(0, TEXT)
-    answer = rungs.rungs(seen)
-    assert [rung.name for rung in answer] == ["arrays", "tensors", "transformer"]
-    assert all(rung.difference < 1e-3 for rung in answer)
-    monkeypatch.setattr(rungs, "MOST", 10)
-    with pytest.raises(InferenceError, match="below 10 parameters"):
-        rungs.rungs(seen)
+def test_steps_given_by_themselves_have_their_runs_loss_and_gradients(make_checkpoint, tmp_path):
+    folder = tmp_path / "model"
+    for step in (10, 20):
+        shutil.copytree(make_checkpoint(depth=1, seed=step), folder / "steps" / f"{step:08}")
+    with obs.init(directory=folder / "run", config={}) as run:
+        for step in range(1, 21):
+            run.log({"loss": 3.0}, step=step)
+        run.histogram("gradient/blocks.0.mlp.up", [2, 0, 2], [-5.0, -3.0, 3.0, 5.0], step=10)
+    library = Library([folder / "steps" / "00000020", folder / "steps" / "00000010"])
+    answer = history(Readings(library), 1, TEXT, 0)
+    assert [moment.step for moment in answer.moments] == [10, 20]
+    assert len(answer.curve) == 20
+    assert (answer.flow_steps, [flow.name for flow in answer.flows]) == ([10], ["blocks.0.mlp.up"])
+    assert answer.flows[0].values == [4.0]  # every number is the middle of its bin

@@ -1,5 +1,6 @@
 """The explorer's page in a real browser (`nox -s browser`): every panel draws, and text is never read as HTML."""
 
+import contextlib
 import re
 import shutil
 import threading
@@ -14,28 +15,41 @@ HARD = "<script>window.broken = 1</script><img src=x onerror='window.broken = 1'
 
 
 @pytest.fixture(scope="module")
-def address(make_checkpoint: Any, tmp_path_factory: Any) -> Iterator[str]:
-    """An explorer of a run with two steps, one of them damaged, and of a second model."""
+def serve() -> Any:
+    """`with serve(paths) as address`: an explorer in a thread, at a free port."""
     import uvicorn
 
     from tinylm.inference import server
     from tinylm.inference.explorer.app import build_app
     from tinylm.inference.explorer.library import Library
 
+    @contextlib.contextmanager
+    def start(paths: list[Any]) -> Iterator[str]:
+        config = uvicorn.Config(build_app(Library(paths)), log_level="critical", lifespan="off")
+        running = uvicorn.Server(config)
+        with server.bind("127.0.0.1", 0) as listener:
+            listener.listen()
+            thread = threading.Thread(target=running.run, args=([listener],))
+            thread.start()
+            try:
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            finally:
+                running.should_exit = True
+                thread.join(timeout=60)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def address(make_checkpoint: Any, tmp_path_factory: Any, serve: Any) -> Iterator[str]:
+    """An explorer of a run with two steps, one of them damaged, and of a second model."""
     folder = tmp_path_factory.mktemp("run") / "shakespeare"
     shutil.copytree(make_checkpoint(depth=2), folder)
     for step in (20, 100):
         shutil.copytree(make_checkpoint(depth=2, seed=step), folder / "steps" / f"{step:08}")
     (folder / "steps" / "00000020" / "model.safetensors").write_bytes(b"half")
-    library = Library([make_checkpoint("gpt2", depth=1), folder])
-    running = uvicorn.Server(uvicorn.Config(build_app(library), log_level="critical", lifespan="off"))
-    with server.bind("127.0.0.1", 0) as listener:
-        listener.listen()
-        thread = threading.Thread(target=running.run, args=([listener],))
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        running.should_exit = True
-        thread.join(timeout=60)
+    with serve([make_checkpoint("gpt2", depth=1), folder]) as where:
+        yield where
 
 
 def opened(page: Any, address: str, view: str = "") -> Any:
@@ -61,7 +75,9 @@ def test_every_panel_draws(page: Any, address: str, panel: str) -> None:
     page.wait_for_selector(PANELS[panel])
     assert page.locator(".error").count() == 0
     assert "[object" not in page.inner_text("#stage")
-    assert page.locator(".intro a").count() >= 2
+    assert len(re.findall(r"[.?!](?= |$)", page.inner_text(".intro p"))) == 2  # each explains itself in two sentences
+    links = page.locator(".intro a").evaluate_all("links => links.map((link) => link.textContent)")
+    assert {name.split(":")[0] for name in links} == {"Read", "Notebook", "Source"}
     assert page.locator('#panels [aria-selected="true"]').get_attribute("data-panel") == panel
 
 
@@ -124,3 +140,71 @@ def test_a_phone_scrolls_in_one_direction(page: Any, address: str, panel: str) -
     opened(page, address, f"panel={panel}&text=The cook says: good soup! The king says: nothing at all, and sings.")
     page.wait_for_selector(PANELS[panel])
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_written_text_can_be_linked_to_and_stepped_through(page: Any, address: str) -> None:
+    opened(page, address, "panel=writing&text=The cook&count=6&frame=2")
+    page.wait_for_selector(".written .chip:nth-of-type(3)")
+    assert page.locator(".written .chip").count() == 3
+    page.get_by_label("One token on").press("Enter")
+    page.wait_for_selector(".written .chip:nth-of-type(4)")
+    assert "frame=3" in page.url
+    page.keyboard.press("Enter")  # the button is still there, and has the focus
+    page.wait_for_selector(".written .chip:nth-of-type(5)")
+
+
+def test_steps_given_by_themselves_are_one_model(page: Any, make_checkpoint: Any, tmp_path: Any, serve: Any) -> None:
+    from tinylm import observability as obs
+
+    folder = tmp_path / "poems"
+    for step in (20, 100):
+        shutil.copytree(make_checkpoint(depth=1, seed=step), folder / "steps" / f"{step:08}")
+    with obs.init(directory=folder / "run", config={}) as run:
+        for step in range(1, 101):
+            run.log({"loss": 4.0}, step=step)
+        run.histogram("gradient/blocks.0.mlp.up", [2, 0, 2], [-5.0, -3.0, 3.0, 5.0], step=50)
+    with serve([folder / "steps" / "00000020", folder / "steps" / "00000100"]) as address:
+        opened(page, address, "panel=history")
+        page.wait_for_selector("polyline.train")
+        assert page.locator("circle.moment").count() == 2
+        assert page.locator("td.here").count() == 1
+        page.get_by_role("slider").first.press("ArrowLeft")
+        page.wait_for_selector("#step-name:has-text('step 20')")
+
+
+def test_a_slow_rung_is_begun_watched_and_cancelled(page: Any, address: str, monkeypatch: Any) -> None:
+    from tinylm.inference.explorer import rungs
+
+    real, go_on = rungs.run, threading.Event()
+
+    def slow(name: str, seen: Any, tokens: int, progress: Any) -> Any:
+        progress.total = 8
+        progress.add(3)
+        while not go_on.wait(0.01):
+            progress.add(0)
+        return real(name, seen, tokens, rungs.Progress())
+
+    monkeypatch.setattr(rungs, "run", slow)
+    monkeypatch.setattr(rungs, "estimate", lambda *_: 20.0)
+    opened(page, address, "panel=rungs&point=0&text=The cook sings")
+    scalar = page.locator(".rung").first
+    assert "the first" in scalar.inner_text()
+    scalar.get_by_role("button", name="Run it").click()
+    page.wait_for_function("document.querySelector('.rung progress')?.value === 0.375")
+    page.wait_for_selector(".offer [role=status]:has-text('38 %')")
+    page.click("#panels [data-panel=choice]")  # it goes on while another panel is looked at
+    page.wait_for_selector(".candidate")
+    page.click("#panels [data-panel=rungs]")
+    page.wait_for_selector(".rung progress")
+    scalar.get_by_role("button", name="Cancel").press("Enter")
+    page.wait_for_selector(".offer:has-text('Cancelled after')")
+    go_on.set()
+    scalar.get_by_role("button", name="Run it").click()
+    scalar.locator(".bars").wait_for()
+    assert re.search(r"the same after (\d+) of \1\.", scalar.inner_text())
+
+
+def test_a_rung_that_the_shape_lacks_says_so(page: Any, address: str) -> None:
+    opened(page, address, "panel=rungs&point=3&text=The cook")
+    page.wait_for_selector('.rung.absent:has-text("GPT-2\'s shape")')
+    page.wait_for_selector(".rung:has-text('arrays') .bars")

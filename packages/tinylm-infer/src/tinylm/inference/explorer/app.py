@@ -1,7 +1,8 @@
 """tinylm.inference: the explorer's page and its data over HTTP, on this machine alone.
 
 Every answer is one function's dataclass as JSON; what cannot be shown is `{"error": "..."}` with status 400. All of it
-is computed in one thread, one question at a time. The page itself is `page/`.
+is computed in one thread, one question at a time; what takes long is begun and asked for (`background.py`). The page
+itself is `page/`.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
 
 from tinylm.inference.explorer import arithmetic, choice, history, layers, rungs, tokens, writing
+from tinylm.inference.explorer.background import Background, Status
 from tinylm.inference.explorer.library import Library
 from tinylm.inference.explorer.reading import LIMIT, Readings
 from tinylm.inference.sampling_params import SamplingParams
@@ -87,12 +89,26 @@ class AskNumber(Ask):
     value: str
 
 
-def build_app(library: Library) -> FastAPI:
-    """The application over the library's models."""
+class AskRung(Ask):
+    """Which rung, over how many of the text's tokens."""
+
+    rung: str
+    tokens: Annotated[int, Field(ge=1)]
+
+
+class AskWork(BaseModel):
+    """Work that was begun, by the number it was given."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: int
+
+
+def build_app(library: Library, background: Background | None = None) -> FastAPI:
+    """The application over the library's models; `background`: what its long work runs in."""
     app = FastAPI(title="tinylm-infer explore", docs_url=None, redoc_url=None)
     # Another site's page that got its own name to point here would ask with that name.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
-    readings, thread = Readings(library), ThreadPoolExecutor(1)
+    readings, thread, work = Readings(library), ThreadPoolExecutor(1), background or Background()
 
     async def answer(function: Callable[..., Any], *arguments: Any) -> Response:
         value = await asyncio.get_running_loop().run_in_executor(thread, lambda: _plain(function(*arguments)))
@@ -155,6 +171,22 @@ def build_app(library: Library) -> FastAPI:
     async def of_rungs(ask: Ask) -> Response:
         return await answer(lambda: rungs.rungs(readings.see(ask.point, ask.text)))
 
+    @app.post("/api/rungs/start")
+    async def start_rung(ask: AskRung) -> Response:
+        def begin() -> Status:
+            seen = readings.see(ask.point, ask.text)
+            return work.start(lambda progress: rungs.run(ask.rung, seen, ask.tokens, progress))
+
+        return await answer(begin)
+
+    @app.post("/api/rungs/status")
+    async def of_rung(ask: AskWork) -> Response:
+        return _json(200, _plain(work.status(ask.id)))
+
+    @app.post("/api/rungs/cancel")
+    async def cancel_rung(ask: AskWork) -> Response:
+        return _json(200, _plain(await asyncio.to_thread(work.cancel, ask.id)))
+
     @app.post("/api/number")
     async def of_number(ask: AskNumber) -> Response:
         def found() -> arithmetic.Number:
@@ -176,11 +208,15 @@ def build_app(library: Library) -> FastAPI:
 def serve(library: Library, listener: socket.socket) -> None:
     """Serves until SIGTERM (then SystemExit 0) or Ctrl-C (then KeyboardInterrupt)."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    config = uvicorn.Config(build_app(library), log_level="warning", lifespan="off", ws="none")
+    work = Background()
+    config = uvicorn.Config(build_app(library, work), log_level="warning", lifespan="off", ws="none")
     listener.listen()
     host, port = listener.getsockname()[:2]
     print(f"the explorer is at http://{host}:{port} (Ctrl-C ends it)", flush=True)
-    uvicorn.Server(config).run(sockets=[listener])
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        work.close()
 
 
 def _describe(library: Library, index: int) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class _Fates:
         if fell == "top-k":
             return fell, f"rank {rank} is behind the first {params.top_k}"
         if fell == "top-p":
-            return fell, f"those before it already hold {before:.3f} ≥ {params.top_p:g}"
+            return fell, f"{before:.3f} before it ≥ {params.top_p:g}"
         return fell, f"{mine:.2g} < {params.min_p:g} × {best:.2g}, the likeliest's"
 
     def lost(self) -> dict[str, float]:

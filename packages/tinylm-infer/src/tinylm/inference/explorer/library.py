@@ -20,7 +20,7 @@ KEPT_BYTES = 1 << 30  # of opened models; the last one stays in any case
 class Point:
     """Something to open. `step`: of training; None for the newest model of a run, and for a model without a run.
 
-    `run`: the directory of the run's metrics, or None. `model`: which of the given paths it belongs to.
+    `run`: the directory of the run's metrics, or None. `model`: which of the given runs or models it belongs to.
     """
 
     model: int
@@ -31,14 +31,17 @@ class Point:
 
 
 class Library:
-    """The points of the given paths in order, each path's steps first and its newest model last."""
+    """The points of the given paths in order, those of one run together: its steps, and its newest model last."""
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
-        """InferenceError, or the model's or tokenizer's own error, where the newest model of a path does not open."""
-        self.points: list[Point] = []
+        """InferenceError, or the model's or tokenizer's own error, where the newest model of a run does not open."""
         self._open: OrderedDict[int, Checkpoint] = OrderedDict()
-        for model, path in enumerate(map(Path, paths)):
-            self.points += _points(model, path)
+        self.points: list[Point] = []
+        runs: dict[Path, list[Path]] = {}  # what is given of one run stands together
+        for path in map(Path, paths):
+            runs.setdefault(_root(path), []).append(path)
+        for model, (root, given) in enumerate(runs.items()):
+            self.points += _points(model, root, given)
             self.open(len(self.points) - 1)
 
     def point(self, index: int) -> Point:
@@ -57,18 +60,23 @@ class Library:
         return self._open[index]
 
 
-def _points(model: int, path: Path) -> list[Point]:
-    run = path / "run" if (path / "run" / "run.json").is_file() else None
-    name = path.resolve().name
-    steps = [folder for folder in (path / "steps").glob("*") if folder.name.isdigit()] if path.is_dir() else []
-    if path.parent.name == "steps" and path.name.isdigit():  # a step given by itself
-        root = path.resolve().parent.parent
-        run = root / "run" if (root / "run" / "run.json").is_file() else None
-        return [Point(model, f"{root.name}, step {int(path.name)}", path, int(path.name), run)]
-    ordered = sorted(steps, key=lambda folder: int(folder.name))
+def _root(path: Path) -> Path:
+    """The directory of the run that a path is of, or the path itself: RUN/steps/00000500 is of RUN."""
+    whole = path.resolve()
+    return whole.parent.parent if whole.parent.name == "steps" and whole.name.isdigit() else whole
+
+
+def _points(model: int, root: Path, given: list[Path]) -> list[Point]:
+    """The given steps of a run; all of them and the newest model where the run itself is given."""
+    run = root / "run" if (root / "run" / "run.json").is_file() else None
+    steps = {path.resolve(): path for path in given if path.resolve() != root}
+    newest = [path for path in given if path.resolve() == root][:1]
+    if newest and root.is_dir():
+        steps |= {path.resolve(): path for path in (newest[0] / "steps").glob("*") if path.name.isdigit()}
+    ordered = sorted(steps.values(), key=lambda path: int(path.resolve().name))
     return [
-        *(Point(model, name, folder, int(folder.name), run) for folder in ordered),
-        Point(model, name, path, None, run),
+        *(Point(model, root.name, path, int(path.resolve().name), run) for path in ordered),
+        *(Point(model, root.name, path, None, run) for path in newest),
     ]
 
 

@@ -38,7 +38,7 @@ export default {
   short: "Arithmetic",
   title: "Where a number comes from",
   says: "Every number of the forward pass is a small sum over vectors, and one line of the program computed it. Choose a number: you see the vectors that went in, the same sum done again, and the line; the numbers in the vectors lead on to theirs.",
-  links: [page("model"), notebook("experiments", "README.md"), source("tracing.py", "tinylm-model/src/tinylm/model/tracing.py")],
+  links: [page("learn/torch"), notebook("model/01_a_neurons_gradient.ipynb"), source("tinylm-model/src/tinylm/model/tracing.py")],
   async show(root, changed, { point, tokens }, isMine) {
     const path = state.value || `logits/${state.position < 0 ? tokens.length + state.position : state.position}/0`;
     const head = starts(tokens, point.depth);

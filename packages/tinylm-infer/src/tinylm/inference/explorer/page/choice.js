@@ -58,7 +58,7 @@ export default {
   short: "Next token",
   title: "What comes next",
   says: "The model gives every token of its vocabulary a number, the logit; temperature flattens or sharpens them, and top-k, top-p and min-p rule tokens out, in this order. Each candidate says which rule it fell to and by what numbers; one of the rest is drawn.",
-  links: [page("inference"), notebook("experiments", "README.md"), source("sampling.py", "tinylm-infer/src/tinylm/inference/sampling.py")],
+  links: [page("learn/inference"), notebook("inference/01_sampling.ipynb"), source("tinylm-infer/src/tinylm/inference/sampling.py")],
   async show(root, changed, { point, tokens }, isMine) {
     const { position, temperature, top_k, top_p, min_p, uniform } = state;
     const answer = await ask("choice", "choice", { ...looked(), position, temperature, top_k, top_p, min_p, uniform });

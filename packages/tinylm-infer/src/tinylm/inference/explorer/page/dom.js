@@ -80,6 +80,11 @@ export function card(title, ...children) {
   return el("section", { class: "card" }, title ? el("h3", {}, title) : null, ...children);
 }
 
+// How wide a chart may be drawn, so that its letters are as large as the page's.
+export function wide() {
+  return Math.max(280, Math.min(980, document.getElementById("stage").clientWidth - 40));
+}
+
 // A labelled range with its value beside it; `change(value)` while it is moved.
 export function range(label, value, { min, max, step, show = number }, change) {
   const output = el("output", {}, show(value));

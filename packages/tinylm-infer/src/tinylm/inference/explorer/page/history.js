@@ -1,6 +1,6 @@
 // Panel 5: one text through every saved step, beside the run's loss and the flow of its gradients.
 
-import { card, el, number, percent, replace, short, svg } from "./dom.js";
+import { card, el, number, percent, replace, short, svg, wide } from "./dom.js";
 import { notebook, page, source } from "./links.js";
 import { ask, looked, state, update } from "./state.js";
 
@@ -9,22 +9,36 @@ function curve(answer, chosen) {
   const last = Math.max(1, ...answer.curve.map(([step]) => step), ...known.map((moment) => moment.step ?? 0));
   const step = (moment) => moment.step ?? last;
   const top = Math.max(...answer.curve.map(([, loss]) => loss), ...known.map((moment) => moment.loss), 1);
-  const [width, height, left] = [980, 230, 40];
+  const [width, height, left] = [wide(), 230, 40];
   const x = (s) => left + (s / last) * (width - left - 10);
   const y = (loss) => height - 22 - (loss / top) * (height - 36);
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": "Training loss, and the loss of this text at every saved step" },
     [0, top / 2, top].flatMap((v) => [svg("line", { class: "grid", x1: left, x2: width, y1: y(v), y2: y(v) }), svg("text", { x: left - 5, y: y(v) + 4, "text-anchor": "end" }, number(v, 1))]),
     [0, last / 2, last].map((s) => svg("text", { x: x(s), y: height - 5, "text-anchor": s === last ? "end" : "middle" }, number(s, 0))),
+    known.filter((moment) => moment.point === chosen).map((moment) => svg("line", { class: "here", x1: x(step(moment)), x2: x(step(moment)), y1: 10, y2: height - 22 })),
     svg("polyline", { class: "line train", points: answer.curve.map(([s, loss]) => `${x(s)},${y(loss)}`).join(" ") }),
     known.map((moment) => svg("circle", { class: `dot moment${moment.point === chosen ? " chosen" : ""}`, cx: x(step(moment)), cy: y(moment.loss), r: moment.point === chosen ? 7 : 5, onclick: () => update({ point: moment.point }) },
       svg("title", {}, `${moment.step === null ? "newest" : `step ${moment.step}`}: ${number(moment.loss, 3)} nats a token`))));
 }
 
-function flows(answer) {
-  const top = Math.max(...answer.flows.flatMap((flow) => flow.values)) || 1;
-  const level = (value) => (value ? Math.max(0, 1 + Math.log10(value / top) / 4) : 0);
-  return el("div", { class: "scroll tall" }, el("table", { class: "flow" }, el("tbody", {}, answer.flows.map((flow) => el("tr", {}, el("th", {}, flow.name), flow.values.map((value, i) =>
-    el("td", { title: `${flow.name}, step ${answer.flow_steps[i]}: ${number(value, 6)}`, style: { background: `rgb(var(--heat) / ${level(value).toFixed(3)})` } })))))));
+// Parameters in the model's order: the embedding, the blocks, what stands behind them.
+function order(name) {
+  const block = /^blocks\.(\d+)/.exec(name);
+  return block ? Number(block[1]) : name.startsWith("embed") || name.startsWith("positions") ? -1 : Infinity;
+}
+
+function flows(answer, chosen) {
+  const sizes = answer.flows.flatMap((flow) => flow.values).filter((value) => value > 0);
+  const [low, high] = [Math.min(...sizes), Math.max(...sizes)];
+  const level = (value) => (value ? 0.06 + (0.94 * Math.log(value / low)) / (Math.log(high / low) || 1) : 0);
+  // The measured step nearest to the one that is looked at.
+  const step = answer.moments.find((moment) => moment.point === chosen)?.step ?? Infinity;
+  const far = (s) => Math.abs(Math.min(step, 1e15) - s);
+  const here = answer.flow_steps.reduce((best, s, i) => (far(s) < far(answer.flow_steps[best]) ? i : best), 0);
+  const rows = [...answer.flows].sort((a, b) => order(a.name) - order(b.name)).map((flow) => el("tr", {}, el("th", {}, flow.name), flow.values.map((value, i) =>
+    el("td", { class: i === here ? "here" : "", title: `${flow.name}, step ${answer.flow_steps[i]}: ${number(value, 6)}`, style: { background: `rgb(var(--heat) / ${level(value).toFixed(3)})` } }))));
+  return card("Flow of the gradients: root mean square of each parameter's", el("div", { class: "scroll tall" }, el("table", { class: "flow" }, el("tbody", {}, rows))),
+    el("p", { class: "legend" }, `One column a measured step, ${answer.flow_steps[0]} to ${answer.flow_steps.at(-1)}; framed is the one nearest to the checkpoint above. The colours go by factors from ${number(low, 6)} (palest) to ${number(high, 6)}.`));
 }
 
 function moments(answer) {
@@ -39,14 +53,16 @@ export default {
   short: "Training",
   title: "As it learned",
   says: "The same text goes through every saved step of the run: how well each expects it, and what each would say next. Beside it stand the run's training loss and how large the gradients of each part were; the slider above goes to a step, in all panels.",
-  links: [page("training"), notebook("experiments", "README.md"), source("_readers.py", "tinylm-obs/src/tinylm/observability/_readers.py")],
+  links: [page("learn/training"), notebook("training/01_sgd_adam_muon.ipynb"), source("tinylm-train/src/tinylm/training/trainer.py")],
   async show(root, changed, { tokens }, isMine) {
     const position = state.position < 0 ? tokens.length + state.position : state.position;
     const answer = await ask("history", "history", { ...looked(), position });
     if (!answer || !isMine()) return;
-    replace(root, card("Loss of the run (line) and of this text at each saved step (dots)", curve(answer, state.point)),
-      card(`What each would say after token ${position}`, moments(answer)),
-      answer.flows.length ? card("Flow of the gradients: root mean square of each parameter's, one column a measured step", flows(answer),
-        el("p", { class: "legend" }, "Each shade is a factor: full colour is the largest, none a ten-thousandth of it.")) : card("Flow of the gradients", el("p", {}, "This model brings no run with histograms of its gradients.")));
+    const alone = answer.moments.length === 1 && !answer.curve.length && answer.moments[0].loss !== null;
+    const loss = answer.moments[0]?.loss;
+    replace(root, alone ? card("Loss of this text", el("p", { class: "big" }, `${number(loss, 3)} nats a token`), el("p", { class: "caption" }, `As if each next token were one of ${number(Math.exp(loss), 0)} equally likely ones.`))
+      : card("Loss of the run (line) and of this text at each saved step (dots)", curve(answer, state.point)),
+    card(`What each would say after token ${position}`, moments(answer)),
+    answer.flows.length ? flows(answer, state.point) : card("Loss and gradients of the run", el("p", {}, answer.curve.length ? "The run holds no histograms of its gradients." : "No run stands beside this model, so its training cannot be shown: `tinylm-train pretrain` writes one into its checkpoint directory.")));
   },
 };

@@ -1,6 +1,6 @@
 // Panel 2: embeddings and positions, every head's pattern, what each block adds, and the logit lens.
 
-import { card, el, number, paint, percent, replace, short, svg, visible } from "./dom.js";
+import { card, el, number, paint, percent, replace, short, svg, visible, wide } from "./dom.js";
 import { notebook, page, source } from "./links.js";
 import { ask, looked, state, update } from "./state.js";
 
@@ -34,16 +34,17 @@ function positions(answer, at) {
 }
 
 function stream(answer, at) {
-  const [width, height, left] = [980, 210, 44];
+  const [width, height, left] = [wide(), 210, 44];
   const top = Math.max(...answer.layers.map((layer) => Math.max(layer.residual[at], layer.attention[at], layer.mlp[at])), answer.embed_norm[at]);
   const x = (i) => left + ((i + 0.5) * (width - left)) / answer.layers.length;
   const y = (value) => height - 22 - (value / top) * (height - 34);
   const band = Math.min(22, (width - left) / answer.layers.length / 3);
   const bars = answer.layers.flatMap((layer, i) => [["attention", -1], ["mlp", 0]].map(([name, side]) =>
-    svg("rect", { class: `bar ${name}${i === state.layer ? " chosen" : ""}`, x: x(i) + side * band, y: y(layer[name][at]), width: band - 1, height: height - 22 - y(layer[name][at]), rx: 2 },
-      svg("title", {}, `block ${i}: ${name} adds a vector of length ${number(layer[name][at], 2)}`))));
+    svg("rect", { class: `bar ${name}${i === state.layer ? " chosen" : ""}`, x: x(i) + side * band, y: y(layer[name][at]), width: Math.max(band - 1, 1.5), height: height - 22 - y(layer[name][at]), rx: 2,
+      onclick: () => update({ panel: "arithmetic", value: `blocks.${i}.${name === "mlp" ? "mlp" : "attention.output"}/${at}/0` }) },
+      svg("title", {}, `block ${i}: ${name} adds a vector of length ${number(layer[name][at], 2)}; click for its numbers`))));
   const points = answer.layers.map((layer, i) => `${x(i)},${y(layer.residual[at])}`).join(" ");
-  const names = answer.layers.map((_, i) => (i % Math.ceil(answer.layers.length / 16) ? null : svg("text", { x: x(i), y: height - 6, "text-anchor": "middle" }, String(i))));
+  const names = answer.layers.map((_, i) => (i % Math.ceil((answer.layers.length * 28) / width) ? null : svg("text", { x: x(i), y: height - 6, "text-anchor": "middle" }, String(i))));
   const figure = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": "Length of the residual stream, and of what attention and MLP add, in each block" },
     [0, top / 2, top].map((v) => [svg("line", { class: "grid", x1: left, x2: width, y1: y(v), y2: y(v) }), svg("text", { x: left - 5, y: y(v) + 4, "text-anchor": "end" }, number(v, 1))]).flat(),
     bars, svg("polyline", { class: "line", points }), answer.layers.map((layer, i) => svg("circle", { class: "dot", cx: x(i), cy: y(layer.residual[at]), r: 3 })), names);
@@ -95,7 +96,7 @@ function lens(answer, stages, at) {
   const rows = stages.map((stage, s) => el("tr", {}, el("th", {}, s === 0 ? "embedding" : `block ${s - 1}`), stage.map((cell, t) => {
     const [best] = cell.guesses;
     const right = t + 1 < tokens.length && tokens[t + 1].id === best.id;
-    return el("td", { class: `${right ? "right" : ""}${t === at ? " chosen" : ""}`, style: { background: `rgb(var(--heat) / ${(0.75 * best.p).toFixed(3)})` }, onclick: () => update({ position: t }),
+    return el("td", { class: `${right ? "right" : ""}${t === at ? " chosen" : ""}`, style: { background: `rgb(var(--heat) / ${(0.5 * best.p).toFixed(3)})` }, onclick: () => update({ position: t }),
       title: `${cell.guesses.map((g) => `${visible(g.text)} ${percent(g.p)}`).join("   ")}\nthe token that follows: ${percent(cell.truth)}\n${number(cell.entropy, 1)} bits` }, short(best.text, 9));
   })));
   return card("Logit lens: what the model would say next if it stopped here", el("div", { class: "scroll" }, el("table", { class: "lens" }, el("thead", {}, head), el("tbody", {}, rows))),
@@ -107,7 +108,7 @@ export default {
   short: "Layers",
   title: "Through the blocks",
   says: "Each token becomes a row of numbers, the residual stream, and every block adds two things to it: what attention brings from earlier tokens, and what the MLP makes of that. The logit lens asks after each block what the model would say next if it stopped there.",
-  links: [page("model"), notebook("experiments", "README.md"), source("transformer.py", "tinylm-model/src/tinylm/model/transformer.py")],
+  links: [page("learn/modern-block"), notebook("model/03_attention_by_hand.ipynb"), notebook("model/05_rope.ipynb"), source("tinylm-model/src/tinylm/model/transformer.py")],
   async show(root, changed, _, isMine) {
     if (["text", "point", "panel"].some((name) => changed.has(name)) || !seen) {
       seen = guesses = null;

@@ -1,7 +1,10 @@
-// Where each part is written about.
+// Where each part is written about: a page of the documentation, a notebook, the source. A test looks that each is there.
 const DOCS = "https://thataverageguy.github.io/TinyLM";
 const SOURCE = "https://github.com/thataverageguy/TinyLM/blob/main";
 
-export const page = (name) => [`Read about it: ${name}`, `${DOCS}/${name}/`];
-export const notebook = (name, path) => [`Notebook: ${name}`, `${SOURCE}/experiments/${path}`];
-export const source = (name, path) => [`Source: ${name}`, `${SOURCE}/packages/${path}`];
+const last = (path) => path.split("/").at(-1);
+const words = (path) => last(path).replace(/^[\d_-]+|\.\w+$/g, "").replaceAll("_", " ");
+
+export const page = (path) => [`Read: ${words(path).replaceAll("-", " ")}`, `${DOCS}/${path}/`];
+export const notebook = (path) => [`Notebook: ${words(path)}`, `${SOURCE}/experiments/${path}`];
+export const source = (path) => [`Source: ${last(path)}`, `${SOURCE}/packages/${path}`];

@@ -149,13 +149,13 @@ function wire() {
   let waiting;
   at("text").addEventListener("input", () => {
     clearTimeout(waiting);
-    waiting = setTimeout(() => update({ text: at("text").value, position: -1, merge: -1 }), 250);
+    waiting = setTimeout(() => update({ text: at("text").value, position: -1, merge: -1, frame: -1 }), 250);
   });
   const models = [...new Map(points.map((point) => [point.model, point])).values()];
   replace(at("model"), models.map((point) => el("option", { value: point.model }, short(point.name, 40))));
   at("model-label").hidden = models.length < 2;
   at("model").addEventListener("change", () => {
-    update({ point: points.findLastIndex((point) => point.model === Number(at("model").value)), position: -1, layer: 0, head: 0, value: "" });
+    update({ point: points.findLastIndex((point) => point.model === Number(at("model").value)), position: -1, layer: 0, head: 0, value: "", frame: -1 });
   });
   at("step").addEventListener("input", () => {
     const mine = points.filter((other) => other.model === points[state.point].model);

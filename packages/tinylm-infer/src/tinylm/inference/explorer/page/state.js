@@ -3,7 +3,7 @@
 const DEFAULTS = {
   text: "ROMEO:\nWhat light through yonder window breaks?",
   panel: "tokens", point: -1, position: -1, layer: 0, head: 0,
-  temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0, uniform: 0.5, seed: 0, count: 24, value: "", merge: -1,
+  temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0, uniform: 0.5, seed: 0, count: 24, value: "", merge: -1, frame: -1,
 };
 
 export const state = { ...DEFAULTS };

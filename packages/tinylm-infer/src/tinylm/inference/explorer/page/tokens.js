@@ -26,6 +26,7 @@ function label(data) {
 
 function stage(answer, done) {
   const data = new TextEncoder().encode(answer.read.text);
+  const placed = answer.read.tokens.filter((one) => one.start !== null); // the tokenizer's own stand nowhere in the text
   const token = (start) => answer.spans.findIndex(([a, b]) => a <= start && start < b);
   const boxes = segments(answer, done, data.length).map(([start, end, step]) => {
     const number = token(start);
@@ -33,7 +34,7 @@ function stage(answer, done) {
     const ready = a === start && b === end;
     return [start, el("span", {
       class: `box${ready ? " ready" : ""}${step >= 0 && step === done - 1 ? " fresh" : ""}`,
-      title: ready ? `token ${number}, id ${answer.read.tokens.find((t) => t.start !== null && t.id)?.id ?? ""}` : `bytes ${start} to ${end}`,
+      title: ready ? `id ${placed[number]?.id ?? ""}, bytes ${start} to ${end}` : `bytes ${start} to ${end}`,
       style: ready ? { background: `var(--t${number % 6})` } : {},
     }, label(data.slice(start, end)))];
   });
@@ -86,6 +87,7 @@ function player(answer) {
   }
   stop();
   draw();
+  requestAnimationFrame(draw); // once more when it stands on the page, where it can be scrolled
   const buttons = el("div", { class: "player" }, play,
     el("button", { type: "button", onclick: () => { stop(); go(done - 1); }, "aria-label": "One merge back" }, "‹"),
     el("button", { type: "button", onclick: () => { stop(); go(done + 1); }, "aria-label": "One merge on" }, "›"), slider);
@@ -116,7 +118,7 @@ export default {
   short: "Tokens",
   title: "From text to ids",
   says: "A model reads numbers, so the text is cut into pieces, each piece into bytes, and pairs of neighbours are merged in the order in which training found them. What is left when no learned pair remains are the tokens; each has an id, and a place in your text.",
-  links: [page("tokenizer"), notebook("byte-pair encoding", "tokenizer/bpe/1-Understanding_BPE.ipynb"), source("byte_bpe.py", "tinylm-tokenizer/src/tinylm/tokenizer/byte_bpe.py")],
+  links: [page("learn/tokenizer"), notebook("tokenizer/04_byte_level_bpe.ipynb"), notebook("tokenizer/06_unigram.ipynb"), source("tinylm-tokenizer/src/tinylm/tokenizer/byte_bpe.py")],
   show(root, changed, { tokenised }) {
     if (changed.size === 1 && changed.has("merge")) return;
     const [stage, steps] = tokenised.merges ? player(tokenised) : [listed(tokenised), null];
