@@ -79,6 +79,26 @@ def test_a_schema_bomb_holds_nobody_up(tested: Any) -> None:
     assert tested.ask(COMPLETIONS, deep)[0] == 400
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_grammar_that_fails_while_it_is_written_is_the_clients_error(
+    small: LLM, served: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """Such as one whose step takes more work than allowed: no fault of the server, and the next request is served."""
+    monkeypatch.setattr("tinylm.inference.structured.Matcher.error", "a step took too much work")
+    body = {**TEXT, "structured_outputs": {"choice": ["soup", "bread"]}, "stream": stream}
+    with served(small) as running:
+        if stream:
+            (told,) = running.events(COMPLETIONS, body)
+        else:
+            status, told = running.ask(COMPLETIONS, body)
+            assert status == 400
+        assert told["error"]["type"] == "invalid_request_error"
+        assert "too much work" in told["error"]["message"]
+        assert running.ask(COMPLETIONS, TEXT)[0] == 200
+        assert running.metrics()['tinylm_requests_total{reason="refused"}'] == 1
+    assert small.engine.blocks.free == small.engine.blocks.count
+
+
 def test_invalid_utf8_and_half_characters(tested: Any) -> None:
     assert tested.ask(COMPLETIONS, b'{"model": "tiny", "prompt": "\xff\xfe"}')[0] == 400
     assert tested.ask(COMPLETIONS, b'{"model": "tiny", "prompt": "\\ud83d"}')[0] == 400

@@ -126,6 +126,8 @@ def bomb(depth: int) -> dict[str, Any]:
         ({"json": "{"}, "not JSON"),
         ({"json": "[" * 100_0}, "not JSON"),
         ({"json": "false"}, "must be an object"),
+        ({"regex": "(a{1000}){1000}"}, ""),  # its size shows at the second step
+        ({"json": {"$ref": "#"}}, "no text fits"),
         ({"regex": "(a"}, "unclosed group"),
         ({"regex": "(?=a)b"}, "look-around"),
     ],

@@ -11,7 +11,7 @@ from collections.abc import Sequence as Items
 import torch
 from torch import Tensor
 
-from tinylm.inference._errors import InferenceError
+from tinylm.inference._errors import InferenceError, ParameterError
 from tinylm.inference.outputs import Logprob
 from tinylm.inference.sampling_params import SamplingParams
 from tinylm.inference.sequence import Sequence
@@ -181,9 +181,9 @@ def _with_rows(logits: Tensor, rows: list[int], some: Tensor) -> Tensor:
 
 def _what_is_wrong(logits: Tensor, sequence: Sequence) -> InferenceError:
     if sequence.matcher is not None and sequence.matcher.error:
-        return InferenceError(f"structured output: {sequence.matcher.error}")
+        return ParameterError(f"structured output: {sequence.matcher.error}")
     if logits.max().isfinite():  # max() passes a NaN on
-        return InferenceError(
+        return ParameterError(
             "the parameters rule out every token: min_tokens, logit_bias and the grammar leave nothing to draw"
         )
     return InferenceError(

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from tinylm.inference import structured
-from tinylm.inference._errors import InferenceError
+from tinylm.inference._errors import InferenceError, ParameterError
 from tinylm.inference.async_engine import AsyncEngine
 from tinylm.inference.llm import LLM
 from tinylm.inference.openai_answers import Answer, error_object
@@ -144,7 +144,7 @@ class Exchange(Response):
             async with aclosing(events):
                 async for event in events:
                     if event.finish_reason == "error":
-                        raise HTTPException(500, str(event.error))
+                        raise HTTPException(400 if isinstance(event.error, ParameterError) else 500, str(event.error))
                     if event.finish_reason == "abort":
                         raise HTTPException(503, "the server is stopping")
                     self._count(event)

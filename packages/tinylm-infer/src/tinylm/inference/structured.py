@@ -46,7 +46,7 @@ def grammar(params: StructuredOutputsParams) -> str:
     else:
         made = LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=_WHITESPACE)
     if error := _tried(made):
-        raise InferenceError(f"structured output: {' '.join(error.split())}")
+        raise InferenceError(f"structured output: {error}")
     return str(made)
 
 
@@ -76,7 +76,12 @@ def _tried(made: str) -> str:
         return "the grammar is too complex"
     if done.returncode:
         return "the grammar is too complex: it takes more than 2 s or 1 GiB to prepare"
-    return done.stdout.decode(errors="replace")
+    return _plain(done.stdout.decode(errors="replace"))
+
+
+def _plain(error: str) -> str:
+    """In one line, without the state of llguidance's parser, and without its name for a place with no way on."""
+    return " ".join(error.partition("<state>")[0].split()).replace("NoExtensionBias", "no text fits the grammar")
 
 
 class Matcher:
@@ -96,7 +101,7 @@ class Matcher:
     @property
     def error(self) -> str:
         """What went wrong ("" if nothing): a step that took too much work."""
-        return str(self._matcher.get_error())
+        return _plain(self._matcher.get_error())
 
     def mask(self, size: int) -> Tensor:
         """Which of the tokens 0 to size - 1 may follow, (size,) bool. An end of the text may where it is whole."""
@@ -128,7 +133,7 @@ class Grammars:
 
         made = grammar(params)
         ready = self._ready.pop(made, None) or LLMatcher(self._tokenizer, made, log_level=0)
-        if error := ready.get_error():
+        if error := _plain(ready.get_error()):
             raise InferenceError(f"structured output: {error}")
         self._ready[made] = ready
         if len(self._ready) > _KEPT:
