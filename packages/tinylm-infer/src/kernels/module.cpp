@@ -8,19 +8,20 @@
 #include <stdexcept>
 
 #include "bindings.hpp"
+#include "cpu.hpp"
 
 namespace tinylm {
 
 std::vector<const Kernels*> at_hand() {
     std::vector<const Kernels*> found;
 #if defined(__x86_64__)
-    if (kAvx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vnni")) {
+    static const Cpu cpu;
+    if (kAvx512 && cpu.avx512) {
         static const Kernels* const tiles = amx();
         if (tiles) found.push_back(tiles);
         found.push_back(kAvx512);
     }
-    if (kAvx2 && __builtin_cpu_supports("avx2")) found.push_back(kAvx2);  // no AVX2 without F16C was ever sold
+    if (kAvx2 && cpu.avx2) found.push_back(kAvx2);
 #endif
     found.push_back(&kPortable);
     return found;

@@ -168,7 +168,7 @@ class Trainer {
     }
 
     void merge(Pair pair, uint32_t new_id, const uint32_t* where, uint32_t places) {
-        const auto [a, b] = pair;
+        const uint32_t a = pair.first, b = pair.second;  // not [a, b]: Clang before 16 does not let lambdas see those
         words_.new_token(new_id, words_.length(a) + words_.length(b));
         const bool shared = team_.size() > 1 && places >= kWorthSharing;
         if (!shared) {
