@@ -29,6 +29,7 @@ from house import (
     constraints_with,
     copy_source,
     has_gpu,
+    holds_another_text,
     install,
     install_fresh,
     is_pure,
@@ -74,13 +75,19 @@ def quickstart(session: nox.Session) -> None:
     elif not text.is_file():
         session.error(f"wanted a text file, found none at {text}; give its path: nox -s quickstart -- path/to/my.txt")
 
+    out = f"data/processed/{text.stem}"
+    if holds_another_text(ROOT / out, text):
+        session.error(
+            f"{out} was made from another text called {text.name}, or from this one before it changed: "
+            "move that folder away, or rename the text"
+        )
+
     say("Installing the five packages and PyTorch into .nox/quickstart (a minute; longer where PyTorch is downloaded)")
     watched = sys.stdout.isatty() and not Path(session.bin, "tinylm-infer").exists()  # show a first, long download
     install(session, *wheels(session), silent=not watched, log=False)
     install(session, *wheels(session), "--no-deps", "--force-reinstall", log=False)  # a newer source, perhaps
 
     name = str(text.relative_to(ROOT) if text.is_relative_to(ROOT) else text)
-    out = f"data/processed/{text.stem}"
     prompts = [text.read_text(encoding="utf-8", errors="replace").strip().split("\n")[0][:80]] if mine else PROMPTS
     say("To repeat a command yourself: source .nox/quickstart/bin/activate")
     for command in (

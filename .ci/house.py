@@ -144,6 +144,15 @@ def bits_per_character(checkpoint: Path) -> float:
     return float(figures[-1])
 
 
+def holds_another_text(folder: Path, text: Path) -> bool:
+    """Whether a quickstart folder was made from another text than this one, as the sha256 in its data set says."""
+    made = folder / "tokens" / "data.json"
+    if not made.is_file():
+        return False
+    sums = {source["sha256"] for source in json.loads(made.read_text(encoding="utf-8"))["sources"]}
+    return hashlib.sha256(text.read_bytes()).hexdigest() not in sums
+
+
 def install_fresh(session: nox.Session, files: list[str], constraints: str) -> None:
     """Install these files of dist/, and their siblings from there, into a fresh environment; commands answer."""
     with tempfile.TemporaryDirectory(dir=session.create_tmp()) as folder:

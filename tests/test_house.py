@@ -7,6 +7,8 @@ What the packages do is tested in tests/<phase>/, never here.
 """
 
 import ast
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -96,6 +98,22 @@ def test_import_linter_catches_a_planted_breach(copied_house: Path, phase: str, 
     broken = [row for row in output.splitlines() if "BROKEN" in row]
     assert len(broken) == 1, output
     assert contract in broken[0]
+
+
+def test_two_texts_of_one_name_do_not_share_a_quickstart_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # house.py sets variables for the sessions
+    monkeypatch.syspath_prepend(ROOT / ".ci")
+    from house import holds_another_text
+
+    text = tmp_path / "my.txt"
+    text.write_text("one")
+    assert not holds_another_text(tmp_path, text)  # nothing was made there yet
+    (tmp_path / "tokens").mkdir()
+    digest = hashlib.sha256(b"one").hexdigest()
+    (tmp_path / "tokens" / "data.json").write_text(json.dumps({"sources": [{"name": "my.txt", "sha256": digest}]}))
+    assert not holds_another_text(tmp_path, text)
+    text.write_text("another")
+    assert holds_another_text(tmp_path, text)
 
 
 def test_the_namespace_belongs_to_no_package() -> None:

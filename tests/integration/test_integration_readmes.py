@@ -1,4 +1,4 @@
-"""The five READMEs: one shape, and what they print as "Ten lines of use" runs as it stands, one package after the other.
+"""The five READMEs: one shape, and what they print as "Ten lines of use" runs as it stands, one after the other.
 
 Names go from one README into the next: `my-tokenizer` is made in the tokenizer's, read in the trainer's, whose
 `my-model` inference opens. Only the length of training is cut. Commands that stay open until Ctrl-C are left out here.
