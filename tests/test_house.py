@@ -100,7 +100,9 @@ def test_import_linter_catches_a_planted_breach(copied_house: Path, phase: str, 
     assert contract in broken[0]
 
 
-def test_two_texts_of_one_name_do_not_share_a_quickstart_folder(tmp_path: Path, monkeypatch) -> None:
+def test_two_texts_of_one_name_do_not_share_a_quickstart_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "environ", os.environ.copy())  # house.py sets variables for the sessions
     monkeypatch.syspath_prepend(ROOT / ".ci")
     from house import holds_another_text
@@ -114,6 +116,19 @@ def test_two_texts_of_one_name_do_not_share_a_quickstart_folder(tmp_path: Path, 
     assert not holds_another_text(tmp_path, text)
     text.write_text("another")
     assert holds_another_text(tmp_path, text)
+
+
+def test_every_set_that_is_fetched_is_described_with_its_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "packages" / "tinylm-tokenizer" / "benchmarks")
+    from sources import VOCABULARIES
+
+    described = (ROOT / "data" / "raw" / "README.md").read_text(encoding="utf-8")
+    assert len(VOCABULARIES) > 10
+    for name, vocabulary in VOCABULARIES.items():
+        (row,) = [line for line in described.splitlines() if line.startswith(f"| `{name}` |")]
+        package = f"`{vocabulary.package.name}` {vocabulary.package.version}"
+        for wanted in (package, vocabulary.licence, *(file.sha256 for file in vocabulary.files)):
+            assert wanted in row
 
 
 def test_the_namespace_belongs_to_no_package() -> None:

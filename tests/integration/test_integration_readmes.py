@@ -21,6 +21,7 @@ SHORTER = {
     "--depth 4 --minutes 3": "--depth 1 --steps 3 --context 256 --batch-size 2",
     "depth=4, steps=500": "depth=1, steps=3, context=256, batch_size=2",
     "--out tuned": "--out tuned --steps 2",
+    "bench my-model": "bench my-model --prompt-tokens 4 --max-tokens 4",
     "ladder logging": "ladder logging --repeats 1",
 }
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
