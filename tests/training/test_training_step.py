@@ -10,7 +10,7 @@ import torch
 
 from tinylm import observability as obs
 from tinylm.model import Transformer
-from tinylm.training import TokenDataset, Trainer, TrainingError
+from tinylm.training import AdamW, TokenDataset, Trainer, TrainingError
 from tinylm.training.average import Average
 from tinylm.training.checkpoint import step_folders
 from tinylm.training.scaling import LossScale
@@ -51,6 +51,31 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(model, parts, masked):
     logits = model(inputs)
     wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
     assert whole.loss == pytest.approx(float(wanted.detach()), rel=1e-5)
+
+
+def test_adam_clips_as_it_reads(model):
+    """The weights after updates are those of gradients that were multiplied beforehand; short gradients stay."""
+    other = copy.deepcopy(model)
+    step = Step(model, {"adamw": AdamW(model.parameters())}, torch.device("cpu"), 0.25, 1, SingleProcess())
+    reference = torch.optim.AdamW(
+        other.parameters(), lr=1e-3, weight_decay=step.optimizers["adamw"].defaults["weight_decay"]
+    )
+    reference.param_groups[0] |= {name: step.optimizers["adamw"].defaults[name] for name in ("lr", "betas", "eps")}
+    step.optimizers["adamw"].param_groups[0]["peak_lr"] = reference.param_groups[0]["lr"]
+    for seed in range(3):
+        inputs, targets = ids(seed=seed)
+        assert step.gradient(inputs, targets).norm > 0.25
+        step.update(1.0)
+        other.loss(inputs, targets).backward()
+        torch.nn.utils.clip_grad_norm_(other.parameters(), 0.25)
+        reference.step()
+        reference.zero_grad()
+        assert step.optimizers["adamw"].gradient_factor == 1
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    step.gradient(*ids())
+    step.discard()  # what was to be clipped is forgotten
+    assert step.optimizers["adamw"].gradient_factor == 1
 
 
 def test_the_gradient_is_clipped_to_a_length(model):

@@ -20,6 +20,7 @@ from tinylm.model import kernels
 from tinylm.model._dtypes import compute_dtype, wide
 
 BLOCK = 256  # queries of a block in the backward by hand
+PATTERNS = 1 << 20  # numbers of a pattern for each thread: a few of them stay in the processor's cache
 
 
 def causal_mask(queries: int, keys: int, device: torch.device, window: int | None = None) -> Tensor:
@@ -96,21 +97,25 @@ class _AttentionOnCPU(torch.autograd.Function):
         batch, heads, time, size = q.shape
         group, scale = heads // k.shape[1], 1 / math.sqrt(size)
         keys, values = (x.repeat_interleave(group, dim=1).flatten(0, 1) for x in (k, v))
-        queries, d_y = q.flatten(0, 1), upstream[0].flatten(0, 1)
+        queries, d_y = (q * scale).flatten(0, 1), upstream[0].flatten(0, 1)
         dq = torch.empty_like(queries)
-        dk, dv = (torch.zeros(keys.shape, dtype=wide(q.dtype)) for _ in range(2))
+        once = time <= BLOCK and group == 1  # nothing is summed
+        dk, dv = (torch.zeros(keys.shape, dtype=q.dtype if once else wide(q.dtype)) for _ in range(2))
+        several = max(1, PATTERNS // min(time, BLOCK) ** 2) * torch.get_num_threads()
         for start in range(0, time, BLOCK):
             stop = min(start + BLOCK, time)
             hidden = queries.new_full((stop - start, stop), -torch.inf).triu_(start + 1)
-            rows, seen = queries[:, start:stop], keys[:, :stop]
-            p = torch.softmax(torch.baddbmm(hidden, rows, seen.mT, alpha=scale), dim=-1)
-            dv[:, :stop] += torch.bmm(p.mT, d_y[:, start:stop])
-            dp = torch.bmm(d_y[:, start:stop], values[:, :stop].mT)
-            ds = torch._softmax_backward_data(dp, p, -1, q.dtype)
-            dq[:, start:stop] = torch.bmm(ds, seen) * scale
-            dk[:, :stop] += torch.bmm(ds.mT, rows) * scale
-        dk, dv = (x.view(batch, -1, group, time, size).sum(dim=2).to(q.dtype) for x in (dk, dv))
-        return dq.view(q.shape), dk, dv
+            for first in range(0, batch * heads, several):
+                some = slice(first, first + several)
+                rows, d_rows, seen = queries[some, start:stop], d_y[some, start:stop], keys[some, :stop]
+                p = torch.softmax(torch.bmm(rows, seen.mT).add_(hidden), dim=-1)
+                dv[some, :stop] += torch.bmm(p.mT, d_rows)
+                ds = torch._softmax_backward_data(torch.bmm(d_rows, values[some, :stop].mT), p, -1, q.dtype)
+                dq[some, start:stop] = torch.bmm(ds, seen)
+                dk[some, :stop] += torch.bmm(ds.mT, rows)
+        if not once:
+            dk, dv = (x.view(batch, -1, group, time, size).sum(dim=2).to(q.dtype) for x in (dk, dv))
+        return dq.mul_(scale).view(q.shape), dk.view(k.shape), dv.view(v.shape)
 
 
 def attend_with_pattern(

@@ -27,10 +27,58 @@ PASS_NUMBERS = 1 << 18  # logits that are turned into their gradient at once, in
 COLUMNS = 8192  # words of the head whose gradient in 16 bits is added at once
 
 
-def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str) -> Tensor:
+class Tied:
+    """A table that is embedding and head, whose gradient exists once: the head's, to which the looked-up rows' is
+    added, instead of two tables and their sum.
+
+    The head's backward always comes before the embedding's, since what was looked up leads to it.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight  # (V, D)
+        self.gradient: Tensor | None = None  # of the head, between the two backwards
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """ids (B, T) -> (B, T, D)."""
+        apply: Callable[..., Tensor] = _LookUp.apply  # torch leaves it untyped
+        return apply(self.weight, ids, self)
+
+
+class _LookUp(torch.autograd.Function):
+    """x = W[ids];  ∂W = the head's ∂W, and at row ids[n] Σ ∂xₙ."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, tied: Tied) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.tied = tied
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,), tied = ctx.saved_tensors, ctx.tied
+        gradient = torch.zeros_like(tied.weight) if tied.gradient is None else tied.gradient
+        tied.gradient = None
+        gradient.index_add_(0, ids.flatten(), upstream[0].flatten(0, -2).to(gradient.dtype))
+        return gradient, None, None
+
+
+def tied_on_cpu(embed: torch.nn.Embedding) -> Tied | None:
+    """For a plain embedding on the CPU that is to be trained: none that is compiled, spread over processes, or watched
+    by hooks."""
+    weight = embed.weight
+    plain = type(weight) is torch.nn.Parameter and weight.device.type == "cpu" and not embed._forward_hooks
+    wanted = plain and not embed._forward_pre_hooks and weight.requires_grad and torch.is_grad_enabled()
+    return Tied(weight) if wanted and not torch.compiler.is_compiling() else None
+
+
+def chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, reduction: str, tied: Tied | None = None
+) -> Tensor:
     """hidden (N, D), weight (V, D), targets (N,) int64 -> loss in nats: a scalar, or (N,) with reduction "none".
 
     Targets of -100 count for nothing. When all are ignored the mean is 0 (not 0/0) and every gradient is 0.
+    tied: what looked up what led to `hidden`, if that is to give the weight its gradient.
     """
     if kernels.chosen("cross_entropy", hidden):
         from tinylm.model.kernels.cross_entropy import linear_cross_entropy
@@ -43,7 +91,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, reduc
     if reduction == "mean":
         per_row = per_row / valid.sum().clamp(min=1)
     apply: Callable[..., Tensor] = _FusedHead.apply  # torch leaves it untyped
-    return apply(hidden, weight, targets.where(valid, 0), per_row)
+    return apply(hidden, weight, targets.where(valid, 0), per_row, tied)
 
 
 def _rows_per_chunk(vocab_size: int, dtype: torch.dtype) -> int:
@@ -57,7 +105,9 @@ class _FusedHead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, per_row: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, per_row: Tensor, tied: Tied | None
+    ) -> Tensor:
         wants_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         kind = wide(hidden.dtype)
         loss = torch.zeros((), dtype=kind, device=hidden.device)
@@ -76,6 +126,7 @@ class _FusedHead(torch.autograd.Function):
             _add_product_(grad_weight, z, h * s[:, None].to(h.dtype), first=start == 0)
             del z  # before the next chunk's
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+        ctx.tied = tied
         return loss
 
     @staticmethod
@@ -83,7 +134,13 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = upstream
-        return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), None, None
+        # In place, and handed over: a copy of the head's gradient is as large as the head. A second backward pass
+        # through the same loss is refused by torch, which sees that what was saved has changed.
+        grad_hidden.mul_(scale.to(grad_hidden.dtype))
+        grad_weight.mul_(scale.to(grad_weight.dtype))
+        if ctx.tied is not None:
+            ctx.tied.gradient, grad_weight = grad_weight, None
+        return grad_hidden, grad_weight, None, None, None
 
 
 def _cross_entropy_(z: Tensor, targets: Tensor, s: Tensor, kind: torch.dtype, wants_grad: bool) -> Tensor:

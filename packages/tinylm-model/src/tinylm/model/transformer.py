@@ -1,8 +1,8 @@
 """The transformer in torch.nn: embeddings, blocks of attention and MLP, a final norm, and the head.
 
 The rung between tensors by hand (below) and Triton kernels (above: kernels/ says when they are chosen). Not here: the
-softmax(q kᵀ) v itself (attention.py), RoPE (rope.py), SwiGLU (swiglu.py), a mixture of experts (experts.py), the head's
-loss (loss.py), files (checkpoint.py), decoding (decoding.py). Next: attention.py.
+softmax(q kᵀ) v itself (attention.py), RoPE (rope.py), GELU (gelu.py), SwiGLU (swiglu.py), a mixture of experts
+(experts.py), the head's loss (loss.py), files (checkpoint.py), decoding (decoding.py). Next: attention.py.
 
 Shapes: B batch, T time, D width, V vocabulary. What `taps` records, with the shape of each (taps.py adds the line that
 computed it):
@@ -46,8 +46,9 @@ from tinylm.model.attention import attend, attend_with_pattern, document_mask, p
 from tinylm.model.cache import Cache, KVCache
 from tinylm.model.config import TransformerConfig
 from tinylm.model.experts import Experts, Routing, balance_loss
+from tinylm.model.gelu import gelu
 from tinylm.model.initialisation import initialise
-from tinylm.model.loss import IGNORED, chunked_cross_entropy
+from tinylm.model.loss import IGNORED, Tied, chunked_cross_entropy, tied_on_cpu
 from tinylm.model.norm import LayerNorm, RMSNorm
 from tinylm.model.rope import Rotation, rotate, rotation
 from tinylm.model.swiglu import gated
@@ -109,7 +110,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
-            inner = F.gelu(self.up(x), approximate="tanh")
+            inner = gelu(self.up(x))
         else:
             inner = gated(self.gate(x), self.up(x))
         out: Tensor = self.down(inner)
@@ -197,8 +198,10 @@ class Transformer(nn.Module):
         cache: Cache | None,
         taps: TapDict | None,
         documents: Tensor | None = None,
+        tied: Tied | None = None,
     ) -> tuple[Tensor, list[Routing]]:
-        """As `hidden`, and the routing of each layer that has experts. documents: (B, T), kept apart."""
+        """As `hidden`, and the routing of each layer that has experts. documents: (B, T), kept apart; tied: what looks
+        the embedding up."""
         check_ids(ids)
         if isinstance(cache, KVCache):
             cache.check(self.config)
@@ -210,7 +213,9 @@ class Transformer(nn.Module):
         check_positions(ids, positions)
         check_range("ids", ids, self.config.vocab_size, "the vocabulary")
         check_range("positions", positions, self.config.context, "the context")
-        x = self.embed(ids) if self.positions is None else self.embed(ids) + self.positions(positions)
+        x: Tensor = self.embed(ids) if tied is None else tied.look_up(ids)
+        if self.positions is not None:
+            x = x + self.positions(positions)
         cos_sin = rotation(self.config, positions, compute_dtype(x)) if self.config.position == "rope" else None
         allowed = None if mask is None else padding_mask(mask, ids.shape[1])
         if documents is not None:
@@ -266,9 +271,10 @@ class Transformer(nn.Module):
         documents = positions = None
         if self.separate_documents:
             documents, positions = split_documents(targets)
-        hidden, routings = self._hidden(ids, positions, None, None, None, documents)
+        tied = tied_on_cpu(self.embed) if self.head is None and reduction != "none" else None
+        hidden, routings = self._hidden(ids, positions, None, None, None, documents, tied)
         targets = targets.to(torch.int64)
-        loss = chunked_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten(), reduction)
+        loss = chunked_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten(), reduction, tied)
         loss = loss.view(targets.shape) if reduction == "none" else loss
         if items is not None:
             items["cross_entropy"] = loss.detach()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tinylm.model import Transformer
+from tinylm.training.optimizers import Adam
 from tinylm.training.scaling import LossScale
 from tinylm.training.spread import local
 from tinylm.training.strategy import LossFunction, SingleProcess
@@ -50,7 +51,7 @@ class Step:
         self.parameters: list[Tensor] = list(model.parameters())
 
     def gradient(self, inputs: Tensor, targets: Tensor) -> Gradient:
-        """inputs, targets (B, T) int64 -> gradients in the parameters, clipped."""
+        """inputs, targets (B, T) int64 -> gradients in the parameters, clipped, or to be by Adam."""
         counts = [int((part != _IGNORED).sum()) for part in targets.chunk(self.parts)]
         total = int(self.strategy.sum(sum(counts)))
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -72,10 +73,22 @@ class Step:
         gradients = [local(p.grad) for p in self.parameters if p.grad is not None]
         if self.scale is not None and gradients:
             torch._foreach_mul_(gradients, 1 / self.scale.scale)
-        norm = self.strategy.gradient_norm(self.parameters)
-        if gradients:
-            torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
-        return Gradient(self.strategy.sum(float(nats)) / max(1, total), float(norm), total)
+        norm = float(self.strategy.gradient_norm(self.parameters))
+        factor = self.clip / (norm + 1e-6)
+        if factor < 1:
+            self._clip(factor)
+        return Gradient(self.strategy.sum(float(nats)) / max(1, total), norm, total)
+
+    def _clip(self, factor: float) -> None:
+        """Adam's kernel multiplies as it reads; for the others it is a pass over their gradients."""
+        for optimizer in self.optimizers.values():
+            if isinstance(optimizer, Adam):
+                optimizer.gradient_factor = factor
+                continue
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            gradients = [local(p.grad) for p in parameters if p.grad is not None]
+            if gradients:
+                torch._foreach_mul_(gradients, factor)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> None:
         """The batch through the model itself, for whoever watches it."""
@@ -95,3 +108,5 @@ class Step:
         """Forget the gradients."""
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
+            if isinstance(optimizer, Adam):
+                optimizer.gradient_factor = 1.0

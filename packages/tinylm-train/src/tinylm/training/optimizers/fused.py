@@ -55,10 +55,24 @@ class SGD(foreach.SGD):
 
 
 class Adam(foreach.Adam):
+    """`gradient_factor`: of the next update's gradients, which the kernel multiplies as it reads them (clipping without
+    a pass of its own); 1 again after it."""
+
+    gradient_factor = 1.0
+
+    def step(self, closure: Any = None) -> Any:
+        """As loop.Adam's."""
+        try:
+            return super().step(closure)
+        finally:
+            self.gradient_factor = 1.0
+
     def update_group(
         self, parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: Group
     ) -> None:
         if not _kernels_take(parameters):
+            if self.gradient_factor != 1:
+                gradients = list(torch._foreach_mul(gradients, self.gradient_factor))
             super().update_group(parameters, gradients, states, group)
             return
         for state, parameter in zip(states, parameters, strict=True):
@@ -83,6 +97,8 @@ class Adam(foreach.Adam):
             "eps": group["eps"],
             "maximize": False,
         }
+        if self.gradient_factor != 1:  # the kernel divides by a scale
+            options["grad_scale"] = torch.tensor(1 / self.gradient_factor, device=parameters[0].device)
         rule = adamw if self.decoupled else adam
         means, squares = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
         rule(parameters, gradients, means, squares, [], list(done.unbind()), **options)
