@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import tinylm.model.loss as module
 from tinylm.model import ModelError
+from tinylm.model.gelu import gelu
 from tinylm.model.loss import chunked_cross_entropy
 
 
@@ -58,6 +59,51 @@ def test_the_models_loss_and_gradients(preset, small, ids):
     model.loss(tokens, targets).backward()
     for parameter, gradient in zip(model.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_tied_table_has_one_gradient(small, ids):
+    """The head's, with the looked-up rows added: the same with a hook on the embedding, which takes the usual way, over
+    two backward passes, and with no gradient for anything else."""
+    model, tokens = small("gpt2"), ids(3, 17)
+    assert module.tied_on_cpu(model.embed) is not None
+    for _ in range(2):
+        model.loss(tokens, tokens).backward()
+    got = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    (alone,) = torch.autograd.grad(model.loss(tokens, tokens), model.embed.weight)
+    handle = model.embed.register_forward_hook(lambda *_: None)
+    assert module.tied_on_cpu(model.embed) is None
+    for _ in range(2):
+        model.loss(tokens, tokens).backward()
+    handle.remove()
+    for parameter, gradient in zip(model.parameters(), got, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(2 * alone, model.embed.weight.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_a_second_backward_through_one_loss_is_refused(small, ids):
+    """Its gradient is handed over by the first, not copied."""
+    tokens = ids(2, 9)
+    loss = small("qwen3").loss(tokens, tokens)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gelu_and_its_derivative(dtype):
+    """Against torch's in float64, in blocks of which the last is short, at both ends and at zero."""
+    x = torch.cat([torch.linspace(-12, 12, 70001), torch.tensor([0.0, -1e4, 1e4])]).to(dtype)[None].requires_grad_()
+    reference = x.detach().double().requires_grad_()
+    upstream = torch.linspace(-1, 1, x.numel()).to(dtype)[None]
+    y, wanted = gelu(x), F.gelu(reference, approximate="tanh")
+    assert y.grad_fn is not None
+    assert y.dtype == dtype
+    y.backward(upstream)
+    wanted.backward(upstream.double())
+    bound = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2**-8}[dtype]
+    torch.testing.assert_close(y.double(), wanted, atol=bound, rtol=bound)
+    torch.testing.assert_close(x.grad.double(), reference.grad, atol=bound, rtol=bound)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -63,7 +63,7 @@ def block_activations(config: TransformerConfig, dtype: str = "float32", tensor:
                     keep
         attention   s·(H + 2K + H): q, k, v and what attention returns; with QK-norm s·(H + K) before it as well; with
                     RoPE and several heads s·H again, since its result then lies head by head and the product copies it
-        MLP         s·2M (GELU: what goes in and what comes out), s·4M (SwiGLU: gate, up, SiLU(gate), their product);
+        MLP         s·2M (GELU: its derivative and what comes out), s·4M (SwiGLU: gate, up, SiLU(gate), their product);
                     with E experts of which each token meets k, k (s·(4M + 2D) + 16): its row for each expert and what
                     comes back, 64-bit places; 8E for the router
         rows        4 bytes a head for the softmax's logarithm of the sum, 4 (LayerNorm 8) a norm
@@ -114,9 +114,8 @@ def training_memory(
                       16 bits s·VD for the head's copy and a block of its gradient before it is added
 
     P is divided by fsdp and tensor; FSDP gathers two blocks and the tables whole, in s bytes, instead of copies.
-    Gradients appear while activations go, so the peak is the largest of four moments: the head's loss; the start of
-    backward, when the head's gradient is there twice; the first block's backward (with checkpointing: the block's
-    activations as well, and its copies alone); the optimiser's step.
+    Gradients appear while activations go, so the peak is the largest of three moments: the head's loss; the first
+    block's backward (with checkpointing: the block's activations as well, and its copies alone); the optimiser's step.
     """
     layout.check(config)
     if batch_tokens < 1:
@@ -147,7 +146,6 @@ def training_memory(
         copies -= s * config.depth * experts if copies else 0.0  # autocast does not keep these
     moments = {
         "loss": copies + gathered + kept + head,
-        "start of backward": once + gathered + kept + 2 * table + 2 * hidden,
         "first block's backward": once + gathered + kept + again + table + inside / layout.tensor,
         "optimiser's step": 4 * count / shards,
     }
