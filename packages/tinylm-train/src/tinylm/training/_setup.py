@@ -37,6 +37,7 @@ class Setup:
     """What a Trainer works with. Raises TrainingError for what cannot be trained."""
 
     def __init__(self, config: TrainConfig, strategy: SingleProcess, say: Callable[[str], None]) -> None:
+        machine.use_huge_pages()  # before there is any tensor
         self.strategy, self.say = strategy, say
         self.train_data = TokenDataset(config.data, "train")
         self.validation_data = TokenDataset(config.data, "validation")

@@ -49,9 +49,10 @@ class Step:
         self.autocast: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self.scale: LossScale | None = None  # in float16 only
         self.parameters: list[Tensor] = list(model.parameters())
+        self._factor = 1.0  # that clips the gradient
 
     def gradient(self, inputs: Tensor, targets: Tensor) -> Gradient:
-        """inputs, targets (B, T) int64 -> gradients in the parameters, clipped, or to be by Adam."""
+        """inputs, targets (B, T) int64 -> gradients in the parameters, which `update` clips."""
         counts = [int((part != _IGNORED).sum()) for part in targets.chunk(self.parts)]
         total = int(self.strategy.sum(sum(counts)))
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -74,21 +75,8 @@ class Step:
         if self.scale is not None and gradients:
             torch._foreach_mul_(gradients, 1 / self.scale.scale)
         norm = float(self.strategy.gradient_norm(self.parameters))
-        factor = self.clip / (norm + 1e-6)
-        if factor < 1:
-            self._clip(factor)
+        self._factor = min(1.0, self.clip / (norm + 1e-6))
         return Gradient(self.strategy.sum(float(nats)) / max(1, total), norm, total)
-
-    def _clip(self, factor: float) -> None:
-        """Adam's kernel multiplies as it reads; for the others it is a pass over their gradients."""
-        for optimizer in self.optimizers.values():
-            if isinstance(optimizer, Adam):
-                optimizer.gradient_factor = factor
-                continue
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            gradients = [local(p.grad) for p in parameters if p.grad is not None]
-            if gradients:
-                torch._foreach_mul_(gradients, factor)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> None:
         """The batch through the model itself, for whoever watches it."""
@@ -97,16 +85,26 @@ class Step:
                 self.model.loss(ids.to(self.device), wanted.to(self.device))
 
     def update(self, factor: float) -> None:
-        """Move the weights; `factor`: of the peak learning rates."""
+        """Clip and move the weights; `factor`: of the peak learning rates."""
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
+            if self._factor < 1:
+                self._clip(optimizer)
             optimizer.step()
         self.discard()
+
+    def _clip(self, optimizer: torch.optim.Optimizer) -> None:
+        """Adam's kernel multiplies as it reads; for the others it is a pass over their gradients."""
+        if isinstance(optimizer, Adam):
+            optimizer.gradient_factor = self._factor
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, self._factor)
 
     def discard(self) -> None:
         """Forget the gradients."""
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-            if isinstance(optimizer, Adam):
-                optimizer.gradient_factor = 1.0
