@@ -6,9 +6,9 @@ A step is forward, loss, backward, clipping to a norm of 1 and the update, of 4 
 each as its own project does it: ours with tinylm-train's Step (AdamW for everything, as the others have it; and Muon,
 the default of pretrain), nanoGPT with its configure_optimizers and torch's fused AdamW, transformers with what its
 Trainer uses (torch's fused AdamW). Ours keeps freed memory and takes huge pages as tinylm-train does; "memory kept"
-gives nanoGPT and transformers the former. Each figure is of a fresh process, whose first two steps only set things up; the ways take turns,
-and the median of CPU times stands. Not here: the model alone (tinylm-model's train_step.py), data, logging and
-checkpoints (data.py).
+gives nanoGPT and transformers the former. Each figure is of a fresh process, whose first two steps only set things up;
+the ways take turns, and the median of CPU times stands. Not here: the model alone (tinylm-model's train_step.py), data,
+logging and checkpoints (data.py).
 """
 
 from __future__ import annotations
