@@ -45,7 +45,9 @@ class _GELUOnCPU(torch.autograd.Function):
         size = min(_BLOCK * torch.get_num_threads(), max(1, x.numel()))
         scratch = [torch.empty(size, dtype=wide(x.dtype)) for _ in range(4)]
         constant = torch.full((size,), _S, dtype=wide(x.dtype))
-        for xs, ys, slopes in zip(*(tensor.view(-1).split(size) for tensor in (x, y, slope)), strict=True):
+        flat = [tensor.view(-1) for tensor in (x, y, slope)]
+        for start in range(0, x.numel(), size):
+            xs, ys, slopes = (tensor[start : start + size] for tensor in flat)
             s, block, v, sigma, z = (tensor[: len(xs)] for tensor in (constant, *scratch))
             block.copy_(xs)
             torch.addcmul(s, block, block, value=_S * _C, out=v)
@@ -59,5 +61,5 @@ class _GELUOnCPU(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
-        (slope,) = ctx.saved_tensors
+        slope: Tensor = ctx.saved_tensors[0]
         return slope.mul_(upstream[0])  # in place: nothing else wants it; torch refuses a second backward pass
