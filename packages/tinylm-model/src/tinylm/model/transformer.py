@@ -213,9 +213,8 @@ class Transformer(nn.Module):
         check_positions(ids, positions)
         check_range("ids", ids, self.config.vocab_size, "the vocabulary")
         check_range("positions", positions, self.config.context, "the context")
-        x: Tensor = self.embed(ids) if tied is None else tied.look_up(ids)
-        if self.positions is not None:
-            x = x + self.positions(positions)
+        found: Tensor = self.embed(ids) if tied is None else tied.look_up(ids)
+        x = found if self.positions is None else found + self.positions(positions)
         cos_sin = rotation(self.config, positions, compute_dtype(x)) if self.config.position == "rope" else None
         allowed = None if mask is None else padding_mask(mask, ids.shape[1])
         if documents is not None:
