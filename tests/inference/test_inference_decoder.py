@@ -141,9 +141,10 @@ def test_what_is_out_of_range_is_refused() -> None:
 
 def test_caches_of_another_kind_take_the_way_through_pytorch() -> None:
     config = TransformerConfig.preset("gpt2", vocab_size=9, depth=1)
-    assert layout_of(KVCache(config, 1, 4, dtype=torch.bfloat16)) is None
+    assert layout_of(KVCache(config, 1, 4, dtype=torch.float16)) is None
     assert layout_of(object()) is None
     assert layout_of(KVCache(config, 1, 4)) is not None
+    assert layout_of(KVCache(config, 1, 4, dtype=torch.bfloat16)) is not None
 
 
 @torch.inference_mode()

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ways import WAYS
 
 from tinylm.inference import SamplingParams
-from tinylm.inference.decoder import cache_dtype
 from tinylm.inference.plain_weights import use_kernels
 from tinylm.inference.quantization import quantize
 from tinylm.model import KVCache, Transformer
@@ -48,7 +47,7 @@ def greedy(model: Transformer) -> Write:
     @torch.inference_mode()
     def write(prompts: list[list[int]], count: int) -> None:
         ids = torch.tensor(prompts)
-        cache = KVCache(model.config, len(prompts), ids.shape[1] + count, dtype=cache_dtype(model))
+        cache = KVCache(model.config, len(prompts), ids.shape[1] + count, dtype=model.embed.weight.dtype)
         for _ in range(count):
             ids = model(ids, cache=cache, logits_at=[-1])[:, -1].argmax(dim=-1, keepdim=True)
 

@@ -17,8 +17,8 @@ void attend_step(Array<const float, 3> q, Places starts, Places cached, Tables b
                  Array<float, 3> out, const std::string& instruction_set, int threads) {
     const Heads of{int(q.shape(1)), kv_heads, int(q.shape(2))};
     const Step step{int(q.shape(0)), int(cached.size()), nullptr, nullptr, starts.data(), cached.data(), blocks.data(),
-                    int64_t(blocks.shape(1)), keys.data(), values.data(), strides.at(0), strides.at(1), strides.at(2),
-                    strides.at(3), block_size, nullptr, 0, nullptr};
+                    int64_t(blocks.shape(1)), keys.data(), values.data(), is_bfloat16(keys, values), strides.at(0),
+                    strides.at(1), strides.at(2), strides.at(3), block_size, nullptr, 0, nullptr};
     if (q.size() != out.size() || starts.size() != cached.size() + 1 || blocks.shape(0) != cached.size() ||
         starts.data()[0] != 0 || starts.data()[cached.size()] != int64_t(q.shape(0)) || block_size < 1 ||
         kv_heads < 1 || of.heads % kv_heads || layer < 0)

@@ -56,7 +56,7 @@ class Model {
         const Shape& shape = decoder_.shape;
         const Step step{int(ids.size()), int(cached.size()), ids.data(), positions.data(), starts.data(),
                         cached.data(), blocks.data(), int64_t(blocks.shape(1)), keys.data(), values.data(),
-                        strides.at(0), strides.at(1), strides.at(2), strides.at(3), block_size, rows.data(),
+                        is_bfloat16(keys, values), strides.at(0), strides.at(1), strides.at(2), strides.at(3), block_size, rows.data(),
                         int(rows.size()), logits.data()};
         if (!decoder_.head.matrix.data) throw std::invalid_argument("wanted set_end before forward");
         if (positions.size() != ids.size() || starts.size() != cached.size() + 1 ||

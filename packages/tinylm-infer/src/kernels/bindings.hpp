@@ -21,7 +21,7 @@ using AnyArray = nb::ndarray<Number, nb::c_contig, nb::device::cpu>;
 
 using Places = Array<const int64_t, 1>;
 using Tables = Array<const int64_t, 2>;
-using Memory = AnyArray<float>;  // a cache's keys, or values
+using Memory = nb::ndarray<nb::c_contig, nb::device::cpu>;  // a cache's keys, or values: float, or bfloat16's 16 bits
 
 // Fastest first, of those that were compiled and that this processor has.
 std::vector<const Kernels*> at_hand();

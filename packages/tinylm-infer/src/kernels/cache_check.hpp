@@ -7,6 +7,14 @@
 
 namespace tinylm {
 
+// Whether keys and values are bfloat16; else they are float.
+inline bool is_bfloat16(const Memory& keys, const Memory& values) {
+    const bool wide = keys.dtype() == nb::dtype<float>();
+    if (keys.dtype() != values.dtype() || !(wide || keys.dtype() == nb::dtype<uint16_t>()))
+        throw std::invalid_argument("wanted keys and values in float32, or both as the 16 bits of bfloat16");
+    return !wide;
+}
+
 // That every place that a step reads or writes lies inside of keys and values.
 inline void check_cache(const Step& step, const Memory& keys, const Memory& values, int64_t layers, int kv_heads, int head_dim) {
     const int64_t within = (layers - 1) * step.layer_stride + (kv_heads - 1) * step.head_stride +

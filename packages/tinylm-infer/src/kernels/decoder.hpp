@@ -44,7 +44,8 @@ struct Step {
     const int64_t* cached;           // (sequences,): how many tokens of it are in the cache already
     const int64_t* blocks;           // (sequences, blocks_stride): CacheView's, of each sequence
     int64_t blocks_stride;
-    float *keys, *values;
+    void *keys, *values;  // float, or bfloat16
+    bool bfloat16;
     int64_t layer_stride, block_stride, head_stride, token_stride, block_size;
     const int64_t* rows;  // (row_count,): of which tokens logits are wanted
     int row_count;
@@ -64,10 +65,13 @@ inline void attend_one(const Kernels& kernels, const Step& step, const Heads& of
     const int64_t first = window ? std::max<int64_t>(0, last - window + 1) : 0;
     const int64_t at = layer * step.layer_stride + head / (of.heads / of.kv_heads) * step.head_stride;
     const int64_t* blocks = step.blocks + sequence * step.blocks_stride;
-    const CacheView keys{step.keys + at, blocks, step.block_size, step.block_stride, step.token_stride};
-    const CacheView values{step.values + at, blocks, step.block_size, step.block_stride, step.token_stride};
+    const auto view = [&](void* memory) {
+        const void* data = static_cast<char*>(memory) + at * (step.bfloat16 ? 2 : 4);
+        return CacheView{data, blocks, step.block_size, step.block_stride, step.token_stride};
+    };
     const size_t place = (size_t(token) * of.heads + size_t(head)) * of.size;
-    kernels.attend(q + place, keys, values, first, last, of.size, scores, out + place);
+    const auto attend = step.bfloat16 ? kernels.attend_bfloat16 : kernels.attend;
+    attend(q + place, view(step.keys), view(step.values), first, last, of.size, scores, out + place);
 }
 
 class Decoder {
@@ -164,10 +168,16 @@ class Decoder {
         for (int h = 0; h < shape.kv_heads; ++h) {
             float* key = row(k_, token, shape.kv_heads * size) + h * size;
             turned(layer.k_norm, key);
-            std::memcpy(step.keys + at + h * step.head_stride, key, size_t(size) * sizeof(float));
-            std::memcpy(step.values + at + h * step.head_stride, row(v_, token, shape.kv_heads * size) + h * size,
-                        size_t(size) * sizeof(float));
+            keep(step, step.keys, at + h * step.head_stride, key);
+            keep(step, step.values, at + h * step.head_stride, row(v_, token, shape.kv_heads * size) + h * size);
         }
+    }
+
+    void keep(const Step& step, void* memory, int64_t at, const float* head) {
+        if (step.bfloat16)
+            kernels->round_bfloat16(head, shape.head_dim, static_cast<uint16_t*>(memory) + at);
+        else
+            std::memcpy(static_cast<float*>(memory) + at, head, size_t(shape.head_dim) * sizeof(float));
     }
 
     void attend(const Step& step, const Layer& layer, int64_t index, int item, int thread) {

@@ -46,10 +46,10 @@ void split(const float* x, int inputs, int token, uint16_t* columns) {
   }
 }
 
-// sums[r][g] (16 outputs, 16 columns) of R blocks of rows and G groups of columns. `ahead`, if not null, is what will be
-// read after this block: asked for while this one is multiplied.
+// sums[r][g] (16 outputs, 16 columns) of R blocks of rows and G groups of columns. At each step `lines`
+// lines from `ahead` on, which will be read later, are asked for.
 template <int R, int G>
-void multiply(const uint8_t* weights, int inputs, const uint16_t* columns, const uint8_t* ahead,
+void multiply(const uint8_t* weights, int inputs, const uint16_t* columns, const uint8_t* ahead, int lines,
               float (&sums)[R][G][kRows * 16]) {
   const size_t row_bytes = size_t(inputs) * 2, group = size_t(inputs) * kRows, block = kRows * row_bytes;
   _tile_zero(0);
@@ -57,9 +57,9 @@ void multiply(const uint8_t* weights, int inputs, const uint16_t* columns, const
   if constexpr (R > 1) _tile_zero(2);
   if constexpr (R > 1 && G > 1) _tile_zero(3);
   for (int i = 0; i < inputs; i += kStep, weights += kStep * 2, columns += kTile) {
-    if (ahead)
-      for (int line = 0; line < R * kRows; ++line, ahead += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+#pragma GCC unroll 4
+    for (int line = 0; line < lines; ++line, ahead += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
     _tile_loadd(6, columns, 64);
     _tile_loadd(4, weights, row_bytes);
     _tile_dpbf16ps(0, 4, 6);
@@ -79,55 +79,91 @@ void multiply(const uint8_t* weights, int inputs, const uint16_t* columns, const
   if constexpr (R > 1 && G > 1) _tile_stored(3, sums[1][1], 64);
 }
 
-// To y (tokens, stride): the outputs from `begin` on of a block that starts at `start`, of one group's tokens.
-void put(const float* sums, int start, int begin, int tokens, const float* bias, float* y, size_t stride, bool add) {
-  for (int output = begin; output < start + kRows; ++output) {
-    const float* row = sums + (output - start) * 16;
-    float lanes[kSplitTokens];
-    _mm256_storeu_ps(lanes, _mm256_add_ps(_mm256_loadu_ps(row), _mm256_loadu_ps(row + kSplitTokens)));
-    const float shift = bias ? bias[output] : 0.0f;
-    for (int token = 0; token < tokens; ++token) {
-      float* to = y + size_t(token) * stride + output;
-      *to = add ? *to + (lanes[token] + shift) : lanes[token] + shift;
+// Rows become columns.
+void transpose(__m512i (&row)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      row[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+      row[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
     }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {  // a quarter of row[4 i + j]: four rows of a column
+    const __m512i even = _mm512_shuffle_i32x4(row[j], row[4 + j], 0x88), odd = _mm512_shuffle_i32x4(row[j], row[4 + j], 0xDD);
+    const __m512i even2 = _mm512_shuffle_i32x4(row[8 + j], row[12 + j], 0x88);
+    const __m512i odd2 = _mm512_shuffle_i32x4(row[8 + j], row[12 + j], 0xDD);
+    t[j] = _mm512_shuffle_i32x4(even, even2, 0x88), t[8 + j] = _mm512_shuffle_i32x4(even, even2, 0xDD);
+    t[4 + j] = _mm512_shuffle_i32x4(odd, odd2, 0x88), t[12 + j] = _mm512_shuffle_i32x4(odd, odd2, 0xDD);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) row[i] = t[i];
+}
+
+// To y (tokens, stride): of the 16 outputs from `start` on those in `mask`, of one group's tokens.
+void put(const float* sums, int start, __mmask16 mask, int tokens, const float* bias, float* y, size_t stride, bool add) {
+  __m512i columns[16];
+#pragma GCC unroll 16
+  for (int r = 0; r < 16; ++r) columns[r] = _mm512_loadu_si512(sums + r * 16);
+  transpose(columns);
+  const __m512 shift = bias ? _mm512_loadu_ps(bias + start) : _mm512_setzero_ps();
+#pragma GCC unroll 8
+  for (int token = 0; token < kSplitTokens; ++token) {
+    if (token >= tokens) break;
+    float* to = y + size_t(token) * stride + start;
+    __m512 sum = _mm512_castsi512_ps(columns[token]);
+    sum = _mm512_add_ps(_mm512_add_ps(sum, _mm512_castsi512_ps(columns[token + kSplitTokens])), shift);
+    if (add) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum);
+    _mm512_mask_storeu_ps(to, mask, sum);
   }
 }
 
-template <int R, int G>
-void some(const Packed& m, const Activations& x, int start, int begin, int group, const uint8_t* ahead,
-          const float* bias, float* y, size_t stride, bool add) {
-  alignas(64) float sums[R][G][kRows * 16];
-  const size_t numbers = size_t(m.inputs) * kRows;
-  multiply<R, G>(m.data + size_t(start) * m.inputs * 2, m.inputs, x.columns + group * numbers, ahead, sums);
-  for (int r = 0; r < R; ++r)
-    for (int g = 0; g < G; ++g) {
-      const int token = (group + g) * kSplitTokens;
-      const int count = x.tokens - token < kSplitTokens ? x.tokens - token : kSplitTokens;
-      const int from = start + r * kRows;
-      put(sums[r][g], from, begin > from ? begin : from, count, bias, y + size_t(token) * stride, stride, add);
-    }
-}
+// What `linear` is given, and some of it: R blocks of 16 outputs from `start` on × G groups of tokens from `group` on.
+struct Product {
+  const Packed& m;
+  const Activations& x;
+  const float* bias;
+  float* y;
+  size_t stride;
+  bool add;
+
+  template <int R, int G>
+  void some(int start, __mmask16 mask, int group, const uint8_t* ahead, int lines) const {
+    alignas(64) float sums[R][G][kRows * 16];
+    const uint16_t* columns = x.columns + group * size_t(m.inputs) * kRows;
+    multiply<R, G>(m.data + size_t(start) * m.inputs * 2, m.inputs, columns, ahead, lines, sums);
+    for (int r = 0; r < R; ++r)
+      for (int g = 0; g < G; ++g) {
+        const int token = (group + g) * kSplitTokens;
+        put(sums[r][g], start + r * kRows, mask, x.tokens - token, bias, y + size_t(token) * stride, stride, add);
+      }
+  }
+};
 
 void linear(const Packed& m, const Activations& x, const float* bias, float* y, size_t stride, int first, int last,
             bool add) {
   if (!m.splits()) return kAvx512->linear(m, x, bias, y, stride, first, last, add);
+  const Product product{m, x, bias, y, stride, add};
+  const int groups = (x.tokens + kSplitTokens - 1) / kSplitTokens, passes = (groups + 1) / 2;
   _tile_loadconfig(&kTiles);
-  const int groups = (x.tokens + kSplitTokens - 1) / kSplitTokens;
-  const uint8_t* end = m.data + m.bytes();
   for (int block = first; block < last;) {
     const int begin = block * kRows;
     const bool two = block + 2 <= last && begin + 2 * kRows <= m.outputs;
     const int start = begin + kRows <= m.outputs ? begin : m.outputs - kRows;  // the last rows: some of them again
-    const size_t bytes = size_t(two ? 2 : 1) * kRows * m.inputs * 2;
-    const uint8_t* ahead = m.data + size_t(start) * m.inputs * 2 + bytes;
-    if (ahead + bytes > end) ahead = nullptr;
-    for (int group = 0; group < groups; group += 2, ahead = nullptr) {
+    const __mmask16 mask = __mmask16(0xFFFF << (begin - start));
+    // What comes after these rows: each pass over them asks for its part of it.
+    const int rows = (two ? 2 : 1) * kRows, lines = (rows + passes - 1) / passes;
+    const uint8_t* ahead = m.data + size_t(start + rows) * m.inputs * 2;
+    for (int group = 0; group < groups; group += 2, ahead += size_t(m.inputs / kStep) * lines * 64) {
       if (group + 1 < groups)
-        two ? some<2, 2>(m, x, start, begin, group, ahead, bias, y, stride, add)
-            : some<1, 2>(m, x, start, begin, group, ahead, bias, y, stride, add);
+        two ? product.some<2, 2>(start, mask, group, ahead, lines) : product.some<1, 2>(start, mask, group, ahead, lines);
       else
-        two ? some<2, 1>(m, x, start, begin, group, ahead, bias, y, stride, add)
-            : some<1, 1>(m, x, start, begin, group, ahead, bias, y, stride, add);
+        two ? product.some<2, 1>(start, mask, group, ahead, lines) : product.some<1, 1>(start, mask, group, ahead, lines);
     }
     block += two ? 2 : 1;
   }

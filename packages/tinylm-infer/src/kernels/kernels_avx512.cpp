@@ -65,7 +65,8 @@ struct Weights {  // unsigned: the instruction multiplies an unsigned byte with 
 #include "kernels.inc"
 #include "elementwise.inc"
 
-const Kernels kTable{"avx512", quantize, nullptr, linear, norm, rotate, attend, activate, gelu_bfloat16};
+const Kernels kTable{"avx512", quantize, nullptr, linear, norm, rotate,
+                     attend<float>, attend<uint16_t>, activate, round_bfloat16, gelu_bfloat16};
 
 }  // namespace
 

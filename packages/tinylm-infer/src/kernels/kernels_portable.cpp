@@ -73,6 +73,7 @@ struct Weights {
 
 }  // namespace
 
-const Kernels kPortable{"portable", quantize, nullptr, linear, norm, rotate, attend, activate, gelu_bfloat16};
+const Kernels kPortable{"portable", quantize, nullptr, linear, norm, rotate,
+                     attend<float>, attend<uint16_t>, activate, round_bfloat16, gelu_bfloat16};
 
 }  // namespace tinylm

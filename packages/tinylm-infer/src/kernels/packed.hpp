@@ -90,16 +90,16 @@ struct Activations {
 // How many bfloat16 the columns of so many tokens take.
 constexpr size_t column_count(size_t tokens, size_t inputs) { return round_up(tokens, kSplitTokens) * inputs * 2; }
 
-// Where the keys or values of one sequence and one key head lie: token t at
-// data + blocks[t / block_size] · block_stride + (t % block_size) · token_stride, head_dim floats. A cache in one piece
+// Where the keys or values of one sequence and one key head lie: token t at number
+// blocks[t / block_size] · block_stride + (t % block_size) · token_stride of data, head_dim numbers. A cache in one piece
 // is one block.
 struct CacheView {
-  const float* data;
+  const void* data;  // float, or bfloat16
   const int64_t* blocks;
   int64_t block_size, block_stride, token_stride;
 
-  const float* at(int64_t token) const {
-    return data + blocks[token / block_size] * block_stride + token % block_size * token_stride;
+  int64_t at(int64_t token) const {
+    return blocks[token / block_size] * block_stride + token % block_size * token_stride;
   }
 };
 
@@ -118,11 +118,16 @@ struct Kernels {
   void (*norm)(const float* x, const float* weight, const float* bias, float eps, int size, float* y);
   // Turns the pairs (x[i], x[i + size / 2]) of one head in place (RoPE); cos and sin have size / 2 numbers.
   void (*rotate)(float* x, const float* cos, const float* sin, int size);
-  // softmax(q kᵀ / √size) v of one query over the tokens first to last; `scores` has room for all of them.
+  // softmax(q kᵀ / √size) v of one query over the tokens first to last; `scores` has room for all of them. Keys and values
+  // are float, or bfloat16.
   void (*attend)(const float* q, const CacheView& keys, const CacheView& values, int64_t first, int64_t last, int size,
                  float* scores, float* out);
+  void (*attend_bfloat16)(const float* q, const CacheView& keys, const CacheView& values, int64_t first, int64_t last,
+                          int size, float* scores, float* out);
   // gate null: up = GELU(up), tanh form; else up = SiLU(gate) · up.
   void (*activate)(const float* gate, float* up, int size);
+  // To bfloat16: to nearest, halves to even.
+  void (*round_bfloat16)(const float* x, int64_t size, uint16_t* out);
   // GELU, tanh form, of bfloat16 in place.
   void (*gelu_bfloat16)(uint16_t* x, int64_t size);
 };

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from tinylm.inference._errors import InferenceError
-from tinylm.inference.decoder import cache_dtype
 from tinylm.inference.llm import LLM
 from tinylm.inference.quantization.linear import QuantizedLinear
 from tinylm.inference.quantization.model import QuantizedTransformer
@@ -66,7 +65,7 @@ def bytes_per_token(model: Transformer, length: int) -> int:
     where it is the head, and the keys and values of `length` tokens."""
     config = model.config
     quantized = isinstance(model, QuantizedTransformer)
-    read = 2 * config.depth * config.kv_heads * config.head_dim * length * cache_dtype(model).itemsize
+    read = 2 * config.depth * config.kv_heads * config.head_dim * length * model.embed.weight.itemsize
     for module in model.modules():
         if isinstance(module, QuantizedLinear):
             read += module.nbytes

@@ -28,7 +28,8 @@ class CacheLayout:
 
         l · strides[0] + blocks[b, t // block_size] · strides[1] + h · strides[2] + (t % block_size) · strides[3]
 
-    of `keys` and `values`, contiguous float32 tensors; strides count floats. lengths (B,) int64: tokens in it so far.
+    of `keys` and `values`, contiguous tensors, both float32 or both bfloat16; strides count numbers. lengths (B,)
+    int64: tokens in it so far.
     """
 
     keys: Tensor
@@ -38,15 +39,31 @@ class CacheLayout:
     block_size: int
     strides: tuple[int, int, int, int]
 
+    def arrays(self) -> list[Any]:
+        """lengths, blocks, keys and values as the kernels take them, bfloat16 as its 16 bits."""
+        kept = [_bits(self.keys), _bits(self.values)]
+        return [tensor.numpy() for tensor in (self.lengths, self.blocks, *kept)]
+
+
+def kept_by_kernels(numbers: Tensor) -> bool:
+    """Whether the kernels read and write such keys and values."""
+    return numbers.dtype in (torch.float32, torch.bfloat16) and numbers.device.type == "cpu" and kernels.available()
+
 
 def layout_of(cache: object) -> CacheLayout | None:
-    """The layout of a KVCache in float32 (each sequence is one block), or None."""
-    if not isinstance(cache, KVCache) or cache.keys.dtype != torch.float32 or cache.keys.device.type != "cpu":
+    """The layout of a KVCache (each sequence is one block), or None where the kernels cannot use it."""
+    if not isinstance(cache, KVCache) or not kept_by_kernels(cache.keys):
         return None
     batch, room = cache.keys.shape[1], cache.keys.shape[3]
     layer, block, head, token, _ = cache.keys.stride()
     blocks, lengths = torch.arange(batch)[:, None], torch.full((batch,), cache.length)
     return CacheLayout(cache.keys, cache.values, blocks, lengths, room, (layer, block, head, token))
+
+
+def rows_at(hidden: Tensor, logits_at: Sequence[int] | Tensor) -> Tensor:
+    """(B, T, D) -> (B, len, D): the positions `logits_at` of `Transformer.forward`."""
+    at = torch.as_tensor(logits_at)
+    return hidden[:, at] if at.ndim == 1 else hidden.take_along_dim(at[..., None] % hidden.shape[1], dim=1)
 
 
 def plain_matrix(weight: Tensor, bias: Tensor | None = None) -> Any:
@@ -99,8 +116,7 @@ class Decoder:
         int64. InferenceError for what is out of range.
         """
         logits = torch.empty(len(rows), self._vocabulary)
-        new = (ids, positions, starts, cache.lengths, cache.blocks, cache.keys, cache.values)
-        arrays = [tensor.numpy() for tensor in new]
+        arrays = [tensor.numpy() for tensor in (ids, positions, starts)] + cache.arrays()
         threads = torch.get_num_threads()
         try:
             self._model.forward(*arrays, cache.strides, cache.block_size, rows.numpy(), logits.numpy(), threads)
@@ -110,7 +126,7 @@ class Decoder:
 
 
 class CompiledTransformer(Transformer):
-    """A Transformer on the CPU whose passes over few tokens are one call of C++, with a float32 cache.
+    """A Transformer on the CPU whose passes over few tokens are one call of C++.
 
     Passes with taps, a mask or another cache go through PyTorch (`forward_in_torch`)."""
 
@@ -128,7 +144,8 @@ class CompiledTransformer(Transformer):
     ) -> Tensor:
         """As `Transformer.forward`."""
         if self._decoder is not None and mask is None and taps is None and ids.numel() <= self._most:
-            cache = KVCache(self.config, *ids.shape) if cache is None else cache
+            batch, time = ids.shape
+            cache = KVCache(self.config, batch, time, dtype=self.embed.weight.dtype) if cache is None else cache
             layout = layout_of(cache)
             if layout is not None:
                 return self._compiled(ids, positions, cache, layout, logits_at)
@@ -188,9 +205,10 @@ def attend_few(q: Tensor, starts: Tensor, cache: CacheLayout, kv_heads: int, lay
     """
     queries = q.float().contiguous()
     out = torch.empty_like(queries)
-    new = (queries, starts, cache.lengths, cache.blocks, cache.keys, cache.values)
     kernels._compiled().attend(
-        *(tensor.numpy() for tensor in new),
+        queries.numpy(),
+        starts.numpy(),
+        *cache.arrays(),
         cache.strides,
         cache.block_size,
         kv_heads,
@@ -203,10 +221,8 @@ def attend_few(q: Tensor, starts: Tensor, cache: CacheLayout, kv_heads: int, lay
     return out.to(q.dtype)
 
 
-def cache_dtype(model: Transformer) -> torch.dtype:
-    """Of the numbers that a cache for `model` keeps: float32 where the compiled pass reads it, else the model's."""
-    compiled = isinstance(model, CompiledTransformer)
-    return torch.float32 if compiled else model.embed.weight.dtype
+def _bits(numbers: Tensor) -> Tensor:
+    return numbers.view(torch.uint16) if numbers.dtype == torch.bfloat16 else numbers
 
 
 def _numbers(tensor: Tensor) -> Any:

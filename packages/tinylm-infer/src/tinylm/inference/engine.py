@@ -16,7 +16,6 @@ from torch import Tensor
 from tinylm.inference import sampler
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.block_manager import BlockManager
-from tinylm.inference.decoder import cache_dtype
 from tinylm.inference.engine_config import EngineConfig
 from tinylm.inference.outputs import TokenOutput
 from tinylm.inference.paged_cache import PagedCache
@@ -47,7 +46,7 @@ class Engine:
     ) -> None:
         """`propose` guesses tokens that follow a text, to be checked together: the texts are the same without it."""
         config = config or EngineConfig()
-        kind = (model.embed.weight.device, cache_dtype(model))
+        kind = (model.embed.weight.device, model.embed.weight.dtype)
         count = config.block_count(model.config, kind[1].itemsize)
         self.model, self.config, self.context = model, config, config.context(model.config)
         self.blocks = BlockManager(count, config.block_size, config.enable_prefix_caching)

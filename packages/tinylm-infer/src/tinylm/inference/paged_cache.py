@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tinylm.inference import kernels
 from tinylm.inference._errors import InferenceError
-from tinylm.inference.decoder import CacheLayout, attend_few
+from tinylm.inference.decoder import CacheLayout, attend_few, kept_by_kernels
 from tinylm.inference.scheduler import Chunk
 from tinylm.model import TransformerConfig
 from tinylm.model.attention import attend
@@ -81,8 +81,7 @@ class PagedCache:
             new += slots[cached:]
             row += chunk.count
         self._new = _as_places(new, self.keys.device)
-        compiled = self.keys.dtype == torch.float32 and self.keys.device.type == "cpu" and kernels.available()
-        if compiled and not self._one_query_at_a_time and len(chunks) > 1:
+        if kept_by_kernels(self.keys) and not self._one_query_at_a_time and len(chunks) > 1:
             few = [number for number, chunk in enumerate(chunks) if chunk.count <= _FEW]
             if few:
                 counts = torch.tensor([0, *(chunks[number].count for number in few)])

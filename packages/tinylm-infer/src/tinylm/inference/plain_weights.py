@@ -3,25 +3,28 @@
 One new token reads every weight once and does two operations with it: memory decides. PyTorch makes some two hundred
 calls for it, and reads weights in pages of 4 KB; here all matrices lie in one piece of memory in large pages, in the
 order of use, and a step is one call. With many new tokens (a prompt) arithmetic decides, and PyTorch's matrix products
-are the better ones: both work on the same memory. Between the matrices, and in the cache, numbers are float32, also
-where the weights are bfloat16; AMX, which multiplies bfloat16 only, takes each of them as two. Not here: 8 and 4 bits
+are the better ones: both work on the same memory. Between the matrices numbers are float32, also where the weights, and
+with them the cache, are bfloat16; AMX, which multiplies bfloat16 only, takes each number as two. Not here: 8 and 4 bits
 (quantization/), the pass itself (decoder.py). Next: decoder.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm.inference import kernels
-from tinylm.inference.decoder import CompiledTransformer, Decoder, plain_matrix
-from tinylm.model import Transformer
+from tinylm.inference.decoder import CompiledTransformer, Decoder, plain_matrix, rows_at
+from tinylm.model import Cache, Transformer
 from tinylm.model.transformer import MLP
 
 MOST = 8  # new tokens: there PyTorch's products draw level in bfloat16 (benchmarks/decode.py, batch 8)
-MOST_IN_TILES = 32  # the same where both use AMX
+MOST_IN_TILES = 64  # the same where both use AMX
 _LINE = 64  # bytes: each matrix begins at a cache line
 
 
@@ -41,6 +44,27 @@ class PlainTransformer(CompiledTransformer):
     """What `use_kernels` makes of a Transformer."""
 
     _most: float = MOST
+    _head: Any = None  # the kernels' matrix, in bfloat16
+
+    def forward_in_torch(
+        self,
+        ids: Tensor,
+        positions: Tensor | None,
+        mask: Tensor | None,
+        cache: Cache | None,
+        taps: dict[str, Tensor] | None,
+        logits_at: Sequence[int] | Tensor | None,
+    ) -> Tensor:
+        """As `Transformer.forward`. A prompt wants one row of logits: its head is read as for one token."""
+        if self._head is None or taps is not None or logits_at is None:
+            return super().forward_in_torch(ids, positions, mask, cache, taps, logits_at)
+        hidden = rows_at(self.hidden(ids, positions, mask, cache), logits_at)
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        if len(rows) > self._most:
+            return F.linear(hidden, self.head_weight)
+        logits = torch.empty(len(rows), len(self.head_weight))
+        self._head.linear(rows.float().numpy(), logits.numpy(), torch.get_num_threads())
+        return logits.view(*hidden.shape[:-1], -1)
 
 
 def use_kernels(model: Transformer) -> None:
@@ -56,11 +80,11 @@ def use_kernels(model: Transformer) -> None:
         if type(module) is MLP and module.gate is None:
             module.__class__ = KernelMLP
     assert isinstance(model, PlainTransformer)
-    if weight.dtype == torch.bfloat16 and kernels.instruction_set() == "amx":
-        model._most = MOST_IN_TILES
-    model._decoder = Decoder(
-        model, lambda linear: plain_matrix(linear.weight, linear.bias), plain_matrix(model.head_weight)
-    )
+    head = plain_matrix(model.head_weight)
+    if weight.dtype == torch.bfloat16:
+        model._head = head
+        model._most = MOST_IN_TILES if kernels.instruction_set() == "amx" else MOST
+    model._decoder = Decoder(model, lambda linear: plain_matrix(linear.weight, linear.bias), head)
 
 
 def _move_together(model: Transformer) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tinylm.inference import kernels
 from tinylm.inference._errors import InferenceError
-from tinylm.inference.decoder import CompiledTransformer, Decoder
+from tinylm.inference.decoder import CompiledTransformer, Decoder, rows_at
 from tinylm.inference.quantization import packing
 from tinylm.inference.quantization.linear import QuantizedLinear
 from tinylm.inference.quantization.weights import QuantizedWeight, round_weight
@@ -75,8 +75,7 @@ class QuantizedTransformer(CompiledTransformer):
         """As `Transformer.forward`, with the same matrices one by one."""
         hidden = self.hidden(ids, positions, mask, cache, taps)
         if logits_at is not None:
-            at = torch.as_tensor(logits_at)
-            hidden = hidden[:, at] if at.ndim == 1 else hidden.take_along_dim(at[..., None] % ids.shape[1], dim=1)
+            hidden = rows_at(hidden, logits_at)
         logits: Tensor = self.quantized_head(hidden)
         if taps is not None:
             taps["logits"] = logits
