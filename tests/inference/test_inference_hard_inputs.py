@@ -114,9 +114,12 @@ def test_weights_that_give_no_numbers_end_one_request_only(small: LLM, monkeypat
     plain = small.engine._runner.run
 
     def damaged(chunks: Any) -> Any:
-        logits = plain(chunks)
-        damage = [chunk.sequence.request_id == "bad" and chunk.sequence.drawn == 3 for chunk in chunks]
-        return [rows * torch.nan if bad else rows for rows, bad in zip(logits, damage, strict=True)]
+        logits, each = plain(chunks)
+        logits = logits.clone()
+        for chunk, rows in zip(chunks, each, strict=True):
+            if chunk.sequence.request_id == "bad" and chunk.sequence.drawn == 3:
+                logits[rows.start : rows.stop] = torch.nan
+        return logits, each
 
     monkeypatch.setattr(small.engine._runner, "run", damaged)
     ids = small.prompt_ids("The king")

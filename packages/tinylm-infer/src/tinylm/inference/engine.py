@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Items
 
-import torch
 from torch import Tensor
 
 from tinylm.inference import sampler
@@ -153,35 +152,37 @@ class Engine:
 
         An exception, Ctrl-C too, leaves every text as it was before the step, at most with a draw's number used up.
         """
-        events, drawing = self._sweep(), list[tuple[Sequence, Tensor]]()
+        events, drawing = self._sweep(), list[tuple[Sequence, range]]()
         chunks = self.scheduler.schedule(self._propose)
         if not chunks:
             return events
-        for chunk, logits in zip(chunks, self._runner.run(chunks), strict=True):
+        logits, each = self._runner.run(chunks)
+        for chunk, rows in zip(chunks, each, strict=True):
             sequence = chunk.sequence
             if sequence.prompt_logprobs is not None:
-                self._describe_prompt(chunk, logits)
+                self._describe_prompt(chunk, logits[rows.start : rows.stop])
             if chunk.draws:
-                drawing.append((sequence, logits[len(logits) - 1 - len(sequence.draft) :]))
+                drawing.append((sequence, rows[len(rows) - 1 - len(sequence.draft) :]))
             else:
                 sequence.cached += chunk.count
                 self.blocks.remember(sequence)
-        return events + self._draw(drawing)
+        return events + self._draw(logits, drawing)
 
-    def _draw(self, drawing: list[tuple[Sequence, Tensor]]) -> list[TokenOutput]:
-        """A token after each text, and another one after each guess that was right."""
+    def _draw(self, logits: Tensor, drawing: list[tuple[Sequence, range]]) -> list[TokenOutput]:
+        """A token after each text, from its first row of `logits`, and another one after each guess that was right."""
         events: list[TokenOutput] = []
         for place in itertools.count():
             if not drawing:
                 return events
-            rows = torch.stack([logits[place] for _, logits in drawing])
-            chosen = sampler.choose(rows, [sequence for sequence, _ in drawing])
+            at = [rows[place] for _, rows in drawing]
+            some = logits if at == list(range(len(logits))) else logits[at]  # mostly all, and they are megabytes
+            chosen = sampler.choose(some, [sequence for sequence, _ in drawing])
             guessed_right = []
-            for (sequence, logits), choice in zip(drawing, chosen, strict=True):
+            for (sequence, rows), row, choice in zip(drawing, some, chosen, strict=True):
                 sequence.cached = len(sequence.tokens)
-                events.append(self._write(sequence, logits[place], choice))
+                events.append(self._write(sequence, row, choice))
                 if sequence.finish_reason is None and sequence.draft[place : place + 1] == [choice]:
-                    guessed_right.append((sequence, logits))
+                    guessed_right.append((sequence, rows))
                     continue
                 sequence.draft = []
                 self.blocks.remember(sequence)

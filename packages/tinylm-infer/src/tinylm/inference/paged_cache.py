@@ -72,7 +72,11 @@ class PagedCache:
 
     def begin(self, chunks: Items[Chunk]) -> None:
         """The next forward pass is over these chunks, in this order."""
-        self._spans, self._chunks, new, row = [], chunks, [], 0
+        self._chunks, self._spans = chunks, []
+
+    def _find(self, chunks: Items[Chunk]) -> None:
+        """The places of these chunks, which only `attend` needs."""
+        new, row = list[int](), 0
         self._few = None
         for chunk in chunks:
             cached, table = chunk.sequence.cached, chunk.sequence.table
@@ -94,6 +98,8 @@ class PagedCache:
         """q (1, heads, N, head_dim), k and v (1, kv_heads, N, head_dim): the step's N tokens. Returns q's shape."""
         if mask is not None:
             raise InferenceError("PagedCache takes no mask: sequences of different lengths need no padding here")
+        if not self._spans:
+            self._find(self._chunks)
         keys, values = self.keys[layer], self.values[layer]
         keys[:, self._new], values[:, self._new] = k[0].to(keys.dtype), v[0].to(keys.dtype)
         if len(self._spans) == 1 and not self._one_query_at_a_time:

@@ -5,6 +5,7 @@ It lays the step's tokens in one row and asks for logits only where a token is t
 """
 
 from collections.abc import Sequence as Items
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ class Runner:
         self.model, self.cache = model, cache
 
     @torch.inference_mode()
-    def run(self, chunks: Items[Chunk]) -> list[Tensor]:
-        """For each chunk its logits, (rows, V) float32 on the CPU, where all choosing happens.
+    def run(self, chunks: Items[Chunk]) -> tuple[Tensor, list[range]]:
+        """Logits (R, V), float32 on the CPU, where all choosing happens, and for each chunk its rows of them.
 
         Rows: every position of the chunk where prompt logprobs are wanted; else, where a token is drawn, the last one
         and those before its guesses; else none.
@@ -44,7 +45,8 @@ class Runner:
             torch.tensor(starts),
             torch.tensor([row for rows in wanted for row in rows], dtype=torch.long, device=device),
         )
-        return list(torch.split(logits.float().cpu(), [len(rows) for rows in wanted]))
+        ends = list(accumulate(map(len, wanted)))
+        return logits.float().cpu(), [range(end - len(rows), end) for end, rows in zip(ends, wanted, strict=True)]
 
     def _forward(self, ids: Tensor, positions: Tensor, starts: Tensor, rows: Tensor) -> Tensor:
         """(N,), (N,), (sequences + 1,), (R,) -> (R, V)."""

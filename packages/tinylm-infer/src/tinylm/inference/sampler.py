@@ -30,17 +30,16 @@ def choose(logits: Tensor, sequences: Items[Sequence]) -> list[int | InferenceEr
     steered = apply_repetition_penalty(steered, sequences)
     steered = apply_presence_and_frequency(steered, sequences)
     steered = apply_grammars(steered, sequences)
-    highest = steered.amax(dim=1)
+    # max's index is argmax's, the first of equals, and comes three times as fast
+    highest, likeliest = steered.max(dim=1) if any(p.greedy for p in params) else (steered.amax(dim=1), None)
     chosen: list[int | InferenceError] = [0] * len(rows)
     for row in (~highest.isfinite()).nonzero().flatten().tolist():
         chosen[row] = _what_is_wrong(logits[row], sequences[row])
         rows.remove(row)
-    greedy = [row for row in rows if params[row].greedy]
-    if greedy:
-        some = steered if len(greedy) == len(steered) else steered[greedy]
-        # max's index is argmax's, the first of equals, and comes three times as fast
-        for row, token_id in zip(greedy, some.max(dim=1).indices.tolist(), strict=True):
-            chosen[row] = token_id
+    if likeliest is not None:
+        ids = likeliest.tolist()
+        for row in rows:
+            chosen[row] = ids[row]  # what is drawn below replaces it
     drawn = [row for row in rows if not params[row].greedy]
     if drawn:
         wanted = [params[row] for row in drawn]
