@@ -2,11 +2,12 @@
 
     python packages/tinylm-infer/benchmarks/server.py [--only WORD ...] [--long-seconds 120] [--json FILE] [--quick]
 
-GPT-2's shape (124M), random weights, one thread a server, prompts of 64 random tokens, 64 new ones, greedy. 8 clients,
-each with 4 requests one after the other, then 64 clients for two minutes: how many requests failed (429 apart), and by
-how much the server's memory grew between the first quarter and the end. CPU time is that of the server's processes; the
-clients are in this one and not counted. Peer: vLLM's CPU build, in an environment of its own (its requirements are not
-ours), eager and without a prefix cache: `--vllm PYTHON`, left out where that is not given.
+GPT-2's shape (124M), random weights, one thread a server (`--threads 2` is for a quiet machine), prompts of 64 random
+tokens, 64 new ones, greedy. 8 clients, each with 4 requests one after the other, then 64 clients for two minutes: how
+many requests failed (429 apart), and by how much the server's memory grew between the first quarter and the end. CPU
+time is that of the server's processes; the clients are in this one and not counted. Peer: vLLM's CPU build, in an
+environment of its own (its requirements are not ours), eager and without a prefix cache: `--vllm PYTHON`, left out
+where that is not given.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ COLUMNS = [
     "server",
     "clients",
     "tokens per CPU-s",
+    "tokens/s",
     "first token, s (median)",
     "between tokens, ms (median)",
     "requests",
@@ -49,7 +51,7 @@ COLUMNS = [
     "memory grew, MB",
 ]
 QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0", **QUIET}
+VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", **QUIET}
 
 
 @dataclass
@@ -118,12 +120,13 @@ def vllm(directory: Path, python: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(command: list[str]) -> Iterator[tuple[int, str, psutil.Process]]:
+def running(command: list[str], threads: int) -> Iterator[tuple[int, str, psutil.Process]]:
     """(port, the model's name, the process) of a server that answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **VLLM}
+    cores = ",".join(map(str, range(threads)))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **VLLM, "VLLM_CPU_OMP_THREADS_BIND": cores}
     if "vllm" in command[2]:
         environment.pop("PYTHONPATH", None)  # its environment holds other versions
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -159,8 +162,8 @@ def megabytes(process: psutil.Process) -> float:
 
 def measure(port: int, model: str, process: psutil.Process, clients: int, requests: int, seconds: float) -> list[Any]:
     """A row without the server's name: each client asks `requests` times, or until `seconds` are over (0: never)."""
-    load, before = Load(), cpu_seconds(process)
-    end = time.monotonic() + seconds
+    load, before, start = Load(), cpu_seconds(process), time.monotonic()
+    end = start + seconds
 
     def client(number: int) -> None:
         for turn in range(requests):
@@ -180,10 +183,12 @@ def measure(port: int, model: str, process: psutil.Process, clients: int, reques
         early = megabytes(process)
     for thread in threads:
         thread.join()
+    took = time.monotonic() - start
     refused = load.statuses.count(429)
     return [
         clients,
         load.tokens / (cpu_seconds(process) - before),
+        load.tokens / took,
         statistics.median(load.first),
         1e3 * statistics.median(load.between),
         len(load.statuses),
@@ -199,6 +204,7 @@ def main() -> None:
     parser.add_argument("--vllm", metavar="PYTHON", help="the Python of an environment with vllm-cpu")
     parser.add_argument("--long-seconds", type=float, default=120.0, help="how long 64 clients ask; 0: not at all")
     parser.add_argument("--rounds", type=int, default=3, help="of the 8 clients, every server in turn")
+    parser.add_argument("--threads", type=int, default=1, help="of each server; with 2 the clock counts")
     parser.add_argument("--json", type=Path, help="write the table here as well")
     parser.add_argument("--quick", action="store_true", help="one round, 64 clients for 5 s, ours in bfloat16 only")
     options = parser.parse_args()
@@ -214,7 +220,9 @@ def main() -> None:
             print("left out: vLLM: --vllm PYTHON says which environment has its CPU build")
         commands = {n: c for n, c in commands.items() if not words or any(word in n for word in words)}
         with contextlib.ExitStack() as stack:
-            servers = {name: stack.enter_context(running(command)) for name, command in commands.items()}
+            servers = {
+                name: stack.enter_context(running(command, options.threads)) for name, command in commands.items()
+            }
             for server in servers.values():
                 measure(*server, 8, 1, 0)  # memory is touched and caches fill
             found: dict[str, list[list[Any]]] = {name: [] for name in servers}
@@ -229,11 +237,10 @@ def main() -> None:
     command = "python packages/tinylm-infer/benchmarks/server.py"
     command += "".join(f" {word!r}" if " " in word else f" {word}" for word in (["--only", *words] if words else []))
     command += f" --rounds {rounds}" if rounds != 3 else ""
+    command += f" --threads {options.threads}" if options.threads != 1 else ""
     command += " --vllm PYTHON" if any("vLLM" in name for name in commands) else ""
     command += "" if long_seconds == 120 else f" --long-seconds {long_seconds:g}"
-    title = (
-        "GPT-2's shape (124M), streaming clients; the server's CPU time, one thread, other jobs running: trust ratios"
-    )
+    title = f"GPT-2's shape (124M), streaming clients; the server's CPU time, threads: {options.threads}"
     table = new_table(title, command, COLUMNS, rows)
     for line in [table["columns"], *cells(table)]:
         print("  ".join(text.ljust(16) for text in line))

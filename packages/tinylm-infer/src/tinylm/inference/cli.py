@@ -284,7 +284,7 @@ def bench(
         "checkpoint": str(checkpoint),
         "device": str(llm.device),
         "dtype": str(llm.dtype).removeprefix("torch."),
-        "quantization": quantization,
+        "quantization": getattr(llm.model, "scheme", None),
         "parameters": llm.model.config.parameter_count(),
         **measure.speed(llm, prompt_tokens, max_tokens, repetitions),
     }
