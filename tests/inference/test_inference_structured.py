@@ -139,6 +139,16 @@ def test_bombs_and_nonsense_are_refused(long_llm: LLM, form: dict[str, Any], wor
     assert long_llm.engine.cache_use == 0
 
 
+def test_a_busy_machine_is_not_a_complex_grammar(long_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, and not remembered: the same grammar works once there is time."""
+    with monkeypatch.context() as patch:
+        patch.setattr("tinylm.inference.structured._PATIENCE", 0)
+        with pytest.raises(InferenceError, match="the machine is busy, try again"):
+            long_llm.generate("A", params(choice=["never tried before"]))
+    answer = long_llm.generate("A", params(choice=["never tried before"]))[0].outputs[0]
+    assert answer.text == "never tried before"
+
+
 def test_a_schema_that_only_looks_like_a_bomb_works(long_llm: LLM) -> None:
     answer = long_llm.generate("A", params(json=bomb(60), max_tokens=3))[0].outputs[0]
     assert answer.finish_reason == "length"

@@ -72,8 +72,10 @@ def _tried(made: str) -> str:
     command = [sys.executable, "-P", str(Path(__file__).with_name("structured_check.py"))]
     try:
         done = subprocess.run(command, input=made.encode(), capture_output=True, timeout=_PATIENCE, check=False)
-    except subprocess.TimeoutExpired:
-        return "the grammar is too complex"
+    except subprocess.TimeoutExpired:  # an error is not kept as an answer: the next one may ask again
+        raise InferenceError(
+            f"structured output: the grammar was not tried out within {_PATIENCE} s: the machine is busy, try again"
+        ) from None
     if done.returncode:
         return "the grammar is too complex: it takes more than 2 s or 1 GiB to prepare"
     return _plain(done.stdout.decode(errors="replace"))
