@@ -113,9 +113,9 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, types, the borders between the packages, and the tables in the documents."""
+    """Style, types, the borders between the packages, GitHub's files, and the tables in the documents."""
     typed = ["matplotlib", "nicegui", "types-regex"]  # what packages use by an extra; what brings no types
-    install(session, *wheels(session), *PYTEST, *typed, "ruff", "mypy", "import-linter", "nox")
+    install(session, *wheels(session), *PYTEST, *typed, "ruff", "mypy", "import-linter", "nox", "check-jsonschema")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", *[word for phase in PHASES for word in ("-p", f"tinylm.{phase}")])
@@ -123,6 +123,9 @@ def lint(session: nox.Session) -> None:
     source = {"PYTHONPATH": SOURCES}
     session.run("lint-imports", env=source)
     session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_house.py", env=source)
+    workflows = map(str, sorted(ROOT.glob(".github/workflows/*.yml")))
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    session.run("check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff")
     pages = [path for pattern in ("README.md", "docs/**/*.md", "packages/*/README.md") for path in ROOT.glob(pattern)]
     session.run("python", "-m", "tinylm.observability.tables", "--check", *sorted(map(str, pages)))
 
