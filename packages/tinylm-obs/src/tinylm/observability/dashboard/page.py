@@ -157,10 +157,10 @@ class Page:
             return
         self._busy = True
         try:
-            self._seen, began = self.store.version, time.monotonic()
+            self._seen, began = self.store.version, time.thread_time()
             await self._redraw()
-            rest = 3 * (time.monotonic() - began)  # reading goes before drawing, and the trainer before both
-            await asyncio.sleep(max(rest, 2.0 if self._behind() else 0.0))
+            rest = 3 * (time.thread_time() - began)  # reading goes before drawing, and the trainer before both
+            await asyncio.sleep(max(min(rest, 5.0), 2.0 if self._behind() else 0.0))
         finally:
             self._busy = False
 
