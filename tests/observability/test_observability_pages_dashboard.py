@@ -147,6 +147,20 @@ def test_every_view_opens_on_a_laptop_and_on_a_phone(page: Any, start: Start, tm
     page.wait_for_function(f"(chosen) => {background} === chosen", arg=chosen)  # it is remembered
 
 
+def test_a_view_of_one_run_shows_one_that_has_something(page: Any, start: Start, tmp_path: Path) -> None:
+    log_a_run(tmp_path / "first").finish()
+    with obs.init(directory=tmp_path / "newest") as run:
+        run.log({"loss": 1.0}, step=0)
+    page.goto(start(tmp_path) + "/?view=layers")
+    wait_for(page, "Gradient norm", "main")
+    page.get_by_role("combobox", name="Run").click()
+    page.get_by_role("option", name="newest").click()
+    wait_for(page, "newest has logged no figures of layers", "main")
+    page.get_by_role("combobox", name="Run").click()  # and back
+    page.get_by_role("option", name="first").click()
+    wait_for(page, "Gradient norm", "main")
+
+
 def test_the_runs_own_profile_is_in_the_page_and_nothing_else_is_served(
     page: Any, start: Start, tmp_path: Path
 ) -> None:

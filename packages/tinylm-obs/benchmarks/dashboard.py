@@ -136,8 +136,9 @@ def controls(directory: Path, repeats: int) -> list[list[Any]]:
         page.set_default_timeout(400_000)
         page.goto(address)
         read = f"document.querySelector('nav')?.innerText.split('step {ROWS - 1:,}').length > {RUNS}"
-        page.wait_for_function(f"() => {read}")
-        page.wait_for_timeout(2_000)  # the last rows are drawn
+        while not page.evaluate(read):
+            page.wait_for_timeout(500)
+        page.wait_for_timeout(6_000)  # the last rows are drawn
         page.evaluate(WATCH)
 
         def moved(name: str, move: Callable[[], Any]) -> None:

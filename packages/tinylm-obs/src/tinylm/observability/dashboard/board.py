@@ -15,8 +15,8 @@ MOST = len(COLOURS)  # runs that are chosen at first
 
 @dataclass(eq=False)
 class Board:
-    """The state of one page. chosen: labels of runs; focus: the one that a view of a single run shows; zoom: the part
-    of the x axis that is in sight, in per cent."""
+    """The state of one page. chosen: labels of runs; focus: the one that a view of a single run is asked to show;
+    zoom: the part of the x axis that is in sight, in per cent."""
 
     store: Store
     chosen: set[str] = field(default_factory=set)
@@ -32,12 +32,9 @@ class Board:
         """The chosen runs that can be read, in the order of the list."""
         return [run for label, run in self.store.runs.items() if label in self.chosen and run.record]
 
-    def focused(self) -> Run | None:
-        """The run that a view of one run shows: the one asked for, else the chosen one that was started last."""
-        runs = {run.label: run for run in self.runs()}
-        if self.focus in runs:
-            return runs[self.focus]
-        return max(runs.values(), key=_started, default=None)
+    def newest_first(self) -> list[Run]:
+        """The same, the one that was started last first."""
+        return sorted(self.runs(), key=_started, reverse=True)
 
     def choose_at_first(self) -> None:
         """The newest runs, as many as there are colours."""

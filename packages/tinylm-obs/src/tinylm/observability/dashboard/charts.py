@@ -237,7 +237,7 @@ def roofline(limit: Mapping[str, Any], operations: Sequence[Mapping[str, Any]]) 
         if one["bytes"] and one["flops"] and (speed := one["flops"] / (one["gpu"] or one["cpu"] or 1e-9) / 1e9) > 0
     ]
     tooltip = {":formatter": _said(f"p.name + '\\n' + ({_NUMBER})(p.value[1]) + ' GFLOP/s'")}
-    dot = {"color": COLOURS[1], "opacity": 0.8}
+    dot = {"color": COLOURS[2], "opacity": 0.8}
     series.append(
         {"type": "scatter", "name": "operations", "data": dots, "symbolSize": 9, "itemStyle": dot, "tooltip": tooltip}
     )

@@ -24,25 +24,27 @@ class Histograms(OneRun):
     def of(self, run: Run) -> object:
         return list(run.histograms.named), self.board.kept.get("histogram")
 
-    def _chosen(self) -> str | None:
-        names = list(self.run.histograms.named)
-        kept = self.board.kept.get("histogram")
-        return kept if kept in names else next(iter(names), None)
+    def has(self, run: Run) -> bool:
+        return bool(run.histograms.named)
 
-    def make(self) -> None:
-        chosen = self._chosen()
-        if chosen is None:
-            empty(
-                "No histograms yet",
-                f"{self.run.label} has logged none so far. tinylm-train logs them every 100 steps; run.histogram(name, "
-                "counts, edges) logs one.",
-            )
-            return
+    def _chosen(self, run: Run) -> str:
+        kept = self.board.kept.get("histogram")
+        return kept if kept in run.histograms.named else next(iter(run.histograms.named))
+
+    def make_empty(self, run: Run) -> None:
+        empty(
+            "No histograms yet",
+            f"{run.label} has logged none so far. tinylm-train logs them every 100 steps; run.histogram(name, counts, "
+            "edges) logs one.",
+        )
+
+    def make_run(self, run: Run) -> None:
         self._at = None
         with self._controls:
-            self.choose_run()
-            names = {name: name for name in self.run.histograms.named}
-            choice("Of", names, chosen, lambda name: self.keep("histogram", name)).props("use-input input-debounce=0")
+            names = {name: name for name in run.histograms.named}
+            choice("Of", names, self._chosen(run), lambda name: self.keep("histogram", name)).props(
+                "use-input input-debounce=0"
+            )
         with card("Over time"):
             self._map = chart({}, "Histogram over steps, colour: the share of numbers", 320)
         with card():
@@ -58,11 +60,11 @@ class Histograms(OneRun):
             await self.update()
 
     async def fill(self) -> None:
-        chosen = self._chosen()
-        if chosen is None:
+        run = self.run
+        if not self.has(run):
             return
-        with self.run.lock:
-            histograms = dict(self.run.histograms.named[chosen])
+        with run.lock:
+            histograms = dict(run.histograms.named[self._chosen(run)])
         redraw(self._map, ridge(over_time(histograms)))
         self._steps = sorted(histograms)
         last = len(self._steps) - 1
@@ -71,4 +73,4 @@ class Histograms(OneRun):
         self._slider.set_value(place)
         step = self._steps[place]
         self._title.set_text(f"At step {step:,}")
-        redraw(self._bars, bars(histograms[step].counts, histograms[step].edges, colour(self.run)))
+        redraw(self._bars, bars(histograms[step].counts, histograms[step].edges, colour(run)))

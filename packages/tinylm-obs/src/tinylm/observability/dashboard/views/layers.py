@@ -28,19 +28,21 @@ class Layers(OneRun):
         with run.lock:
             return per_layer(run.metrics.curves)
 
-    def make(self) -> None:
-        layers = self._layers(self.run)
-        if not layers:
-            empty(
-                "Nothing about layers yet",
-                f"{self.run.label} has logged no figures of layers so far. tinylm-train logs them every 100 steps; in "
-                "a loop of your own obs.watch(model, run, [optimizer]) does.",
-            )
-            return
+    def has(self, run: Run) -> bool:
+        return bool(self._layers(run))
+
+    def make_empty(self, run: Run) -> None:
+        empty(
+            "Nothing about layers yet",
+            f"{run.label} has logged no figures of layers so far. tinylm-train logs them every 100 steps; in a loop of "
+            "your own obs.watch(model, run, [optimizer]) does.",
+        )
+
+    def make_run(self, run: Run) -> None:
+        layers = self._layers(run)
         statistic = self._chosen("statistic", list(layers))
         names = layers[statistic]
         with self._controls:
-            self.choose_run()
             titles = {name: STATISTICS.get(name, name) for name in layers}
             choice("Statistic", titles, statistic, lambda value: self.keep("statistic", value))
         with card():
@@ -64,13 +66,13 @@ class Layers(OneRun):
             await self.keep("layer", layers[int(cell[1])])
 
     async def fill(self) -> None:
-        layers = self._layers(self.run)
+        layers = self._layers(run := self.run)
         if not layers:
             return
         statistic = self._chosen("statistic", list(layers))
         layer = self._chosen("layer", layers[statistic])
-        with self.run.lock:
-            found = heat(self.run.metrics.curves, statistic)
+        with run.lock:
+            found = heat(run.metrics.curves, statistic)
         redraw(self._map, heat_map(found, statistic not in _LINEAR))
         self._about.set_text(f"{len(found.layers)} layers, {len(found.steps)} columns; a click on a row shows it below")
         drawn = [line for run in self.board.runs() if (line := _line(run, f"{statistic}/{layer}")) is not None]

@@ -24,21 +24,21 @@ class Profiles(OneRun):
     def of(self, run: Run) -> object:
         return self._pages(run), self.board.kept.get("profile")
 
+    def has(self, run: Run) -> bool:
+        return bool(self._pages(run))
+
     def _pages(self, run: Run) -> dict[str, Path]:
         return {path.relative_to(run.path).as_posix(): path for path in profile_pages(run.path)}
 
-    def make(self) -> None:
-        run = self.run
+    def make_run(self, run: Run) -> None:
         pages = self._pages(run)
-        chosen = self.board.kept.get("profile")
-        chosen = chosen if chosen in pages else next(iter(pages), None)
+        kept = self.board.kept.get("profile")
+        chosen = kept if kept in pages else next(iter(pages))
         with self._controls:
-            self.choose_run()
-            if chosen:
-                choice("Profile", {name: name for name in pages}, chosen, lambda name: self.keep("profile", name))
-        if chosen:
-            self._show(run, chosen, pages[chosen])
-            return
+            choice("Profile", {name: name for name in pages}, chosen, lambda name: self.keep("profile", name))
+        self._show(run, chosen, pages[chosen])
+
+    def make_empty(self, run: Run) -> None:
         out = shlex.quote(str(run.path / "profile"))
         command = shlex.join(map(str, (run.record or {}).get("command") or [])) or "PROGRAM"
         empty(

@@ -77,10 +77,14 @@ class View:
 
 
 class OneRun(View):
-    """A view of one of the chosen runs, with a select for it; `of` says what else its elements depend on."""
+    """A view of one of the chosen runs, with a select for it."""
 
     def state(self) -> object:
         return self.run.label, [one.label for one in self.board.runs()], self.of(self.run)
+
+    def has(self, run: Run) -> bool:
+        """Whether there is anything of this run to see."""
+        raise NotImplementedError
 
     def of(self, run: Run) -> object:
         """What the elements depend on besides the names of the runs."""
@@ -88,15 +92,23 @@ class OneRun(View):
 
     @property
     def run(self) -> Run:
-        """The run that is shown; asked for only where there is one."""
-        run = self.board.focused()
-        assert run is not None
-        return run
+        """The run that is shown, where there is one: the one asked for, else the newest that has anything to show."""
+        runs = self.board.newest_first()
+        asked = [run for run in runs if run.label == self.board.focus]
+        return next(iter([*asked, *filter(self.has, runs), *runs]))
 
-    def choose_run(self) -> None:
-        """The select of the run."""
-        runs = {one.label: one.label for one in self.board.runs()}
-        choice("Run", runs, self.run.label, self._focus)
+    def make(self) -> None:
+        with self._controls:
+            choice("Run", {one.label: one.label for one in self.board.runs()}, self.run.label, self._focus)
+        (self.make_run if self.has(self.run) else self.make_empty)(self.run)
+
+    def make_run(self, run: Run) -> None:
+        """Make the elements for a run that has something to show."""
+        raise NotImplementedError
+
+    def make_empty(self, run: Run) -> None:
+        """Say what is missing, and what logs it."""
+        raise NotImplementedError
 
     async def _focus(self, label: str) -> None:
         self.board.focus = label
