@@ -41,6 +41,7 @@ def page(chromium: Any) -> Iterator[Any]:
     """A fresh page (playwright's `Page`), 1280 x 800. The test fails if the page asked another host than 127.0.0.1 for
     anything, or if a script of it failed."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(120_000)  # ms: nothing is timed here, and the machine may be busy
     page = context.new_page()
     asked: list[str] = []
     failed: list[str] = []

@@ -74,7 +74,7 @@ class Run:
                     return
                 line = _encode(plain_row(row))
             else:
-                if "[" in line or "{" in line[1:]:  # a list or mapping, which plain_row refuses, or within a string
+                if "[" in line or line.find("{", 1) > 0:  # a list or mapping, which plain_row refuses, or a string
                     line = _encode(plain_row(row))
             self._metrics.append(line)
             self._step = step
