@@ -152,6 +152,8 @@ def notebooks() -> None:
             text = text.replace(f"({picture})", f"({path.stem}/{picture})")
             write(DOCS / "notebooks" / place / picture, data)
         text = re.sub(r"\]\((?!http)([^)]+)\.ipynb\)", r"](\1.md)", text)
+        # Markdown takes two backslashes for one before the formula is read; \\cr ends a matrix's row as well.
+        text = re.sub(r"\$\\begin[^$\n]+\$", lambda formula: formula[0].replace("\\\\", r"\cr"), text)
         source = f"experiments/{place}.ipynb"
         note = f"*This page is the notebook [{source}]({REPOSITORY}/{source}), as it was run.*"
         title, _, rest = text.lstrip().partition("\n")
