@@ -1,7 +1,8 @@
-"""A checkpoint's tensors as safetensors files, through torch.distributed.checkpoint's Hugging Face storage.
+"""A checkpoint's tensors as safetensors files, in the layout of torch.distributed.checkpoint's Hugging Face storage.
 
 Of a tensor that is spread over processes each writes its part into a file of its own, and whoever reads, on however
-many processes, takes the pieces of those files that it needs. Nothing is pickled into a file.
+many processes, takes the pieces of those files that it needs. One process alone writes the same kind of file with
+safetensors itself, straight from the tensors: the storage would copy all of them twice. Nothing is pickled into a file.
 Not here: which tensors (snapshot.py), the folder around them (checkpoint.py).
 """
 
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -28,20 +31,26 @@ from tinylm.training.spread import local, spread_as
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+_ALONE = "shard-00001-model-00001-of-00001.safetensors"  # as the storage names the file of one process
+
 
 def save_tensors(folder: Path, tensors: Mapping[str, Tensor], sharders: ProcessGroup | None = None) -> None:
     """Write this process's parts into `folder`; sharders: those who write the others'. OSError when it cannot be."""
-    writer = HuggingFaceStorageWriter(os.fspath(folder), save_distributed=True)
-    alone = sharders is None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+    if sharders is None:
+        folder.mkdir(exist_ok=True)
         try:
-            save_distributed(dict(tensors), storage_writer=writer, process_group=sharders, no_dist=alone)
-        except CheckpointException as error:
-            causes = [cause[0] if isinstance(cause, tuple) else cause for cause in error.failures.values()]
-            if causes and isinstance(causes[0], RuntimeError):  # another process has gone
-                raise causes[0] from None
-            raise OSError(f"could not write {folder}: {causes[0] if causes else error}") from error
+            save_file(dict(tensors), folder / _ALONE)
+        except SafetensorError as error:
+            raise OSError(f"could not write {folder}: {error}") from error
+        return
+    writer = HuggingFaceStorageWriter(os.fspath(folder), save_distributed=True)
+    try:
+        save_distributed(dict(tensors), storage_writer=writer, process_group=sharders)
+    except CheckpointException as error:
+        causes = [cause[0] if isinstance(cause, tuple) else cause for cause in error.failures.values()]
+        if causes and isinstance(causes[0], RuntimeError):  # another process has gone
+            raise causes[0] from None
+        raise OSError(f"could not write {folder}: {causes[0] if causes else error}") from error
 
 
 def load_tensors(folder: Path, model: Transformer, optimizers: Optimizers) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from tinylm.model import Transformer
 from tinylm.training._errors import TrainingError
-from tinylm.training._files import LaterFormat, new_directory, publish, read_json, sha256, write_json
+from tinylm.training._files import LaterFormat, new_directory, publish, read_json, same_bytes, sha256, write_json
 from tinylm.training._state_files import load_tensors, save_tensors
 from tinylm.training.data import LoaderState, TokenDataset
 from tinylm.training.snapshot import WEIGHTS, Optimizers, Snapshot, put_back
@@ -121,7 +121,7 @@ def publish_model(folder: Path, out: Path) -> None:
         target = out / path.name
         if not path.is_file() or path.name == "state.json":
             continue
-        if not target.is_file() or sha256(target) != sha256(path):
+        if not target.is_file() or not same_bytes(target, path):
             publish(path, target)
 
 
