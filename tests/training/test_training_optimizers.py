@@ -7,9 +7,12 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from tinylm.training import AdamW, Muon, TrainingError
-from tinylm.training.optimizers import orthogonalize
+from tinylm.training.optimizers import loop, orthogonalize
 
 
 def parameters(*shapes: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
@@ -229,3 +232,16 @@ def test_muon_wants_matrices():
         Muon(parameters((7, 5), (6,)))
     with pytest.raises(TrainingError, match="matrices"):
         Muon(parameters((7, 5))).add_param_group({"params": parameters((6,))})
+
+
+def test_the_loop_rung_of_muon_refuses_a_divided_matrix():
+    """It would orthogonalise the part that is here; the fused rung gathers the whole."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        matrix = torch.nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))
+        matrix.grad = distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)])
+        with pytest.raises(TrainingError, match="divided over processes"):
+            loop.Muon([matrix]).step()
+    finally:
+        dist.destroy_process_group()

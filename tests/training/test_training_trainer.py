@@ -292,3 +292,10 @@ def test_a_validation_shows_what_the_model_writes(tiny, tmp_path):
     assert [row["sample"] for row in rows if "sample" in row] == written
     assert all(written)
     assert train(tiny(tmp_path / "one", steps=5, context=1)).finished  # no room for one: that is no error
+
+
+def test_a_shape_that_cannot_be_saved_is_refused_at_the_start(tiny, tmp_path):
+    """GPT-2's family has as many key heads as heads; the first checkpoint would have been the first to say so."""
+    with pytest.raises(TrainingError, match="could be trained but not saved: save: wanted a shape"):
+        Trainer(tiny(tmp_path / "m", preset="gpt2", width=32, heads=4, kv_heads=2))
+    assert not (tmp_path / "m").exists()

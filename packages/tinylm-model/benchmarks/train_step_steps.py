@@ -4,9 +4,8 @@
 
 The step is train_step.py's. The first row undoes what makes it fast, by putting the plain forms below in the model's
 place; each further row undoes one thing less, the last one nothing. Each figure is the median of a fresh process's
-steps after its first; the profile is where that process spent its own time in one more step, by torch.profiler: the
-reason for the next row. It does NOT measure anybody else's model: train_step.py does. Needs tinylm-train for the last
-rows.
+steps after its first two; the profile is where that process spent its own time in one more step, by torch.profiler: the
+reason for the next row. It does NOT measure anybody else's model: train_step.py does.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ import torch
 from torch import Tensor
 from train_step import BATCH, PRECISIONS, TIME, ours
 
-from tinylm.model import attention, loss, norm
+from tinylm.model import attention, loss, norm, transformer
 from tinylm.observability.tables import cells, new_table, write_table
 
 
 def plain_head() -> None:
     """Chunks of 2^20 logits, which is 20 rows here, each with its own cast of the head to 16 bits."""
 
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, per_row: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, per_row: Tensor, tied: Any) -> Tensor:
         total = torch.zeros(())
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         step = max(1, (1 << 20) // len(weight))
@@ -47,6 +46,7 @@ def plain_head() -> None:
             grad_hidden[rows] = (delta @ weight.to(h.dtype)) * s[:, None]
             grad_weight += delta.T @ (h * s[:, None].to(h.dtype))
         ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.tied = tied
         return total
 
     loss._FusedHead.forward = staticmethod(forward)
@@ -66,8 +66,22 @@ def plain_memory() -> None:
     """glibc's own thresholds: large tensors are new mappings each step."""
 
 
+def plain_gelu() -> None:
+    """torch's own."""
+    transformer.gelu = lambda x: torch.nn.functional.gelu(x, approximate="tanh")
+
+
+def plain_table() -> None:
+    """The embedding's gradient is a table of its own, which is added to the head's."""
+    transformer.tied_on_cpu = lambda embed: None
+
+
+def plain_pages() -> None:
+    """Pages of 4 KB."""
+
+
 def kept_memory() -> None:
-    from tinylm.model.device import keep_freed_memory
+    from tinylm.model import keep_freed_memory
 
     keep_freed_memory()
 
@@ -77,15 +91,20 @@ STEPS: list[tuple[str, Callable[[], None]]] = [
     ("LayerNorm gives the products' type", plain_norm),
     ("freed memory is kept (as tinylm-train does)", plain_memory),
     ("attention's backward by hand (16 bits)", plain_attention),
+    ("GELU keeps its derivative, in cache", plain_gelu),
+    ("one gradient of the tied table", plain_table),
+    ("huge pages (as tinylm-train does)", plain_pages),
 ]
 
 
 def measure(undone: int, precision: str, steps: int) -> None:
     """In a process of its own: with the last `undone` of STEPS undone, print CPU seconds a step, peak and profile."""
+    plain = [undo for _, undo in STEPS[len(STEPS) - undone :]]
+    if plain_pages not in plain:
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # read at the first tensor: tinylm.training.device.use_huge_pages
     torch.set_num_threads(1)
     torch.manual_seed(0)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    plain = [undo for _, undo in STEPS[len(STEPS) - undone :]]
     for undo in plain:
         undo()
     if plain_memory not in plain:
@@ -100,7 +119,7 @@ def measure(undone: int, precision: str, steps: int) -> None:
         model.zero_grad(set_to_none=True)
 
     taken = []
-    for _ in range(1 + steps):
+    for _ in range(2 + steps):
         start = time.process_time()
         step()
         taken.append(time.process_time() - start)
@@ -110,7 +129,7 @@ def measure(undone: int, precision: str, steps: int) -> None:
     events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
     hottest = ", ".join(f"{_short(event.key)} {event.self_cpu_time_total / total:.0%}" for event in events[:5])
-    print(json.dumps({"seconds": median(taken[1:]), "peak": peak, "hotspots": hottest}))
+    print(json.dumps({"seconds": median(taken[2:]), "peak": peak, "hotspots": hottest}))
 
 
 def _short(name: str) -> str:

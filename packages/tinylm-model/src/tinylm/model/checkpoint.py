@@ -61,6 +61,11 @@ def save(model: Transformer, directory: str | os.PathLike[str], provenance: Mapp
         raise
 
 
+def check_can_be_saved(config: TransformerConfig) -> None:
+    """ModelError for a shape that no Hugging Face family has: what `save` would raise, before anything is trained."""
+    to_json(config, "float32", {})
+
+
 def load(
     directory: str | os.PathLike[str],
     dtype: torch.dtype | str | None = None,

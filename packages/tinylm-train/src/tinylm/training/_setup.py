@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from tinylm.model import Transformer, keep_freed_memory, pick_device
+from tinylm.model import ModelError, Transformer, keep_freed_memory, pick_device
+from tinylm.model.checkpoint import check_can_be_saved
 from tinylm.tokenizer import Tokenizer
 from tinylm.training import device as machine
 from tinylm.training import planning
@@ -43,6 +44,10 @@ class Setup:
         self.validation_data = TokenDataset(config.data, "validation")
         self.tokenizer = Tokenizer.load(self.train_data.tokenizer_file)
         self.config, self.shape = config.resolve(self.train_data.vocab_size)
+        try:
+            check_can_be_saved(self.shape)
+        except ModelError as error:
+            raise TrainingError(f"this model could be trained but not saved: {error}") from None
         strategy.check(self.shape)
         self.device = strategy.device(pick_device(config.device))
         self.batch_size, self.context = self.config.batch_size or 1, self.shape.context

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from tinylm.training._errors import TrainingError
 from tinylm.training.optimizers._base import Group, Optimizer, State
@@ -191,6 +192,18 @@ class Muon(_Loop):
         steps = self.param_groups[-1]["steps"]
         if not isinstance(steps, int) or steps < 1:
             raise TrainingError(f"wanted at least one Newton-Schulz step, got {steps}")
+
+    def update_group(
+        self, parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: Group
+    ) -> None:
+        """As every rule here; TrainingError for a matrix that is divided over processes, of which only a part is
+        here."""
+        if any(isinstance(parameter, DTensor) for parameter in group["params"]):
+            raise TrainingError(
+                "wanted whole matrices for this rung of Muon, got one that is divided over processes: "
+                "tinylm.training.Muon gathers it"
+            )
+        super().update_group(parameters, gradients, states, group)
 
     def update(self, parameter: Tensor, gradient: Tensor, state: State, group: Group) -> None:
         if not state:
