@@ -6,12 +6,16 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import settings
 
 from tinylm.tokenizer import Tokenizer, kernels
 from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
 from tinylm.tokenizer._engines.vocabulary import from_training
 from tinylm.tokenizer.ladder import made_text
 from tinylm.tokenizer.patterns import TRAINABLE
+
+settings.register_profile("any machine", deadline=None)  # no example has to be done by a certain time
+settings.load_profile("any machine")
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 

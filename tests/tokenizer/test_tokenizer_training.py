@@ -203,6 +203,18 @@ def test_threads_share_the_words(requires_kernel: None) -> None:
         assert kernels.train_merges(pieces, 500, threads=threads) == alone
 
 
+@pytest.mark.parametrize("letters", ["a", "ab", "abc", "abcdefghijklm"])
+def test_merges_made_in_one_go_are_those_made_one_by_one(letters: str, requires_kernel: None) -> None:
+    """Few letters, small counts: many pairs are as frequent as each other, overlap, or follow one another."""
+    chance = random.Random(len(letters))
+    for _ in range(40):
+        words = {"".join(chance.choices(letters, k=chance.randint(2, 20))) for _ in range(chance.randint(1, 60))}
+        pieces = {word: chance.randint(1, 3) for word in sorted(words)}
+        expected = byte_bpe_fast.train_merges(pieces, 200)
+        for threads in (1, 2, 3):
+            assert kernels.train_merges(pieces, 200, threads=threads) == expected
+
+
 def test_only_the_head_of_a_file(book: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_corpus, "CHUNK", 777)
     path = tmp_path / "book.txt"

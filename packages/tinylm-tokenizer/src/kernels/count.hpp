@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "large_pages.hpp"
 #include "merge.hpp"
 
 namespace tinylm {
@@ -19,7 +20,7 @@ inline void prefetch([[maybe_unused]] const void* address) {  // into the cache,
 
 // Piece → how often, with 64-bit counts. Open addressing; a slot of 24 bytes holds pieces of up to 15 bytes itself,
 // longer ones lie one after the other in an array of bytes. Most pieces of real text are found without a second load.
-class PieceCounts {
+class alignas(128) PieceCounts {  // no cache line of one counter is written by the thread of another
   public:
     // Count `piece`, which lies in a text that ends at `text_end`. Counts are complete after flush().
     void add(std::string_view piece, const char* text_end) {
@@ -45,11 +46,12 @@ class PieceCounts {
         }
     }
 
-    // f(piece, count) for each distinct piece.
+    // f(piece, count) for each distinct piece of a part of them.
     template <class F>
-    void for_each(F&& f) const {
+    void for_each(size_t part, size_t parts, F&& f) const {
         char bytes[16];
-        for (const Slot& slot : slots_) {
+        for (size_t at = slots_.size() * part / parts; at < slots_.size() * (part + 1) / parts; at++) {
+            const Slot& slot = slots_[at];
             if (slot.count == 0) continue;
             if (slot.key.second >> 56 == kLongTag) {
                 f(long_piece(slot.key), slot.count);
@@ -159,7 +161,7 @@ class PieceCounts {
     void added(size_t bytes) {
         piece_bytes_ += bytes;
         if (++used_ * 4 < slots_.size() * 3) return;
-        std::vector<Slot> old(2 * slots_.size());
+        LargeVector<Slot> old(2 * slots_.size());
         old.swap(slots_);
         for (const Slot& slot : old) {
             if (slot.count == 0) continue;
@@ -169,7 +171,7 @@ class PieceCounts {
         }
     }
 
-    std::vector<Slot> slots_ = std::vector<Slot>(1 << 12);
+    LargeVector<Slot> slots_ = LargeVector<Slot>(1 << 12);
     std::vector<char> long_;  // for each long piece: its size, then its bytes
     size_t used_ = 0, piece_bytes_ = 0;
     Key pending_[kBatch];

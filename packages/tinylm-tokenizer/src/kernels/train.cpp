@@ -29,10 +29,10 @@ std::unique_ptr<Trainer> make_trainer(const nb::list& pieces, const std::vector<
     if (views.size() != counts.size() || byte_ids.size() != 256)
         throw nb::value_error("wanted one count a piece and 256 byte ids");
     nb::gil_scoped_release unlocked;
-    auto for_each = [&](auto&& call) {
-        for (size_t i = 0; i < views.size(); i++) call(views[i], counts[i]);
+    auto for_each = [&](size_t part, size_t parts, auto&& call) {
+        for (size_t i = views.size() * part / parts; i < views.size() * (part + 1) / parts; i++) call(views[i], counts[i]);
     };
-    return std::make_unique<Trainer>(Words(for_each, byte_ids, 256 + wanted), wanted, threads, check_signals);
+    return std::make_unique<Trainer>(for_each, byte_ids, wanted, threads, check_signals);
 }
 
 // Counts the pieces of chunks of text; then makes the trainer that learns from them.
@@ -72,8 +72,8 @@ class PieceCounter {
         if (byte_ids.size() != 256) throw nb::value_error("wanted 256 byte ids");
         nb::gil_scoped_release unlocked;
         const PieceCounts counts = std::exchange(counts_, {});
-        auto for_each = [&](auto&& call) { counts.for_each(call); };
-        return std::make_unique<Trainer>(Words(for_each, byte_ids, 256 + wanted), wanted, threads, check_signals);
+        auto for_each = [&](size_t part, size_t parts, auto&& call) { counts.for_each(part, parts, call); };
+        return std::make_unique<Trainer>(for_each, byte_ids, wanted, threads, check_signals);
     }
 
     size_t distinct() const { return counts_.distinct(); }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "count.hpp"
+#include "large_pages.hpp"
 #include "merge.hpp"
 
 namespace tinylm {
@@ -21,7 +22,7 @@ class PairTable {
     PairTable() : slots_(kFewest) {}
 
     void clear() {
-        slots_ = std::vector<Slot>(kFewest);
+        slots_ = LargeVector<Slot>(kFewest);
         used_ = 0;
     }
 
@@ -67,13 +68,13 @@ class PairTable {
     void grow(Drop&& drop) {
         used_ = 0;
         for_each([&](uint64_t, Value& value) { used_ += !drop(value); });
-        std::vector<Slot> old(slots_.size() * (used_ * 3 >= slots_.size() ? 2 : 1));
+        LargeVector<Slot> old(slots_.size() * (used_ * 3 >= slots_.size() ? 2 : 1));
         old.swap(slots_);
         for (Slot& slot : old)
             if (slot.key != kFree && !drop(slot.value)) slots_[slot_of(slot.key)] = std::move(slot);
     }
 
-    std::vector<Slot> slots_;
+    LargeVector<Slot> slots_;
     size_t used_ = 0;
 };
 

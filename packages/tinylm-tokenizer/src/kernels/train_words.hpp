@@ -5,10 +5,13 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "count.hpp"
+#include "large_pages.hpp"
 #include "merge.hpp"
+#include "train_team.hpp"
 
 namespace tinylm {
 
@@ -22,31 +25,45 @@ class Words {
     static constexpr uint32_t kHeader = 1u << 31;
     static constexpr uint32_t kMostIds = (1u << 24) - 1;
 
-    // for_each(f): calls f(piece, count) for each distinct piece, always in the same order.
+    // for_each(part, parts, f): calls f(piece, count) for each distinct piece of a part of them, always in the same order;
+    // pieces of more than kLong bytes stay where they are until the end.
     template <class ForEach>
-    Words(ForEach&& for_each, const std::vector<uint32_t>& byte_ids, size_t ids) : length_(ids, 1) {
-        size_t cells = 1;
-        for_each([&](std::string_view piece, int64_t count) {
-            if (piece.size() < 2) return;
-            cells += piece.size() + 2;
-            pairs_ += count * int64_t(piece.size() - 1);
-        });
-        if (cells > UINT32_MAX) throw std::length_error("the distinct pieces of the corpus have more than 4 GB");
-        cells_.reserve(cells);
-        for (bool is_long : {false, true}) {
-            for_each([&](std::string_view piece, int64_t count) {
-                if (piece.size() < 2 || (piece.size() > kLong) != is_long) return;
-                cells_.push_back(kHeader | uint32_t(count >> 31));
-                cells_.push_back(kHeader | (uint32_t(count) & ~kHeader));
-                if (is_long) long_starts_.push_back(uint32_t(cells_.size()));
-                uint32_t distance = 0;
-                for (unsigned char byte : piece) {
-                    cells_.push_back(distance | byte_ids[byte]);
-                    if (!is_long) distance += kDistance;
-                }
+    Words(ForEach&& for_each, const std::vector<uint32_t>& byte_ids, size_t ids, Team& team) : length_(ids, 1) {
+        std::vector<Part> parts(team.size());
+        team.run([&](size_t number) {
+            Part part;
+            for_each(number, parts.size(), [&](std::string_view piece, int64_t count) {
+                if (piece.size() < 2) return;
+                part.pairs += count * int64_t(piece.size() - 1);
+                if (piece.size() > kLong)
+                    part.long_words.emplace_back(piece, count);
+                else
+                    part.cells += piece.size() + 2;
             });
+            parts[number] = std::move(part);
+        });
+        size_t cells = 1, long_cells = 0;
+        for (Part& part : parts) {
+            pairs_ += part.pairs;
+            cells += std::exchange(part.cells, cells - 1);
+            for (const auto& [piece, count] : part.long_words) long_cells += piece.size() + 2;
         }
-        cells_.push_back(kHeader);
+        if (cells + long_cells > UINT32_MAX)
+            throw std::length_error("the distinct pieces of the corpus have more than 4 GB");
+        cells_.resize(cells + long_cells);
+        team.run([&](size_t number) {
+            uint32_t* at = &cells_[parts[number].cells];
+            for_each(number, parts.size(), [&](std::string_view piece, int64_t count) {
+                if (piece.size() >= 2 && piece.size() <= kLong) at = lay_out(piece, count, byte_ids, kDistance, at);
+            });
+        });
+        uint32_t* at = &cells_[cells - 1];
+        for (const Part& part : parts)
+            for (const auto& [piece, count] : part.long_words) {
+                long_starts_.push_back(uint32_t(at - cells_.data()) + 2);
+                at = lay_out(piece, count, byte_ids, 0, at);
+            }
+        *at = kHeader;
     }
 
     int64_t pairs() const { return pairs_; }  // of neighbouring bytes in the whole corpus
@@ -118,7 +135,26 @@ class Words {
     static constexpr uint32_t kDistance = kId + 1;
     static constexpr size_t kLong = 128;
 
-    std::vector<uint32_t> cells_;
+    struct Part {  // of the pieces
+        size_t cells = 0;  // how many its words take; then how many come before
+        int64_t pairs = 0;
+        std::vector<std::pair<std::string_view, int64_t>> long_words;
+    };
+
+    // A word's cells, from `at` on; gives where they end.
+    static uint32_t* lay_out(std::string_view piece, int64_t count, const std::vector<uint32_t>& byte_ids, uint32_t step,
+                             uint32_t* at) {
+        *at++ = kHeader | uint32_t(count >> 31);
+        *at++ = kHeader | (uint32_t(count) & ~kHeader);
+        uint32_t distance = 0;
+        for (unsigned char byte : piece) {
+            *at++ = distance | byte_ids[byte];
+            distance += step;
+        }
+        return at;
+    }
+
+    LargeVector<uint32_t> cells_;
     std::vector<uint32_t> long_starts_;
     std::vector<uint32_t> length_;  // of each id, in bytes
     int64_t pairs_ = 0;

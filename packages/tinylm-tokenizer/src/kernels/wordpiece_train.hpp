@@ -76,7 +76,7 @@ class WordPieceTrainer {
     WordPieceTrainer(const PieceCounts& counts, size_t most) {
         std::vector<std::pair<std::string, int64_t>> words;
         words.reserve(counts.distinct());
-        counts.for_each([&](std::string_view word, int64_t count) { words.emplace_back(word, count); });
+        counts.for_each(0, 1, [&](std::string_view word, int64_t count) { words.emplace_back(word, count); });
         std::sort(words.begin(), words.end());
         const std::unordered_set<uint32_t> kept = commonest(words, most);
         std::unordered_map<uint32_t, uint32_t> first, later;  // a character that begins a word, or does not → its piece

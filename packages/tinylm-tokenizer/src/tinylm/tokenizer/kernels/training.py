@@ -14,7 +14,7 @@ from tinylm.tokenizer import byte_bpe_fast, kernels
 from tinylm.tokenizer._trainers.corpus import Chunk
 from tinylm.tokenizer.byte_bpe import ID_OF_BYTE, Pair
 
-_STEP = 32  # merges between two calls of `progress`: often enough for a progress bar and for Ctrl-C
+_STEP = 256  # merges between two calls of `progress`: often enough for a progress bar
 
 
 def train_merges(
