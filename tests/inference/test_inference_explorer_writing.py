@@ -91,3 +91,15 @@ def test_steps_given_by_themselves_have_their_runs_loss_and_gradients(make_check
     assert len(answer.curve) == 20
     assert (answer.flow_steps, [flow.name for flow in answer.flows]) == ([10], ["blocks.0.mlp.up"])
     assert answer.flows[0].values == [4.0]  # every number is the middle of its bin
+
+
+def test_a_run_that_cannot_be_read_says_so_beside_its_steps(make_checkpoint, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(make_checkpoint(depth=1), folder / "steps" / "00000010")
+    with obs.init(directory=folder / "run", config={}) as run:
+        run.log({"loss": 3.0}, step=1)
+    (folder / "run" / "run.json").write_text('{"format": 99}')
+    answer = history(Readings(Library([folder / "steps" / "00000010"])), 0, TEXT, 0)
+    assert "format" in answer.problem
+    assert (answer.curve, answer.flows) == ([], [])
+    assert answer.moments[0].problem is None

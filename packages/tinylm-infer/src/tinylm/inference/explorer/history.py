@@ -44,23 +44,31 @@ class Flow:
 
 @dataclass(frozen=True)
 class History:
-    """`curve`: (step, training loss). `flow_steps`: the steps of every flow."""
+    """`curve`: (step, training loss). `flow_steps`: the steps of every flow.
+
+    `problem`: why the run's own figures cannot be read; they are empty then, and the saved steps are shown all the
+    same.
+    """
 
     moments: list[Moment]
     curve: list[tuple[int, float]]
     flow_steps: list[int]
     flows: list[Flow]
+    problem: str | None = None
 
 
 def history(readings: Readings, point: int, text: str, position: int) -> History:
-    """Every saved step of the run that `point` belongs to. ObservabilityError where the run's files are damaged."""
+    """Every saved step of the run that `point` belongs to."""
     library = readings.library
     chosen = library.point(point)
     mine = [i for i, other in enumerate(library.points) if other.model == chosen.model]
     if len(mine) > POINTS:
         mine = sorted({mine[round(i * (len(mine) - 1) / (POINTS - 1))] for i in range(POINTS)})
     moments = [_moment(readings, i, text, position) for i in mine]
-    return History(moments, _curve(chosen), *_flows(chosen))
+    try:
+        return History(moments, _curve(chosen), *_flows(chosen))
+    except ValueError as error:  # the base of every package's own error
+        return History(moments, [], [], [], str(error))
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ A rung that is estimated at more than NOW seconds is not run while the reader wa
 `background.py` runs it on the text's first tokens, as many as fit LATER. Not here: the rungs (tinylm.model).
 """
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -201,10 +202,12 @@ class _Watched(dict[str, Any]):
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Of one call, as this machine is now: the mean over a hundredth of a second, after one that warms it up."""
+    """Of one call: the median over a fiftieth of a second, after one that warms it up. Turns that other jobs take fall
+    on few of them."""
     call()
-    calls, start = 0, time.perf_counter()
-    while time.perf_counter() - start < 0.01:
+    taken: list[float] = []
+    while sum(taken) < 0.02 or len(taken) < 3:
+        start = time.perf_counter()
         call()
-        calls += 1
-    return (time.perf_counter() - start) / calls
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)

@@ -44,8 +44,9 @@ function flows(answer, chosen) {
 function moments(answer) {
   return el("div", { class: "scroll" }, el("table", {}, el("tbody", {}, answer.moments.map((moment) => el("tr", { class: moment.point === state.point ? "chosen" : "" },
     el("td", {}, el("button", { type: "button", onclick: () => update({ point: moment.point }) }, moment.step === null ? "newest" : `step ${moment.step}`)),
-    moment.problem ? el("td", { class: "problem", colSpan: 4 }, moment.problem)
-      : [el("td", {}, moment.loss === null ? "–" : `${number(moment.loss, 3)} nats`), moment.guesses.map((guess) => el("td", {}, el("span", { class: "chip", style: { background: `rgb(var(--heat) / ${(0.7 * guess.p).toFixed(2)})` } }, short(guess.text, 12)), ` ${percent(guess.p)}`))])))));
+    moment.problem ? el("td", { class: "problem", colSpan: 2 }, moment.problem)
+      : [el("td", {}, moment.loss === null ? "–" : `${number(moment.loss, 3)} nats`), el("td", {}, el("div", { class: "guesses" }, moment.guesses.map((guess) =>
+        el("span", {}, el("span", { class: "chip", style: { background: `rgb(var(--heat) / ${(0.5 * guess.p).toFixed(2)})` } }, short(guess.text, 12)), ` ${percent(guess.p)}`))))])))));
 }
 
 export default {
@@ -63,6 +64,6 @@ export default {
     replace(root, alone ? card("Loss of this text", el("p", { class: "big" }, `${number(loss, 3)} nats a token`), el("p", { class: "caption" }, `As if each next token were one of ${number(Math.exp(loss), 0)} equally likely ones.`))
       : card("Loss of the run (line) and of this text at each saved step (dots)", curve(answer, state.point)),
     card(`What each would say after token ${position}`, moments(answer)),
-    answer.flows.length ? flows(answer, state.point) : card("Loss and gradients of the run", el("p", {}, answer.curve.length ? "The run holds no histograms of its gradients." : "No run stands beside this model, so its training cannot be shown: `tinylm-train pretrain` writes one into its checkpoint directory.")));
+    answer.flows.length ? flows(answer, state.point) : card("Loss and gradients of the run", el("p", { class: answer.problem ? "problem" : "" }, answer.problem ? answer.problem : answer.curve.length ? "The run holds no histograms of its gradients." : "No run stands beside this model, so its training cannot be shown: `tinylm-train pretrain` writes one into its checkpoint directory.")));
   },
 };

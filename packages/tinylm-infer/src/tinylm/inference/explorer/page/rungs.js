@@ -20,7 +20,7 @@ function bar(result) {
 
 function told(result, count) {
   const cut = result.tokens < count ? ` for the first ${result.tokens} of ${count} tokens` : ` for ${count} tokens`;
-  return [bar(result), el("p", {}, el("b", {}, time(result.seconds)), `${cut}, ${number(result.operations / result.seconds / 1e9, 3)} GFLOP/s. `,
+  return [bar(result), el("p", {}, el("b", {}, time(result.seconds)), `${cut}, ${number(result.operations / result.seconds / 1e9, 2)} GFLOP/s. `,
     `Its logits are at most ${number(result.difference, 7)} from those of the other panels; the likeliest next token is the same after ${result.same} of ${result.tokens}.`)];
 }
 
@@ -69,7 +69,7 @@ export default {
   id: "rungs",
   short: "Rungs",
   title: "The same in another rung",
-  says: "The model is written several times, each rung faster than the one below it, and all give the same logits. Here your text goes through each rung that this model has: what it takes, and how far its logits are from those of the model that the other panels look at.",
+  says: "The model is written several times, from single multiplications of Python floats up to fused kernels, and every version gives the same logits. Here your text goes through each rung that this model has: what it takes, and how far its logits are from those of the model that the other panels look at.",
   links: [page("ladders"), notebook("model/02_autograd.ipynb"), source("tinylm-model/src/tinylm/model/arrays/transformer.py")],
   async show(root, changed, { tokens }, isMine) {
     if (root.children.length && [...changed].every((name) => !["text", "point", "panel"].includes(name))) return;
@@ -80,6 +80,6 @@ export default {
       el("div", {}, el("b", {}, rung.name), el("p", { class: "legend" }, rung.says)),
       el("div", {}, rung.why_not ? el("p", {}, `Not here: ${rung.why_not}.`)
         : rung.result ? told(rung.result, tokens.length) : offer(rung, asked, tokens.length)))),
-    el("p", { class: "legend" }, "Bars: time a token, each seventh of the width ten times the one before, from a microsecond to ten seconds.")));
+    el("p", { class: "legend" }, "Bars: time a token, each seventh of the width ten times the one before, from a microsecond to ten seconds. GFLOP/s: billions of multiplications and additions a second.")));
   },
 };
