@@ -3,10 +3,12 @@
 import contextlib
 import http.client
 import json
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import uvicorn
@@ -49,7 +51,7 @@ def test_the_page_is_served_with_its_own_parts_alone(ask):
     assert ask("/main.js")[1].get_content_type() == "text/javascript"
 
 
-@pytest.mark.parametrize("path", ["tokens", "layers", "lens", "choice"])
+@pytest.mark.parametrize("path", ["tokens", "layers", "lens", "choice", "writing", "history", "rungs"])
 @pytest.mark.parametrize("text", ["The cook", "", "x" * 3000, "<script>alert(1)</script>\u202e\x00"])
 def test_every_panel_answers(ask, path, text):
     status, _, answer = ask(f"/api/{path}", {"point": 0, "text": text})
@@ -77,6 +79,31 @@ def test_what_cannot_be_shown_is_told(ask, body, words):
     status, _, answer = ask("/api/choice", body)
     assert status == 400
     assert words in json.loads(answer)["error"]
+
+
+def test_a_rung_is_begun_and_asked_for(ask):
+    status, _, begun = ask("/api/rungs/start", {"point": 0, "text": "The cook", "rung": "arrays", "tokens": 2})
+    assert status == 200
+    number = json.loads(begun)["id"]
+    while (told := json.loads(ask("/api/rungs/status", {"id": number})[2]))["state"] == "running":
+        time.sleep(0.01)
+    assert (told["state"], told["fraction"], told["result"]["tokens"]) == ("done", 1.0, 2)
+    assert json.loads(ask("/api/rungs/cancel", {"id": number})[2])["state"] == "done"
+    status, _, answer = ask("/api/rungs/status", {"id": number + 1})
+    assert status == 400
+    assert "another was begun" in json.loads(answer)["error"]
+
+
+def test_ctrl_c_leaves_nothing_behind(checkpoint):
+    command = [sys.executable, "-m", "tinylm.inference", "explore", str(checkpoint), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as explorer:
+        try:
+            assert "Ctrl-C ends it" in explorer.stdout.readline()
+            explorer.send_signal(signal.SIGINT)
+            rest, told = explorer.communicate(timeout=120)
+        finally:
+            explorer.kill()
+    assert (explorer.returncode, rest, told.strip()) == (130, "", "")
 
 
 def test_another_sites_name_is_refused(ask):
