@@ -115,7 +115,9 @@ def training_memory(
 
     P is divided by fsdp and tensor; FSDP gathers two blocks and the tables whole, in s bytes, instead of copies.
     Gradients appear while activations go, so the peak is the largest of three moments: the head's loss; the first
-    block's backward (with checkpointing: the block's activations as well, and its copies alone); the optimiser's step.
+    block's backward (with checkpointing: the block's activations as well, and its copies alone); the end of backward,
+    when every gradient is there (with checkpointing: beside the last block's activations; with experts, as measured,
+    those are gone by then).
     """
     layout.check(config)
     if batch_tokens < 1:
@@ -147,7 +149,7 @@ def training_memory(
     moments = {
         "loss": copies + gathered + kept + head,
         "first block's backward": once + gathered + kept + again + table + inside / layout.tensor,
-        "optimiser's step": 4 * count / shards,
+        "end of backward": 4 * count / shards + (0.0 if config.experts else again),
     }
     peak = (4 + 8) * count / shards + max(moments.values())
     sizes = {
