@@ -62,7 +62,8 @@ SITE = ["mkdocs", "mkdocs-material", "mkdocstrings[python]", "L2M4M", "zensical"
 VOCABULARY = "2048"
 MINUTES = "3"
 PROMPTS = ["ROMEO.", "FIRST CITIZEN."]  # the second so that several speak: a thing of chance after one prompt
-FIVE_GRAM = "2.42, or 2.31 with Witten-Bell smoothing"  # packages/tinylm-train/benchmarks/ngram.py
+SMOOTHED = 2.31  # bits per character of a 5-gram model, by packages/tinylm-train/benchmarks/ngram.py
+FIVE_GRAM = f"2.42, or {SMOOTHED} with Witten-Bell smoothing"
 
 
 @nox.session(reuse_venv=True)
@@ -108,7 +109,16 @@ def quickstart(session: nox.Session) -> None:
     if not mine:
         figure = bits_per_character(ROOT / out / "model")
         say(f"Validation: {figure:.2f} bits per character, lower is better (a 5-gram model: {FIVE_GRAM})")
-    say(f"Next: tinylm-infer chat {out}/model\n      tinylm-obs list {out}\n      nox -s quickstart -- path/to/my.txt")
+        if figure > SMOOTHED:
+            longer = f"tinylm-train pretrain --data {out}/tokens --out {out}/longer --minutes 30"
+            say(f"Too few steps fitted into {MINUTES} minutes to beat it. With more, after `source`: {longer}")
+    say(
+        "Next: source .nox/quickstart/bin/activate\n"
+        f"      tinylm-infer chat {out}/model\n"
+        f"      tinylm-infer explore {out}/model\n"
+        f"      tinylm-obs list {out}\n"
+        "      .venv/bin/nox -s quickstart -- path/to/my.txt"
+    )
 
 
 @nox.session

@@ -55,7 +55,7 @@ def test_prepare_pretrain_evaluate(run, house, tmp_path):
     assert run(*command)[:2] == (0, said)  # again: nothing to do, the same answer
     code, said, err = run("pretrain", "--data", out, "--out", tmp_path / "m", *TINY)
     assert code == 0, err
-    assert "device: cpu, float32, 1 threads" in said
+    assert "device: cpu, float32, 1 thread. " in said
     assert "finished: 4 steps" in said
     figure = said.splitlines()[-1]
     code, said, _ = run("evaluate", tmp_path / "m", "--data", out, "--device", "cpu")

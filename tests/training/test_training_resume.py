@@ -254,7 +254,7 @@ def test_precision_and_threads_stay_what_they_were(broken_off, options, monkeypa
     trainer.request_stop()
     trainer.train()
     assert trainer.dtype == torch.float32
-    assert any("in float32 on 1 threads, as the run began" in line for line in said)
+    assert any("in float32 on 1 thread, as the run began" in line for line in said)
 
 
 @pytest.mark.parametrize("limit", [60_000, 350_000])

@@ -162,8 +162,9 @@ def pretrain(
             return
         shape, precision, threads = trainer.shape, trainer.progress.dtype, trainer.progress.threads
         display.say(
-            f"device: {trainer.device}, {precision}, {threads} threads. Model: {trainer.config.preset}, "
-            f"{shape.depth} layers of width {shape.width}, {shape.parameter_count() / 1e6:.1f}M parameters. "
+            f"device: {trainer.device}, {precision}, {threads} thread{'s' * (threads != 1)}. "
+            f"Model: {trainer.config.preset}, {shape.depth} layers of width {shape.width}, "
+            f"{shape.parameter_count() / 1e6:.1f}M parameters. "
             f"Batch: {trainer.config.batch_size} x {trainer.config.context} tokens"
         )
         with stop_after_step(trainer.request_stop, display.say):

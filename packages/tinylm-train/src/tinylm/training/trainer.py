@@ -315,7 +315,8 @@ class Trainer:
         self.progress = found
         self.setup.compute_as(self.progress)
         if not self._finished:
-            as_before = "" if began == now else f", in {began[0]} on {began[1]} threads, as the run began"
+            threads = f"{began[1]} thread{'s' * (began[1] != 1)}"
+            as_before = "" if began == now else f", in {began[0]} on {threads}, as the run began"
             self.say(f"continuing after step {found.step}{as_before}")
 
     @property
