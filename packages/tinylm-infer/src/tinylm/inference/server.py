@@ -123,10 +123,18 @@ def bind(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """Lets what is being written end first, for `drain_seconds`; Ctrl-C breaks it off at once."""
 
-    def __init__(self, app: FastAPI, limits: ServerLimits) -> None:
+    def __init__(self, app: FastAPI, name: str, limits: ServerLimits) -> None:
         seconds = math.ceil(limits.drain_seconds) + _GRACE
         super().__init__(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=seconds))
-        self._desk, self._drain_seconds = app.state.desk, limits.drain_seconds
+        self._desk, self._name, self._drain_seconds = app.state.desk, name, limits.drain_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says where only now: uvicorn has taken the signals over, so whoever reads the line may send one."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            print(f"serving {self._name!r} at {at}/v1, chat at {at}/ (Ctrl-C ends it)", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGINT:
@@ -147,11 +155,5 @@ def serve(llm: LLM, name: str, listener: socket.socket, limits: ServerLimits | N
     """Serves until SIGTERM (drains, then SystemExit 0) or Ctrl-C (breaks off, then KeyboardInterrupt)."""
     limits = limits or ServerLimits()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn stops first, then raises the signal again
-    server = _Server(build_app(llm, name, limits), limits)
     listener.listen(2048)
-    host, port = listener.getsockname()[:2]
-    address = f"[{host}]" if ":" in host else host
-    print(
-        f"serving {name!r} at http://{address}:{port}/v1, chat at http://{address}:{port}/ (Ctrl-C ends it)", flush=True
-    )
-    server.run(sockets=[listener])
+    _Server(build_app(llm, name, limits), name, limits).run(sockets=[listener])

@@ -205,16 +205,23 @@ def build_app(library: Library, background: Background | None = None) -> FastAPI
     return app
 
 
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says where the page is only now, when uvicorn has taken Ctrl-C over."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            print(f"the explorer is at http://{host}:{port} (Ctrl-C ends it)", flush=True)
+
+
 def serve(library: Library, listener: socket.socket) -> None:
     """Serves until SIGTERM (then SystemExit 0) or Ctrl-C (then KeyboardInterrupt)."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     work = Background()
     config = uvicorn.Config(build_app(library, work), log_level="warning", lifespan="off", ws="none")
     listener.listen()
-    host, port = listener.getsockname()[:2]
-    print(f"the explorer is at http://{host}:{port} (Ctrl-C ends it)", flush=True)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
     finally:
         work.close()
 
