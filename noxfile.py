@@ -157,7 +157,7 @@ def tests(session: nox.Session, phase: str, device: str) -> None:
 @nox.session
 def integration(session: nox.Session) -> None:
     """The five packages together, by their commands and by their files; then again with two of them upgraded alone."""
-    install(session, *wheels(session), *PYTEST, *TEST_NEEDS["inference"], "duckdb")
+    install(session, *wheels(session), *PYTEST, *TEST_NEEDS["inference"], "duckdb", "scipy")
     pytest(session, "integration", *session.posargs)
     for name in ("tinylm-obs", "tinylm-model"):
         session.run("python", "-m", "pip", "install", "-q", "--no-index", "--no-deps", next_release(session, name))

@@ -82,6 +82,30 @@ def test_old_models_make_room_for_new_ones(run, monkeypatch):
     assert library.open(0) is not first
 
 
+def test_a_run_that_goes_on_is_looked_at_anew(make_checkpoint, tmp_path):
+    """New steps are found, dropped ones are gone, a replaced newest model is read again; numbers keep their meaning."""
+    folder = tmp_path / "poems"
+    shutil.copytree(make_checkpoint(depth=1, seed=1), folder)
+    for step, seed in ((20, 1), (40, 2)):
+        shutil.copytree(make_checkpoint(depth=1, seed=seed), folder / "steps" / f"{step:08}")
+    readings = Readings(library := Library([make_checkpoint(depth=1, seed=9), folder]))
+    before, forty = readings.see(3, "The cook").taps["logits"], library.points[2]
+    shutil.rmtree(folder / "steps" / "00000020")
+    shutil.copytree(newer := make_checkpoint(depth=1, seed=3), folder / "steps" / "00000060")
+    shutil.copy(newer / "model.safetensors", folder / "next")
+    (folder / "next").rename(folder / "model.safetensors")
+    assert readings.see(3, "The cook").taps["logits"].equal(before)  # until somebody looks again
+    library.look()
+    assert [(library.points[i].model, library.points[i].step) for i in library.listed] == [
+        *((0, None), (1, 40), (1, 60), (1, None)),
+    ]
+    assert library.points[2] == forty
+    assert library.newest(1) == 3
+    now, sixty = (readings.see(number, "The cook").taps["logits"] for number in (3, library.listed[2]))
+    assert now.equal(sixty)
+    assert not now.equal(before)
+
+
 def test_tokens_stand_where_they_say(readings):
     found = readings.read(0, TEXT)
     assert (found.text, found.cut, found.note) == (TEXT, None, None)

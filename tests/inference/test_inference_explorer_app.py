@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -61,7 +62,7 @@ def test_every_panel_answers(ask, path, text):
 
 def test_the_models_are_listed_with_their_shape(ask):
     (point,) = json.loads(ask("/api/models")[2])["points"]
-    assert (point["depth"], point["step"], point["run"]) == (2, None, False)
+    assert (point["id"], point["depth"], point["step"], point["run"]) == (0, 2, None, False)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +121,14 @@ def test_a_port_that_is_taken_is_told(checkpoint):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_path_that_is_no_checkpoint_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("missing", "words"), [("config.json", "no config.json"), ("tokenizer.json", "copy that of the model there")]
+)
+def test_a_path_that_is_no_checkpoint_is_told(checkpoint, tmp_path, missing, words):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    (tmp_path / missing).unlink()
     command = [sys.executable, "-m", "tinylm.inference", "explore", str(tmp_path), "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "no config.json" in done.stderr
+    assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1

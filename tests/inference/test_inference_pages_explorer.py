@@ -172,6 +172,27 @@ def test_steps_given_by_themselves_are_one_model(page: Any, make_checkpoint: Any
         page.wait_for_selector("#step-name:has-text('step 20')")
 
 
+def test_a_step_that_is_saved_meanwhile_is_there_after_a_reload(
+    page: Any, make_checkpoint: Any, tmp_path: Any, serve: Any
+) -> None:
+    folder = tmp_path / "poems"
+    for step in (20, 40):
+        shutil.copytree(make_checkpoint(depth=1, seed=step), folder / "steps" / f"{step:08}")
+    shutil.copytree(make_checkpoint(depth=1, seed=40), folder, dirs_exist_ok=True)
+    with serve([folder]) as address:
+        opened(page, address, "panel=choice&point=1")
+        assert page.inner_text("#step-name") == "step 40"
+        shutil.copytree(make_checkpoint(depth=1, seed=60), folder / "steps" / "00000060")
+        page.reload()
+        page.wait_for_selector(".candidate")
+        assert page.inner_text("#step-name") == "step 40"  # the link means what it meant
+        page.get_by_role("slider").first.press("ArrowRight")
+        page.wait_for_selector("#step-name:has-text('step 60')")
+        page.click("#panels [data-panel=history]")
+        page.wait_for_selector("circle.moment")
+        assert page.locator("circle.moment").count() == 4
+
+
 def test_a_slow_rung_is_begun_watched_and_cancelled(page: Any, address: str, monkeypatch: Any) -> None:
     from tinylm.inference.explorer import rungs
 

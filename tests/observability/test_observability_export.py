@@ -146,5 +146,7 @@ def test_welch_equals_an_integral_of_students_density() -> None:
 def test_groups_differ_in_more_than_the_seed() -> None:
     configs = [{"a": 1, "seed": s, "data": {"seed": s}} for s in (0, 1)] + [{"a": 2, "seed": 0, "data": {"seed": 0}}]
     assert _summary.groups(configs) == [[0, 1], [2]]
+    written = [config | {"out": f"runs/{number}", "peak_flops": number} for number, config in enumerate(configs)]
+    assert _summary.groups(written) == [[0, 1], [2]]  # where a run stands, and how fast its machine is, is no setting
     assert json.dumps(_summary.significance(configs, {"loss": [[1.0], [2.0], [3.0]]}))
     assert _summary.significance(configs, {"loss": [[1.0], [2.0], [3.0]]})[0][2] is None

@@ -68,7 +68,10 @@ def test_operations_cost_what_their_shapes_say() -> None:
     assert _cost.cost("aten::mm", [[2, 3], [3, 5]], two) == (60, 4 * (6 + 15 + 10))
     assert _cost.cost("aten::bmm", [[7, 2, 3], [7, 3, 5]], two) == (420, 4 * 7 * (6 + 15 + 10))
     assert _cost.cost("aten::add", [[4, 4], [4]], ["c10::BFloat16"] * 2) == (16, 2 * (16 + 4 + 16))
-    assert _cost.cost("aten::view", [[4, 4]], ["float"]) == (0, 0)
+    for name in ("aten::view", "aten::resolve_conj", "aten::to", "AddBackward0", "detach"):
+        assert _cost.cost(name, [[4, 4]], ["float"]) == (0, 0)
+    assert _cost.cost("aten::embedding", [[9000, 8], [2, 3]], ["float", "long int"]) == (48, 4 * 48 + 8 * 6 + 4 * 48)
+    assert _cost.cost("aten::gather", [[6, 9000], [6, 1]], ["float", "long int"]) == (6, 8 * 6 + 8 * 6)
     assert _cost.cost("aten::add", [[], []], ["Scalar", ""]) == (0, 0)
     attention = [[1, 2, 8, 4]] * 3
     assert _cost.cost("aten::scaled_dot_product_attention", attention, ["float"] * 3)[0] == 2 * 2 * 64 * 8

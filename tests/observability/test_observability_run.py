@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,11 @@ def test_run_json_holds_no_host_user_or_directory(tmp_path: Path) -> None:
     text = (tmp_path / "run" / "run.json").read_text()
     assert "secret" not in text
     assert json.loads(text)["command"] == ["script.py", "run"]
+    package = tmp_path / "program"
+    package.mkdir()
+    shutil.copy(script, package / "__main__.py")
+    subprocess.run([sys.executable, "-m", "program", "again"], check=True, cwd=tmp_path)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["command"] == ["python", "-m", "program", "again"]
 
 
 def test_context_manager_records_how_it_ended(tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ def _open_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     path = directory / "tokenizer.json"
     if not path.is_file():
         raise InferenceError(
-            f"{directory} has no tokenizer.json; copy the model's tokenizer there, or pass skip_tokenizer_init=True "
-            "and give prompts as token ids"
+            f"{directory} has no tokenizer.json; copy that of the model there (without one only Python goes on: "
+            "LLM(..., skip_tokenizer_init=True) takes prompts as token ids)"
         )
     wanted = read_provenance(directory).get("tokenizer_sha256")
     got = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -27,7 +27,9 @@ def print_version() -> None:
         own = "(run from source)"
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA device"
     print(f"tinylm-model {own}, torch {torch.__version__}, Python {platform.python_version()}")
-    print(f"devices: {cuda}; CPU with {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    said = "1 thread" if threads == 1 else f"{threads} threads"
+    print(f"devices: {cuda}; CPU with {torch.backends.cpu.get_cpu_capability()}, {said}")
 
 
 @contextlib.contextmanager

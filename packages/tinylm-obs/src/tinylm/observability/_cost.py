@@ -16,9 +16,12 @@ _KINDS = {"double": "float64", "float": "float32", "c10::BFloat16": "bfloat16", 
 _LOOKS = (  # they move nothing: other sizes and strides on the same numbers
     "view reshape transpose t permute expand expand_as as_strided unsqueeze squeeze slice select narrow detach "
     "_unsafe_view unbind split split_with_sizes chunk alias empty empty_like empty_strided resize_ lift_fresh "
-    "result_type item _local_scalar_dense is_nonzero set_ numpy_T view_as flatten unflatten movedim"
+    "result_type item _local_scalar_dense is_nonzero set_ numpy_T view_as flatten unflatten movedim mT mH resolve_conj "
+    "resolve_neg _has_compatible_shallow_copy_type new_empty new_empty_strided new_full new_zeros new_ones zeros "
+    "zeros_like ones ones_like full full_like to contiguous type_as"  # the last call what does the work, if any is due
 )
 _FREE = frozenset(f"aten::{name}" for name in _LOOKS.split())
+_PLACES = frozenset(f"aten::{name}" for name in ("gather", "scatter", "scatter_", "scatter_add", "scatter_add_"))
 Shape = Sequence[int]
 
 
@@ -28,8 +31,9 @@ def kind(types: Sequence[str]) -> str:
 
 
 def cost(name: str, shapes: Sequence[Shape], types: Sequence[str]) -> tuple[float, float]:
-    """(FLOPs, bytes) of one call; (0, 0) for what only looks at the same memory in another way."""
-    if name in _FREE:
+    """(FLOPs, bytes) of one call; (0, 0) for what only looks at the same memory in another way, and for autograd's
+    nodes ("AddBackward0"), which call the operations that compute."""
+    if name in _FREE or "::" not in name:
         return 0.0, 0.0
     tensors = [
         (shape, _BYTES[own]) for shape, own in zip(shapes, types, strict=False) if own in _BYTES and _is_shape(shape)
@@ -37,6 +41,11 @@ def cost(name: str, shapes: Sequence[Shape], types: Sequence[str]) -> tuple[floa
     if not tensors:
         return 0.0, 0.0
     product = _product(name, [shape for shape, _ in tensors])
+    if name in _PLACES and len(tensors) > 1:
+        tensors = tensors[1:]  # of the first only the places are touched that the second names
+    elif name == "aten::embedding" and len(tensors) == 2:
+        (table, size), (ids, _) = tensors
+        tensors[0] = ((prod(ids), table[-1]), size)  # the rows that are asked for
     if product is None:
         largest = max(prod(shape) * size for shape, size in tensors)
         return float(max(prod(shape) for shape, _ in tensors)), float(sum(prod(s) * b for s, b in tensors) + largest)

@@ -14,8 +14,7 @@ from typing import Any
 
 def machine() -> dict[str, Any]:
     """This machine: cpu (model), cores (that this process may use), memory_bytes, system, architecture, python, and
-    gpus (name and memory_bytes
-    each, those of a torch that has already started CUDA; otherwise the key is absent)."""
+    gpus (name and memory_bytes each, those of a torch that has already started CUDA; otherwise the key is absent)."""
     facts: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": _cores(),
@@ -41,9 +40,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def counted(number: object, noun: str) -> str:
+    """ "1 core", "2 cores"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def command() -> list[str]:
-    """The command line, the program without its directory."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv and sys.argv[0] else []
+    """The command line, the program without its directory; `python -m PACKAGE` as that."""
+    if not sys.argv or not sys.argv[0]:
+        return []
+    program, spec = Path(sys.argv[0]).name, getattr(sys.modules.get("__main__"), "__spec__", None)
+    start = ["python", "-m", spec.parent] if program == "__main__.py" and spec is not None else [program]
+    return [*start, *sys.argv[1:]]
 
 
 def now() -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _svg
+from ._facts import counted
 from .tables import cell
 
 _LABELLED = 8  # operations on the roofline, those that took the longest
@@ -24,7 +25,7 @@ def page(results: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str
     facts = results["machine"]
     seconds = f"{results['seconds']:.3g} s, {results['cpu_seconds']:.3g} s of CPU"
     used = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    about = f"{seconds} · {facts['cpu']}, {facts['cores']} cores · {used} · {results['date']}"
+    about = f"{seconds} · {facts['cpu']}, {counted(facts['cores'], 'core')} · {used} · {results['date']}"
     parts = {
         "TITLE": escape(results["title"]),
         "ABOUT": escape(about),

@@ -14,6 +14,7 @@ from ._significance import welch
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _OWN = ("step", "time", "attempt")
+_NO_SETTING = ("seed", "out", "peak_flops")  # differ between runs of one configuration: drawn, named, measured
 
 
 def last(rows: Iterable[Mapping[str, Any]], ending: str) -> float | None:
@@ -117,10 +118,11 @@ def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def groups(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Runs that differ in nothing but their seeds, as lists of places; in order of first appearance."""
+    """Runs that differ in nothing but their seeds (and in where they were written, and in what was measured of the
+    machine), as lists of places; in order of first appearance."""
     found: dict[str, list[int]] = {}
     for index, config in enumerate(configs):
-        level = {name: value for name, value in flat(config).items() if name.rpartition(".")[2] != "seed"}
+        level = {name: value for name, value in flat(config).items() if name.rpartition(".")[2] not in _NO_SETTING}
         found.setdefault(repr(sorted(level.items())), []).append(index)
     return list(found.values())
 

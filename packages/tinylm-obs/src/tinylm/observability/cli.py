@@ -32,14 +32,14 @@ def _print_version(wanted: bool) -> None:
         return
     import importlib.metadata
 
-    from ._facts import machine
+    from ._facts import counted, machine
 
     try:
         version = importlib.metadata.version("tinylm-obs")
     except importlib.metadata.PackageNotFoundError:
         version = "(not installed: run from a checkout)"
     facts = machine()
-    print(f"tinylm-obs {version}, Python {facts['python']}, {facts['cpu']}, {facts['cores']} cores")
+    print(f"tinylm-obs {version}, Python {facts['python']}, {facts['cpu']}, {counted(facts['cores'], 'core')}")
     raise typer.Exit
 
 
@@ -194,6 +194,7 @@ def roofline(
     again: Annotated[bool, typer.Option("--again", help="Measure anew instead of taking the cached figures.")] = False,
 ) -> None:
     """This machine's limits, measured with torch: bandwidth by footprint, operations per second by type."""
+    from ._facts import counted
     from ._report import print_table
     from .roofline import measured
     from .tables import cell
@@ -203,7 +204,7 @@ def roofline(
     print_table(["footprint (MB)", "bandwidth (GB/s)"], rows, numbers=range(2))
     peaks = [[kind, cell(speed / 1e9)] for kind, speed in found.peak.items()]
     print_table(["type", "10⁹ operations/s"], peaks, numbers=range(1, 2))
-    print(f"{found.device}, {found.threads} threads, {found.facts['cpu']}, torch {found.facts['torch']}")
+    print(f"{found.device}, {counted(found.threads, 'thread')}, {found.facts['cpu']}, torch {found.facts['torch']}")
 
 
 @app.command(epilog="Try: tinylm-obs ladder tokenizer --json ladder.json")

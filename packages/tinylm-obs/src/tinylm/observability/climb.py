@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import ObservabilityError
+from ._facts import counted
 from .roofline import Roofline
 from .tables import cell
 from .timing import Sample, middle, sample
@@ -149,7 +150,7 @@ def _climb_one(
         common = size or min(rung.size, below.size)
         pairs.append((job(rung, size or rung.size), job(rung, common), job(below, common)))
     for number in range(repeats):
-        report(f"{ladder[0].ladder}: round {number + 1} of {repeats}, {len(jobs)} runs")
+        report(f"{ladder[0].ladder}: round {number + 1} of {repeats}, {counted(len(jobs), 'run')}")
         for each in jobs.values():
             each.turn()
     return [_row(*pair, limit) for pair in pairs]

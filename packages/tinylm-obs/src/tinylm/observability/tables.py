@@ -28,7 +28,7 @@ from typing import Any
 
 from ._atomic import write_text
 from ._errors import ObservabilityError
-from ._facts import machine, now, versions
+from ._facts import counted, machine, now, versions
 from ._readers import FORMAT, check_format
 
 _BLOCK = re.compile(r"^<!-- table: (?P<file>.+?) -->\n(?P<body>.*?)^<!-- /table -->$", re.MULTILINE | re.DOTALL)
@@ -124,7 +124,7 @@ def markdown(table: dict[str, Any]) -> str:
 def origin(table: dict[str, Any]) -> str:
     """One line: command, machine, versions, date."""
     facts = table.get("machine") or {}
-    on = f"{facts.get('cpu', 'unknown CPU')}, {facts.get('cores', '?')} cores"
+    on = f"{facts.get('cpu', 'unknown CPU')}, {counted(facts.get('cores', '?'), 'core')}"
     on += "".join(f", {gpu.get('name')}" for gpu in facts.get("gpus", []))
     used = ", ".join(f"{name} {version}" for name, version in (table.get("versions") or {}).items())
     return f"`{table.get('command')}` · {on} · {used} · {table.get('date')}"

@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 
 from tinylm.inference.explorer import arithmetic, choice, history, layers, rungs, tokens, writing
 from tinylm.inference.explorer.background import Background, Status
-from tinylm.inference.explorer.library import Library
+from tinylm.inference.explorer.library import Library, Point
 from tinylm.inference.explorer.reading import LIMIT, Readings
 from tinylm.inference.sampling_params import SamplingParams
 
@@ -126,9 +126,11 @@ def build_app(library: Library, background: Background | None = None) -> FastAPI
 
     @app.get("/api/models")
     async def models() -> Response:
-        return await answer(
-            lambda: {"limit": LIMIT, "points": [_describe(library, i) for i in range(len(library.points))]}
-        )
+        def listed() -> dict[str, Any]:
+            library.look()  # each time that the page is loaded: a run may go on while it is open
+            return {"limit": LIMIT, "points": [_describe(library, number) for number in library.listed]}
+
+        return await answer(listed)
 
     @app.post("/api/tokens")
     async def of_tokens(ask: Ask) -> Response:
@@ -148,12 +150,12 @@ def build_app(library: Library, background: Background | None = None) -> FastAPI
             lambda: choice.choose(readings.see(ask.point, ask.text), ask.position, ask.params(), ask.uniform)
         )
 
-    texts: dict[str, writing.Writing] = {}  # the last one asked for, which is written on
+    texts: dict[tuple[Point, str], writing.Writing] = {}  # the last one asked for, which is written on
 
     @app.post("/api/writing")
     async def of_writing(ask: AskWriting) -> Response:
         def go_on() -> writing.Written:
-            key = ask.model_dump_json()
+            key = library.point(ask.point), ask.model_dump_json()
             if key not in texts:
                 params = ask.params(seed=ask.seed, max_tokens=ask.count, logprobs=writing.COMPARED)
                 ids = readings.read(ask.point, ask.text).ids
@@ -227,11 +229,9 @@ def serve(library: Library, listener: socket.socket) -> None:
 
 
 def _describe(library: Library, index: int) -> dict[str, Any]:
-    """A point as the page lists it; the shape is that of its path's newest model."""
+    """A point as the page lists it; the shape is that of its run's newest model."""
     point = library.points[index]
-    newest = max(i for i, other in enumerate(library.points) if other.model == point.model)
-    checkpoint = library.open(newest)
-    config = checkpoint.model.config
+    config = library.open(library.newest(point.model)).model.config
     names = (
         "depth",
         "heads",
@@ -246,6 +246,7 @@ def _describe(library: Library, index: int) -> dict[str, Any]:
     )
     shape = {name: getattr(config, name) for name in (*names, "activation", "experts")}
     return {
+        "id": index,
         "model": point.model,
         "name": point.name,
         "step": point.step,

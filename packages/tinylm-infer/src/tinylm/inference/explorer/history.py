@@ -61,7 +61,7 @@ def history(readings: Readings, point: int, text: str, position: int) -> History
     """Every saved step of the run that `point` belongs to."""
     library = readings.library
     chosen = library.point(point)
-    mine = [i for i, other in enumerate(library.points) if other.model == chosen.model]
+    mine = library.of(chosen.model)
     if len(mine) > POINTS:
         mine = sorted({mine[round(i * (len(mine) - 1) / (POINTS - 1))] for i in range(POINTS)})
     moments = [_moment(readings, i, text, position) for i in mine]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tinylm.inference._errors import InferenceError
 from tinylm.inference.checkpoint import Checkpoint
-from tinylm.inference.explorer.library import Library
+from tinylm.inference.explorer.library import Library, Point
 from tinylm.model import Taps
 from tinylm.model.tracing import Trace, trace_forward
 from tinylm.tokenizer import Tokenizer
@@ -119,15 +119,14 @@ class Readings:
 
     def __init__(self, library: Library) -> None:
         self.library = library
-        self._kept: OrderedDict[tuple[int, tuple[int, ...]], Taps] = OrderedDict()
-
-        self._trace: tuple[tuple[int, tuple[int, ...]], Trace] | None = None
+        self._kept: OrderedDict[tuple[Point, tuple[int, ...]], Taps] = OrderedDict()
+        self._trace: tuple[tuple[Point, tuple[int, ...]], Trace] | None = None
 
     def trace(self, point: int, text: str) -> tuple[Checkpoint, Read, Trace]:
         """A watched forward pass (`arithmetic.py`); the last one is kept."""
         checkpoint = self.library.open(point)
         found = read(checkpoint, text)
-        key = (point, tuple(found.ids))
+        key = (self.library.point(point), tuple(found.ids))
         if self._trace is None or self._trace[0] != key:
             self._trace = (key, trace_forward(checkpoint.model, torch.tensor([found.ids])))
         return checkpoint, found, self._trace[1]
@@ -138,7 +137,7 @@ class Readings:
     def see(self, point: int, text: str) -> Seen:
         checkpoint = self.library.open(point)
         found = read(checkpoint, text)
-        key = (point, tuple(found.ids))
+        key = (self.library.point(point), tuple(found.ids))
         if key not in self._kept:
             self._kept[key] = forward(checkpoint, found.ids)
         self._kept.move_to_end(key)

@@ -21,6 +21,7 @@ COLOURS = (*_FIRST, "#c9a227", "#8b93a1")
 ALARM = "#e5484d"
 _GREY, _GRID = "#808794", "rgba(128,135,148,0.18)"
 _HEAT = ["#2d2a55", "#3b528b", "#21918c", "#5ec962", "#fde725"]  # dark to light; viridis, van der Walt and Smith 2015
+_FULL = ["rgba(66,105,208,0.1)", "rgba(66,105,208,1)"]  # from hardly anything to all, on light and on dark
 _NUMBER = (
     "v => { if (v === null || v === undefined || isNaN(v)) return '–'; const a = Math.abs(v); if (a === 0) return '0';"
     " for (const [s, l] of [[1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e3, 'k']])"
@@ -63,14 +64,18 @@ def _base() -> Options:
     }
 
 
-def _axis(kind: str, formatter: str | None = _NUMBER, **more: Any) -> Options:
+def _axis(kind: str, formatter: str | None = _NUMBER, name: str = "", gap: int = 20, **more: Any) -> Options:
+    """name: what the axis shows, written along it `gap` pixels away; the grid must leave room."""
     label = {"color": _GREY, "fontSize": 11, "hideOverlap": True} | ({":formatter": formatter} if formatter else {})
     return {
         "type": kind,
         "axisLabel": label,
         "axisLine": {"show": False},
         "axisTick": {"show": False},
-        "nameTextStyle": {"color": _GREY},
+        "nameTextStyle": {"color": _GREY, "fontSize": 11},
+        "name": name,
+        "nameLocation": "middle",
+        "nameGap": gap,
         "splitLine": {"show": kind != "category", "lineStyle": {"color": _GRID}},
         **more,
     }
@@ -89,7 +94,9 @@ def lines(
     options = _base()
     options["tooltip"] |= {"trigger": "axis", ":valueFormatter": _NUMBER, "axisPointer": _pointer(axis)}
     x_format = _SECONDS if axis == "time" else _NUMBER
-    options["xAxis"] = _axis("log" if log_x else "value", x_format, min=span[0], max=span[1], splitNumber=4)
+    options["grid"]["bottom"] = 22
+    name = {"time": "time of training (h:mm:ss)"}.get(axis, axis)
+    options["xAxis"] = _axis("log" if log_x else "value", x_format, name, min=span[0], max=span[1], splitNumber=4)
     options["xAxis"]["splitLine"]["show"] = False
     options["yAxis"] = _axis("log" if log_y else "value", scale=True, splitNumber=4)
     inside = {"type": "inside", "zoomOnMouseWheel": "ctrl", "moveOnMouseMove": False, "moveOnMouseWheel": "shift"}
@@ -145,8 +152,8 @@ def heat_map(found: Heat, logarithmic: bool) -> Options:
     shows = f"(d => d.length > 3 ? ({_NUMBER})(d[3]) : d[2])(p.data.value || p.data)"
     layer = f"{json.dumps(found.layers)}[(p.data.value || p.data)[1]]"
     options["tooltip"] |= {":formatter": _said(f"{layer} + '\\nstep ' + p.name + ': ' + {shows}")}
-    options["grid"] |= {"top": 6, "bottom": 52}
-    options["xAxis"] = _axis("category", None, data=[f"{step:,}" for step in found.steps])
+    options["grid"] |= {"top": 6, "bottom": 58}
+    options["xAxis"] = _axis("category", None, "step", data=[f"{step:,}" for step in found.steps])
     options["yAxis"] = _axis("category", None, data=found.layers, inverse=True)
     options["yAxis"]["axisLabel"] |= {"interval": 0, "fontSize": 10}
     options["visualMap"] = _scale(low, high, logarithmic)
@@ -163,7 +170,7 @@ def _said(expression: str) -> str:
 
 
 def _scale(low: float, high: float, logarithmic: bool) -> Options:
-    formatter = f"v => ({_NUMBER})(Math.pow(10, v))" if logarithmic else _NUMBER
+    ends = [f"{10**end if logarithmic else end:.3g}" for end in (high, low)]
     return {
         "min": low,
         "max": high if high > low else low + 1,
@@ -173,9 +180,8 @@ def _scale(low: float, high: float, logarithmic: bool) -> Options:
         "left": "center",
         "bottom": 0,
         "itemWidth": 12,
-        "itemHeight": 220,
-        ":formatter": formatter,
-        "text": ["", ""],
+        "itemHeight": 180,
+        "text": ends,
         "textStyle": {"color": _GREY, "fontSize": 11},
         "inRange": {"color": _HEAT},
         "precision": 3,
@@ -194,10 +200,11 @@ def ridge(found: Ridge) -> Options:
     middles = [short((low + high) / 2) for low, high in pairwise(found.edges)]
     share = "+(100 * p.data[3]).toPrecision(2) + ' % of the fullest bin'"
     options["tooltip"] |= {":formatter": _said(f"'step ' + p.name + '\\n' + {share}")}
-    options["grid"] |= {"top": 6, "bottom": 6}
-    options["xAxis"] = _axis("category", None, data=[f"{step:,}" for step in found.steps])
-    options["yAxis"] = _axis("category", None, data=[f"{value:.2g}" for value in middles])
-    options["visualMap"] = {"show": False, "min": 0, "max": 1, "dimension": 2, "inRange": {"color": _HEAT}}
+    options["grid"] |= {"top": 6, "bottom": 22, "left": 26}
+    options["xAxis"] = _axis("category", None, "step", data=[f"{step:,}" for step in found.steps])
+    options["yAxis"] = _axis("category", None, "value", 46, data=[f"{value:.2g}" for value in middles])
+    options["yAxis"]["axisLabel"]["interval"] = len(middles) // 6
+    options["visualMap"] = {"show": False, "min": 0, "max": 1, "dimension": 2, "inRange": {"color": _FULL}}
     options["series"] = [{"type": "heatmap", "data": cells, "progressive": 0, "emphasis": {"disabled": True}}]
     return options
 
@@ -207,8 +214,9 @@ def bars(counts: Sequence[float], edges: Sequence[float], colour: str) -> Option
     options = _base()
     options["tooltip"] |= {"trigger": "axis", "axisPointer": {"type": "shadow"}, ":valueFormatter": _NUMBER}
     middles = [f"{(low + high) / 2:.3g}" for low, high in pairwise(edges)]
-    options["xAxis"] = _axis("category", None, data=middles)
-    options["yAxis"] = _axis("value", splitNumber=3)
+    options["grid"] |= {"bottom": 22, "left": 24}
+    options["xAxis"] = _axis("category", None, "value", data=middles)
+    options["yAxis"] = _axis("value", _NUMBER, "how many", 40, splitNumber=3)
     options["series"] = [
         {"type": "bar", "name": "numbers", "data": list(counts), "barCategoryGap": "8%", "itemStyle": {"color": colour}}
     ]
@@ -219,9 +227,9 @@ def roofline(limit: Mapping[str, Any], operations: Sequence[Mapping[str, Any]]) 
     """Operations by arithmetic intensity and speed under the machine's measured limits (Williams et al. 2009)."""
     options = _base()
     options["tooltip"] |= {"trigger": "item"}
-    options["grid"] |= {"top": 30, "bottom": 24, "left": 14}
-    options["xAxis"] = _axis("log", name="FLOP per byte", nameLocation="middle", nameGap=26)
-    options["yAxis"] = _axis("log", name="GFLOP/s")
+    options["grid"] |= {"top": 34, "bottom": 24, "left": 26}
+    options["xAxis"] = _axis("log", _NUMBER, "FLOP per byte", 26)
+    options["yAxis"] = _axis("log", _NUMBER, "GFLOP/s", 44)
     speeds = list(limit["bandwidth"].values())
     series = []
     for kind, colour in zip(("float32", "bfloat16"), COLOURS, strict=False):

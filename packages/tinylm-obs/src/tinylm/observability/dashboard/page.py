@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nicegui import events, ui
 
+from .._facts import counted
 from .board import MOST, Board, colour
 from .parts import empty, text
 from .store import Run, Store
@@ -75,6 +76,7 @@ class Page:
         self._listed: list[str] | None = None
         self._facts: dict[str, tuple[ui.label, ui.label]] = {}
         self._noticed: list[str] | None = None
+        self._named: list[tuple[str, str]] = []
         self._busy = False
 
     async def build(self) -> None:
@@ -94,6 +96,7 @@ class Page:
             self._tabs.on_value_change(
                 lambda event: self._show(str(event.value))
             )  # not for the first: it is built below
+            self._legend = ui.element("div").classes("tl-legend")
             self._notices = ui.element("div").classes("w-full").props("role=status")
             self._content = ui.element("div").classes("w-full")
         self._help = self._make_help()
@@ -170,6 +173,7 @@ class Page:
     async def _redraw(self) -> None:
         self._choose_new_runs()
         self._list_runs()
+        self._name_colours()
         self._notice()
         behind = self._behind()
         self._pulse.set_text(f"reading, {behind / 1e6:.0f} MB to go" if behind else "")
@@ -197,9 +201,22 @@ class Page:
             dot.set_text(run.status)
             dot.classes(replace={"running": "tl-live", "finished": ""}.get(run.status, "tl-bad"))
 
+    def _name_colours(self) -> None:
+        """Which colour is which run, for a page too narrow for the list of runs."""
+        named = [(run.label, colour(run)) for run in self.board.runs()]
+        if named == self._named:
+            return
+        self._named = named
+        self._legend.clear()
+        with self._legend:
+            for label, of in named if len(named) > 1 else ():
+                with ui.element("span"):
+                    text("span", "", "tl-dot").style(f"background: {of}")
+                    text("span", label)
+
     def _list_head(self) -> None:
         with ui.row().classes("items-center no-wrap w-full q-px-sm"):
-            text("h2", {0: "No runs yet", 1: "1 run"}.get(len(self.store.runs), f"{len(self.store.runs)} runs"))
+            text("h2", counted(len(self.store.runs), "run") if self.store.runs else "No runs yet")
             ui.element("div").classes("tl-space")
             for word, chosen in (("all", True), ("none", False)) if self.store.runs else ():
                 button = ui.button(word, on_click=lambda chosen=chosen: self._choose_all(chosen))
@@ -254,5 +271,5 @@ def _facts(run: Run) -> str:
     if loss is not None and loss.values:
         parts.append(f"loss {loss.values[-1]:.4g}")
     if run.alerts:
-        parts.append(f"{len(run.alerts)} alert{'s' if len(run.alerts) > 1 else ''}")
+        parts.append(counted(len(run.alerts), "alert"))
     return "".join(f" · {part}" for part in parts)

@@ -22,8 +22,8 @@ function controls(vocabulary) {
 function masses(answer) {
   const kept = 1 - Object.values(answer.lost).reduce((sum, p) => sum + p, 0);
   const parts = [["kept", kept], ...Object.entries(answer.lost)].filter(([, p]) => p > 0.0005);
-  return el("div", { class: "masses", role: "img", "aria-label": parts.map(([name, p]) => `${name} ${percent(p)}`).join(", ") },
-    parts.map(([name, p]) => el("span", { class: `mass ${name}`, style: { flexGrow: p }, title: `${name}: ${percent(p)}` }, p > 0.06 ? `${name} ${percent(p)}` : "")));
+  return [el("div", { class: "masses" }, parts.map(([name, p]) => el("span", { class: `mass ${name}`, style: { flexGrow: p } }, p > 0.12 ? name : ""))),
+    el("p", { class: "legend" }, `Of the probability after temperature: ${parts.map(([name, p]) => `${percent(p)} ${name === "kept" ? "is kept" : `falls to ${name}`}`).join(", ")}.`)];
 }
 
 function bars(answer, write) {
@@ -35,7 +35,7 @@ function bars(answer, write) {
       el("i", { class: "tick", style: { left: `${(100 * c.model) / top}%` } })),
     el("span", { class: "p" }, c.fate === "kept" ? percent(c.drawn) : "–"),
     el("span", { class: "why" }, c.fate === "kept" ? c.why : el("b", {}, `${c.fate}: `), c.fate === "kept" ? "" : c.why,
-      el("a", { href: "#", title: "How this logit was made", onclick: (event) => { event.preventDefault(); update({ panel: "arithmetic", value: `logits/${answer.position}/${c.id}` }); } }, ` logit ${number(c.logit, 2)}`)))));
+      " ", el("a", { href: "#", title: "How this logit was made", onclick: (event) => { event.preventDefault(); update({ panel: "arithmetic", value: `logits/${answer.position}/${c.id}` }); } }, `logit ${number(c.logit, 2)}`)))));
 }
 
 function draw(answer, tokens) {

@@ -85,6 +85,20 @@ export function wide() {
   return Math.max(280, Math.min(980, document.getElementById("stage").clientWidth - 40));
 }
 
+// Round numbers from 0 up to `top`, three to six of them.
+export function ticks(top) {
+  const power = 10 ** Math.floor(Math.log10(top / 5));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= top / 5 - 1e-12);
+  return Array.from({ length: Math.floor(top / step + 1e-9) + 1 }, (_, i) => i * step);
+}
+
+// A chart's axes: lines and figures from 0 to `top` at the left, `marks` ([x, text]) below, and what both are.
+export function axes({ width, height, left }, y, top, marks, [below, beside]) {
+  const text = (x, y, anchor, words) => svg("text", { x, y, "text-anchor": anchor }, words);
+  return [ticks(top).map((v) => [svg("line", { class: "grid", x1: left, x2: width, y1: y(v), y2: y(v) }), text(left - 5, y(v) + 4, "end", number(v, 3))]),
+    marks.map(([x, words]) => text(x, height - 20, "middle", words)), text((left + width) / 2, height - 4, "middle", below), text(left + 4, 10, "start", beside)];
+}
+
 // A labelled range with its value beside it; `change(value)` while it is moved.
 export function range(label, value, { min, max, step, show = number }, change) {
   const output = el("output", {}, show(value));

@@ -1,6 +1,6 @@
 // Panel 5: one text through every saved step, beside the run's loss and the flow of its gradients.
 
-import { card, el, number, percent, replace, short, svg, wide } from "./dom.js";
+import { axes, card, el, number, percent, replace, short, svg, ticks, wide } from "./dom.js";
 import { notebook, page, source } from "./links.js";
 import { ask, looked, state, update } from "./state.js";
 
@@ -9,13 +9,13 @@ function curve(answer, chosen) {
   const last = Math.max(1, ...answer.curve.map(([step]) => step), ...known.map((moment) => moment.step ?? 0));
   const step = (moment) => moment.step ?? last;
   const top = Math.max(...answer.curve.map(([, loss]) => loss), ...known.map((moment) => moment.loss), 1);
-  const [width, height, left] = [wide(), 230, 40];
-  const x = (s) => left + (s / last) * (width - left - 10);
-  const y = (loss) => height - 22 - (loss / top) * (height - 36);
+  const [width, height, left] = [wide(), 250, 40];
+  const x = (s) => left + (s / last) * (width - left - 16);
+  const bottom = height - 36;
+  const y = (loss) => bottom - (loss / top) * (bottom - 18);
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": "Training loss, and the loss of this text at every saved step" },
-    [0, top / 2, top].flatMap((v) => [svg("line", { class: "grid", x1: left, x2: width, y1: y(v), y2: y(v) }), svg("text", { x: left - 5, y: y(v) + 4, "text-anchor": "end" }, number(v, 1))]),
-    [0, last / 2, last].map((s) => svg("text", { x: x(s), y: height - 5, "text-anchor": s === last ? "end" : "middle" }, number(s, 0))),
-    known.filter((moment) => moment.point === chosen).map((moment) => svg("line", { class: "here", x1: x(step(moment)), x2: x(step(moment)), y1: 10, y2: height - 22 })),
+    axes({ width, height, left }, y, top, ticks(last).filter(Number.isInteger).map((s) => [x(s), number(s, 0)]), ["step", "nats a token"]),
+    known.filter((moment) => moment.point === chosen).map((moment) => svg("line", { class: "here", x1: x(step(moment)), x2: x(step(moment)), y1: 14, y2: bottom })),
     svg("polyline", { class: "line train", points: answer.curve.map(([s, loss]) => `${x(s)},${y(loss)}`).join(" ") }),
     known.map((moment) => svg("circle", { class: `dot moment${moment.point === chosen ? " chosen" : ""}`, cx: x(step(moment)), cy: y(moment.loss), r: moment.point === chosen ? 7 : 5, onclick: () => update({ point: moment.point }) },
       svg("title", {}, `${moment.step === null ? "newest" : `step ${moment.step}`}: ${number(moment.loss, 3)} nats a token`))));
@@ -55,10 +55,11 @@ export default {
   title: "As it learned",
   says: "The same text goes through every saved step of the run: how well each expects it, and what each would say next. Beside it stand the run's training loss and how large the gradients of each part were; the slider above goes to a step, in all panels.",
   links: [page("learn/training"), notebook("training/01_sgd_adam_muon.ipynb"), source("tinylm-train/src/tinylm/training/trainer.py")],
-  async show(root, changed, { tokens }, isMine) {
+  async show(root, changed, { points, tokens }, isMine) {
     const position = state.position < 0 ? tokens.length + state.position : state.position;
     const answer = await ask("history", "history", { ...looked(), position });
     if (!answer || !isMine()) return;
+    answer.moments = answer.moments.filter((moment) => points.some((point) => point.id === moment.point)); // not what another tab found
     const alone = answer.moments.length === 1 && !answer.curve.length && answer.moments[0].loss !== null;
     const loss = answer.moments[0]?.loss;
     replace(root, alone ? card("Loss of this text", el("p", { class: "big" }, `${number(loss, 3)} nats a token`), el("p", { class: "caption" }, `As if each next token were one of ${number(Math.exp(loss), 0)} equally likely ones.`))

@@ -1,6 +1,6 @@
 // Panel 2: embeddings and positions, every head's pattern, what each block adds, and the logit lens.
 
-import { card, el, number, paint, percent, replace, short, svg, visible, wide } from "./dom.js";
+import { axes, card, el, number, paint, percent, replace, short, svg, visible, wide } from "./dom.js";
 import { notebook, page, source } from "./links.js";
 import { ask, looked, state, update } from "./state.js";
 
@@ -34,22 +34,22 @@ function positions(answer, at) {
 }
 
 function stream(answer, at) {
-  const [width, height, left] = [wide(), 210, 44];
+  const [width, height, left] = [wide(), 230, 44];
   const top = Math.max(...answer.layers.map((layer) => Math.max(layer.residual[at], layer.attention[at], layer.mlp[at])), answer.embed_norm[at]);
   const x = (i) => left + ((i + 0.5) * (width - left)) / answer.layers.length;
-  const y = (value) => height - 22 - (value / top) * (height - 34);
+  const bottom = height - 36;
+  const y = (value) => bottom - (value / top) * (bottom - 18);
   const band = Math.min(22, (width - left) / answer.layers.length / 3);
   const bars = answer.layers.flatMap((layer, i) => [["attention", -1], ["mlp", 0]].map(([name, side]) =>
-    svg("rect", { class: `bar ${name}${i === state.layer ? " chosen" : ""}`, x: x(i) + side * band, y: y(layer[name][at]), width: Math.max(band - 1, 1.5), height: height - 22 - y(layer[name][at]), rx: 2,
+    svg("rect", { class: `bar ${name}${i === state.layer ? " chosen" : ""}`, x: x(i) + side * band, y: y(layer[name][at]), width: Math.max(band - 1, 1.5), height: bottom - y(layer[name][at]), rx: 2,
       onclick: () => update({ panel: "arithmetic", value: `blocks.${i}.${name === "mlp" ? "mlp" : "attention.output"}/${at}/0` }) },
       svg("title", {}, `block ${i}: ${name} adds a vector of length ${number(layer[name][at], 2)}; click for its numbers`))));
   const points = answer.layers.map((layer, i) => `${x(i)},${y(layer.residual[at])}`).join(" ");
-  const names = answer.layers.map((_, i) => (i % Math.ceil((answer.layers.length * 28) / width) ? null : svg("text", { x: x(i), y: height - 6, "text-anchor": "middle" }, String(i))));
+  const names = answer.layers.map((_, i) => [x(i), String(i)]).filter(([, i]) => i % Math.ceil((answer.layers.length * 28) / width) === 0);
   const figure = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": "Length of the residual stream, and of what attention and MLP add, in each block" },
-    [0, top / 2, top].map((v) => [svg("line", { class: "grid", x1: left, x2: width, y1: y(v), y2: y(v) }), svg("text", { x: left - 5, y: y(v) + 4, "text-anchor": "end" }, number(v, 1))]).flat(),
-    bars, svg("polyline", { class: "line", points }), answer.layers.map((layer, i) => svg("circle", { class: "dot", cx: x(i), cy: y(layer.residual[at]), r: 3 })), names);
+    axes({ width, height, left }, y, top, names, ["block", "length of the vector"]), bars, svg("polyline", { class: "line", points }), answer.layers.map((layer, i) => svg("circle", { class: "dot", cx: x(i), cy: y(layer.residual[at]), r: 3 })));
   return card("What each block adds to this token", figure, el("p", { class: "legend" },
-    el("i", { class: "key attention" }), "attention adds ", el("i", { class: "key mlp" }), "MLP adds ", el("i", { class: "key line" }), "the residual stream behind the block (lengths of vectors)"));
+    el("i", { class: "key attention" }), "attention adds ", el("i", { class: "key mlp" }), "MLP adds ", el("i", { class: "key line" }), "the residual stream behind the block"));
 }
 
 function heads(answer) {

@@ -13,8 +13,10 @@ import rungs from "./rungs.js";
 
 const panels = [tokens, layers, choice, writing, history, arithmetic, rungs];
 const at = (id) => document.getElementById(id);
-let points = [];
+let points = []; // in order; what the server calls one by is its id
 let shown = null;
+
+const here = () => points.find((point) => point.id === state.point);
 
 export const current = { tokens: [] };
 
@@ -38,7 +40,7 @@ function fail(error) {
 }
 
 function drawFrame() {
-  const point = points[state.point];
+  const point = here();
   const mine = points.filter((other) => other.model === point.model);
   at("model").value = point.model;
   at("step").max = mine.length - 1;
@@ -103,7 +105,7 @@ async function drawPanel(changed) {
   const root = shown.root;
   root.classList.add("busy");
   try {
-    await panel.show(root, changed, { points, point: points[state.point], ...current }, () => mine === turn);
+    await panel.show(root, changed, { points, point: here(), ...current }, () => mine === turn);
   } catch (error) {
     if (mine === turn) {
       replace(root, el("p", { class: "error", role: "alert" }, error.message));
@@ -114,8 +116,7 @@ async function drawPanel(changed) {
 }
 
 onChange(async (changed) => {
-  const index = state.point < 0 || state.point >= points.length ? points.length - 1 : state.point;
-  state.point = index;
+  if (!here()) state.point = points.at(-1).id;
   drawFrame();
   if (changed.has("text") || changed.has("point")) {
     if (!(await readText())) return;
@@ -155,11 +156,11 @@ function wire() {
   replace(at("model"), models.map((point) => el("option", { value: point.model }, short(point.name, 40))));
   at("model-label").hidden = models.length < 2;
   at("model").addEventListener("change", () => {
-    update({ point: points.findLastIndex((point) => point.model === Number(at("model").value)), position: -1, layer: 0, head: 0, value: "", frame: -1 });
+    update({ point: points.findLast((point) => point.model === Number(at("model").value)).id, position: -1, layer: 0, head: 0, value: "", frame: -1 });
   });
   at("step").addEventListener("input", () => {
-    const mine = points.filter((other) => other.model === points[state.point].model);
-    update({ point: points.indexOf(mine[Number(at("step").value)]) });
+    const mine = points.filter((other) => other.model === here().model);
+    update({ point: mine[Number(at("step").value)].id });
   });
   at("skip").addEventListener("click", (event) => {
     event.preventDefault();

@@ -105,11 +105,11 @@ function spelled(answer) {
 }
 
 function table(answer) {
-  const head = el("tr", {}, ["#", "token", "id", "bytes", "characters"].map((name) => el("th", {}, name)));
+  const head = el("tr", {}, ["#", "token", "id", "characters", "bytes"].map((name) => el("th", {}, name)));
   const rows = answer.read.tokens.map((token, i) => el("tr", { class: i === state.position ? "chosen" : "", onclick: () => update({ position: i }) },
     el("td", {}, String(i)), el("td", {}, el("span", { class: "chip", style: { background: `var(--t${i % 6})` } }, visible(token.text))),
-    el("td", { class: "mono" }, String(token.id)), el("td", { class: "mono" }, token.hex),
-    el("td", { class: "mono" }, token.start === null ? "–" : `${token.start}–${token.end}`)));
+    el("td", { class: "mono" }, String(token.id)),
+    el("td", { class: "mono" }, token.start === null ? "–" : `${token.start}–${token.end}`), el("td", { class: "mono" }, token.hex)));
   return card("Ids, and where each stands in the text", el("div", { class: "scroll tall" }, el("table", {}, el("thead", {}, head), el("tbody", {}, rows))));
 }
 

@@ -45,7 +45,9 @@ class Histograms(OneRun):
             choice("Of", names, self._chosen(run), lambda name: self.keep("histogram", name)).props(
                 "use-input input-debounce=0"
             )
-        with card("Over time"):
+        with card():
+            with text("h2", "Over time"):
+                text("small", "the stronger the colour, the more of that step's numbers lie there")
             self._map = chart({}, "Histogram over steps, colour: the share of numbers", 320)
         with card():
             self._title = text("h2", "")

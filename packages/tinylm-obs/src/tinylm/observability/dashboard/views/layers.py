@@ -6,6 +6,7 @@ chosen in `..layers`; colour is drawn in `..charts`. Not here: the numbers' dist
 
 from nicegui import ui
 
+from ..._facts import counted
 from ..board import colour
 from ..charts import Line, heat_map, lines
 from ..layers import STATISTICS, heat, per_layer
@@ -48,7 +49,7 @@ class Layers(OneRun):
         with card():
             with text("h2", STATISTICS.get(statistic, statistic)):
                 self._about = text("small", "")
-            self._map = chart({}, "Layers over steps, colour: the statistic", 74 + 15 * len(names))
+            self._map = chart({}, "Layers over steps, colour: the statistic", 80 + 15 * len(names))
             self._map.on_point_click(lambda event: self._clicked(names, event.data))
         with card():
             with ui.element("div").classes("tl-controls"):
@@ -74,7 +75,8 @@ class Layers(OneRun):
         with run.lock:
             found = heat(run.metrics.curves, statistic)
         redraw(self._map, heat_map(found, statistic not in _LINEAR))
-        self._about.set_text(f"{len(found.layers)} layers, {len(found.steps)} columns; a click on a row shows it below")
+        size = f"{counted(len(found.layers), 'layer')}, {counted(len(found.steps), 'column')} of steps"
+        self._about.set_text(f"{size}; a click on a row shows it below")
         drawn = [line for run in self.board.runs() if (line := _line(run, f"{statistic}/{layer}")) is not None]
         xs = [x for line in drawn for x, _ in line.points] or [0.0]
         redraw(self._line, lines(drawn, "step", (min(xs), max(*xs, min(xs) + 1)), False, self.board.log_y, None))

@@ -45,7 +45,8 @@ class Settings(View):
                 code(shlex.join(map(str, command)))
             if (run.path / "config.toml").is_file() and command:
                 text("p", "The same run again, with every option as it was", "tl-label")
-                again = [*map(str, command[:2]), "--config", str(run.path / "config.toml")]
+                verb = 4 if command[1:2] == ["-m"] else 2  # tinylm-train pretrain, python -m tinylm.training pretrain
+                again = [*map(str, command[:verb]), "--config", str(run.path / "config.toml")]
                 code(f"{shlex.join(again)} --out ANOTHER_DIR")
             facts = {"machine": record.get("machine"), "versions": record.get("versions")}
             with ui.expansion("Configuration, machine and versions").props("dense").classes("w-full"):
