@@ -60,7 +60,7 @@ def test_run_json_holds_no_host_user_or_directory(tmp_path: Path) -> None:
     package.mkdir()
     shutil.copy(script, package / "__main__.py")
     subprocess.run([sys.executable, "-m", "program", "again"], check=True, cwd=tmp_path)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["command"] == ["python", "-m", "program", "again"]
+    assert json.loads((tmp_path / "again" / "run.json").read_text())["command"] == ["python", "-m", "program", "again"]
 
 
 def test_context_manager_records_how_it_ended(tmp_path: Path) -> None:

@@ -20,14 +20,11 @@ class Curve:
     def __init__(self) -> None:
         self.steps = array("q")
         self.values = array("d")
-        self.finite = True  # whether all values so far were
         self.changed = 0  # how often something else than the end was changed
         self._smoothed: tuple[int, int, Smoothing] | None = None  # window, changes, values
 
     def put(self, step: int, value: float) -> None:
         """Append, or replace what stood at this step."""
-        if value - value != 0:
-            self.finite = False
         if not self.steps or step > self.steps[-1]:
             self.steps.append(step)
             self.values.append(value)

@@ -1,40 +1,36 @@
 """tinylm-obs · many points → the few that a chart can show, and smoothing.
 
-Plain Python over arrays: `min` and `max` of a slice run in C. It does NOT know runs or charts. Next: `store.py`.
+Arrays of machine numbers, which NumPy reads where they lie: ten runs of 100,000 rows are drawn anew at each turn of a
+knob. It does NOT know runs or charts. Next: `store.py`.
 """
 
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, pairwise
+from typing import Any
 
-from .._values import is_finite
+import numpy as np
+
+_BLOCK = 32  # values that are smoothed by one row of a matrix product
 
 
-def extremes(values: "array[float]", low: int, high: int, buckets: int, finite: bool = False) -> list[int]:
+def extremes(values: "array[float]", low: int, high: int, buckets: int) -> list[int]:
     """Places of values[low:high] that draw the same picture: each bucket's least and greatest, the first and the last.
 
-    At most 2 · buckets + 2 places, rising; no peak and no trough is lost; values that are not finite are left out.
-    finite: there are none such, which need not be looked for.
+    At most 2 · buckets + 2 places, rising; no peak and no trough is lost; values that are not finite are left out. Who
+    calls sees to it that the array does not grow meanwhile.
     """
-    count = high - low
+    found = np.frombuffer(values)[low:high] if high > low else np.empty(0)
+    finite, count = np.isfinite(found), len(found)
     if count <= 2 * buckets:
-        return [place for place in range(low, high) if is_finite(values[place])]
-    kept: set[int] = set()
-    for start, end in pairwise(low + count * part // buckets for part in range(buckets + 1)):
-        kept.update(_least_and_greatest(values, start, end, finite))
-    kept.update(place for place in (low, high - 1) if is_finite(values[place]))
-    return sorted(kept)
-
-
-def _least_and_greatest(values: "array[float]", start: int, end: int, finite: bool) -> tuple[int, ...]:
-    part = values[start:end]
-    if finite or is_finite(sum(part)):  # nan or inf in a sum stay
-        return start + part.index(min(part)), start + part.index(max(part))
-    places = [place for place in range(start, end) if is_finite(values[place])]
-    if not places:
-        return ()
-    return min(places, key=values.__getitem__), max(places, key=values.__getitem__)
+        return [low + int(place) for place in np.flatnonzero(finite)]
+    least, greatest = np.where(finite, found, np.inf), np.where(finite, found, -np.inf)
+    kept = {0, count - 1}
+    for start, end in pairwise(count * part // buckets for part in range(buckets + 1)):
+        kept.add(start + int(least[start:end].argmin()))
+        kept.add(start + int(greatest[start:end].argmax()))
+    return [low + place for place in sorted(kept) if finite[place]]
 
 
 class Smoothing:
@@ -43,35 +39,40 @@ class Smoothing:
 
     def __init__(self, window: int) -> None:
         self._rest = 1.0 / window
-        self._average, self._weight = 0.0, 0.0
+        self._average, self._missing = 0.0, 1.0  # the sum so far, and what its weights still lack to 1
         self._out = array("d")
 
     def of(self, values: "array[float]") -> "array[float]":
         """The averages of `values`, which begin as they did at the last call."""
-        fresh = values[len(self._out) :]
-        finite = is_finite(sum(fresh))
-        for place, value in enumerate(fresh):
-            if finite and self._weight == 1.0:
-                self._go_on(fresh[place:])
-                break
-            self._out.append(self._corrected(value))
+        fresh = np.frombuffer(values)[len(self._out) :].copy() if values else np.empty(0)
+        finite = np.isfinite(fresh)
+        numbers = fresh[finite]
+        whole = len(numbers) // _BLOCK * _BLOCK
+        numbers[:whole] = self._blocks(numbers[:whole])
+        numbers[whole:] = [self._one(value) for value in numbers[whole:].tolist()]
+        fresh[finite] = numbers
+        self._out.frombytes(fresh.tobytes())
         return self._out
 
-    def _corrected(self, value: float) -> float:
-        if not is_finite(value):
-            return value
+    def _one(self, value: float) -> float:
         self._average += self._rest * (value - self._average)
-        self._weight += self._rest * (1.0 - self._weight)
-        if self._weight > 1.0 - 1e-15:
-            self._weight = 1.0
-        return self._average / self._weight
+        self._missing *= 1.0 - self._rest
+        return self._average / (1.0 - self._missing)
 
-    def _go_on(self, values: "array[float]") -> None:
-        """Far from the start nothing is left to correct, and the loop can run in C."""
-        rest = self._rest
-        averages = accumulate(values, lambda average, value: average + rest * (value - average), initial=self._average)
-        self._out.extend(islice(averages, 1, None))
-        self._average = self._out[-1]
+    def _blocks(self, numbers: "np.ndarray[Any, np.dtype[np.float64]]") -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """The same for many at a time: within a block by a triangular matrix of weights that fall by 1 - 1/window a
+        step; only what a block leaves to the next is computed one after the other."""
+        keep, steps = 1.0 - self._rest, np.arange(_BLOCK)
+        weights = self._rest * np.tril(keep ** np.maximum(steps[:, None] - steps, 0))
+        within = np.einsum("ij,kj->ik", numbers.reshape(-1, _BLOCK), weights)  # not @: its threads turn in circles
+        fade = keep ** (steps + 1)
+        last = float(fade[-1])
+        before = list(accumulate(within[:, -1].tolist(), lambda mean, own: mean * last + own, initial=self._average))
+        means = (within + np.outer(before[:-1], fade)).ravel()
+        missing = self._missing * np.exp(np.log(keep) * np.arange(1, len(numbers) + 1))
+        self._average, self._missing = before[-1], float(self._missing * keep ** len(numbers))
+        corrected: np.ndarray[Any, np.dtype[np.float64]] = means / (1.0 - missing)
+        return corrected
 
 
 def within(axis: Sequence[float], low: float | None, high: float | None) -> tuple[int, int]:

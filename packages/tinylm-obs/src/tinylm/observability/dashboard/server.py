@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import ObservabilityError
-from .board import Board
-from .store import Store
+
+if TYPE_CHECKING:
+    from .board import Board
+    from .store import Store
 
 FIRST_PORT = 8100
 _PAUSE = 0.5  # seconds between two looks at the files
@@ -32,9 +34,12 @@ def serve(directory: Path, host: str, port: int | None, browser: bool) -> None:
         with _quick_imports():
             import nicegui
             from nicegui import ui
-    except ImportError:
+
+            from .board import Board
+            from .store import Store
+    except ImportError as error:
         raise ObservabilityError(
-            'wanted nicegui for the dashboard, got no such package: pip install "tinylm-obs[ui]"'
+            f'wanted {error.name} for the dashboard, got no such package: pip install "tinylm-obs[ui]"'
         ) from None
     store, boards = Store(directory), set[Board]()
     store.scan()
@@ -97,7 +102,7 @@ async def _announce(host: str, port: int, words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
-async def _follow(store: Store, boards: set[Board]) -> None:
+async def _follow(store: "Store", boards: "set[Board]") -> None:
     """For ever: look for new runs and new rows. A long walk through directories is not repeated at once."""
     next_scan = 0.0
     while True:
@@ -111,7 +116,7 @@ async def _follow(store: Store, boards: set[Board]) -> None:
         await asyncio.sleep(0.01 if behind else _PAUSE)
 
 
-def _profiles(store: Store) -> Any:
+def _profiles(store: "Store") -> Any:
     """/profile/RUN?page=NAME: a page of the run's own profile directory, and nothing else of the disk."""
     from fastapi import HTTPException
     from fastapi.responses import FileResponse

@@ -158,12 +158,12 @@ class Curves(View):
         state = (run.metrics, len(values), curve.changed, buckets)
         known, whole = self._places.get((run.label, name, window), (None, []))
         if known != state:
-            whole = extremes(values, 0, len(values), buckets, curve.finite)
+            whole = extremes(values, 0, len(values), buckets)
             self._places[run.label, name, window] = (state, whole)
         if (low, high) == (0, len(values)):
             return whole
         left, right = bisect_left(whole, low), bisect_left(whole, high)
-        return whole[:left] + extremes(values, low, high, buckets, curve.finite) + whole[right:]
+        return whole[:left] + extremes(values, low, high, buckets) + whole[right:]
 
 
 def words(name: str) -> str:
