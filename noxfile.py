@@ -7,6 +7,7 @@ no logic of the packages. How a wheel is made and a test is run: `.ci/house.py`.
 import shlex
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from shlex import quote
 
@@ -135,6 +136,7 @@ def lint(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_house.py", env=source)
     workflows = map(str, sorted(ROOT.glob(".github/workflows/*.yml")))
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    session.run("check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
     session.run("check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff")
     pages = [path for pattern in ("README.md", "docs/**/*.md", "packages/*/README.md") for path in ROOT.glob(pattern)]
     session.run("python", "-m", "tinylm.observability.tables", "--check", *sorted(map(str, pages)))
@@ -243,11 +245,12 @@ def release(session: nox.Session) -> None:
     newest = Path(session.create_tmp(), "newest.txt")
     newest.write_text("\n".join(torch))
     lowest = constraints_with(session, lower_bounds(session))
+    cache = tempfile.mkdtemp(dir=session.create_tmp())
     for constraints in (str(newest), lowest):
         for suffix in (".whl", ".tar.gz"):
             these = [file for file in files if file.endswith(suffix)]
             for wanted in (*([file] for file in these), these):
-                install_fresh(session, wanted, constraints)
+                install_fresh(session, wanted, constraints, cache)
 
 
 @nox.session

@@ -153,15 +153,19 @@ def holds_another_text(folder: Path, text: Path) -> bool:
     return hashlib.sha256(text.read_bytes()).hexdigest() not in sums
 
 
-def install_fresh(session: nox.Session, files: list[str], constraints: str) -> None:
-    """Install these files of dist/, and their siblings from there, into a fresh environment; commands answer."""
+def install_fresh(session: nox.Session, files: list[str], constraints: str, cache: str) -> None:
+    """Install these files of dist/, and their siblings from there, into a fresh environment; commands answer.
+
+    `cache` is pip's: it keeps the wheel of a source archive by the archive's path, so that of an earlier dist/ as well.
+    """
     with tempfile.TemporaryDirectory(dir=session.create_tmp()) as folder:
         session.run("python", "-m", "venv", folder, silent=True)
         bin = Path(folder, "Scripts" if os.name == "nt" else "bin")
-        options = ["-q", "--find-links", str(ROOT / "dist"), "-c", constraints]
-        session.run(str(bin / "python"), "-m", "pip", "install", *options, *files, external=True, silent=True)
+        options = ["-q", "--no-compile", "--find-links", str(ROOT / "dist"), "-c", constraints]
+        command = [str(bin / "python"), "-m", "pip", "install", *options, *files]
+        session.run(*command, external=True, silent=True, env={"PIP_CACHE_DIR": cache})
         for file in files:
-            name = "-".join(Path(file).name.split("-")[0].split("_"))
+            name = Path(file).name.split("-")[0].replace("_", "-")
             session.run(str(bin / name), "--version", external=True)
 
 
