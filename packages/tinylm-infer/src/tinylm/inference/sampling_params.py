@@ -38,6 +38,7 @@ class SamplingParams:
     """How to draw tokens, when to stop, and what to report. Frozen; `dataclasses.replace` makes variants.
 
     Drawing (in this order; each step is one function of `tinylm.inference.sampling`):
+
     - `logit_bias`: added to the logits of these ids.
     - `repetition_penalty` > 0, over prompt and output (Keskar et al. 2019, CTRL); `presence_penalty` and
       `frequency_penalty` in -2..2, over the output (OpenAI's definition). 1.0, 0.0 and 0.0 change nothing.
@@ -49,17 +50,18 @@ class SamplingParams:
       With `n` answers, answer i is drawn with `seed + i`.
 
     Stopping:
+
     - `max_tokens`: at most this many, None: up to the end of the context. `min_tokens`: no end-of-text, stop token
       or stop string before so many.
     - `stop`: strings at which the text is cut, before them unless `include_stop_str_in_output`. `stop_token_ids`: the
       same for tokens. `ignore_eos`: write on past end-of-text.
-
     - `structured_outputs`: a `StructuredOutputsParams`: the text is a whole JSON value, match or choice, or it fails:
       where `max_tokens` or the context ends it before, the finish_reason is "length" and its text is empty (what was
       drawn stays in token_ids); a stream raises InferenceError at its end. The grammar alone says where the text ends,
       so `stop`, `stop_token_ids`, `min_tokens` and `ignore_eos` are refused beside it.
 
     Reporting:
+
     - `n` answers. `logprobs`: None, or for each token this many of the likeliest and the drawn one (0: the drawn one
       only, -1: the whole vocabulary); `prompt_logprobs`: the same for the prompt's tokens. `detokenize=False`: ids
       only. `skip_special_tokens`: leave them out of the text.

@@ -28,7 +28,9 @@ class Cache(Protocol):
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Keep k and v of this layer, and give what q finds in all that is kept: shapes above."""
+        ...
 
 
 class KVCache:

@@ -60,6 +60,7 @@ def kv_cache(
 
 
 generate = kv_cache
+"""The faster rung, `kv_cache`: what training's samples, GRPO and the notebooks call."""
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

@@ -106,7 +106,7 @@ class Adam(foreach.Adam):
 
 
 class AdamW(Adam, loop.AdamW):
-    pass
+    """loop.AdamW's rule; torch's kernel goes through memory once for all parameters of a device."""
 
 
 class Lion(foreach.Lion):
@@ -139,6 +139,8 @@ class Lion(foreach.Lion):
 
 
 class Muon(foreach.Muon):
+    """loop.Muon's rule; matrices of one shape are orthogonalised together, a product and a sum in one call."""
+
     def orthogonalize(self, stack: Tensor, steps: int, dtype: torch.dtype | None) -> Tensor:
         """As loop.orthogonalize: b A + c A² and a X + (…) X are one product each."""
         a, b, c = loop.QUINTIC
