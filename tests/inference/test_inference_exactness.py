@@ -28,6 +28,38 @@ def exactness() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def lowest(exactness: ModuleType) -> ModuleType:
+    return sys.modules["lowest"]
+
+
+@pytest.mark.parametrize("name", ["greedy", "seeded"])
+def test_the_lowest_rungs_text_does_not_depend_on_what_is_guessed(
+    exactness: ModuleType, lowest: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A right guess costs few passes, a wrong one its own text; a near miss is decided by the rung itself."""
+    model, prompt, passes = exactness.make_model(12), [1, 2, 3], list[int]()
+    (params,) = exactness.drawing(name, 1, 12)
+    text = lowest.step_by_step(model, prompt, params, 12)
+    after = lowest.logits_after
+    monkeypatch.setattr(lowest, "logits_after", lambda *work: passes.append(1) or after(*work))
+    assert lowest.lowest(model, prompt, params, text) == text
+    assert len(passes) < 4  # the last position, and where a draw is near an interval's edge
+    for at in (0, 5, 11):
+        wrong = [*text[:at], (text[at] + 1) % exactness.VOCABULARY, *text[at + 1 :]]
+        assert lowest.lowest(model, prompt, params, wrong) == text
+    assert lowest.step_by_step(model, prompt, params, 12, text[:7]) == text
+    passes.clear()
+    monkeypatch.setattr(lowest, "wins", lambda *_: False)
+    assert lowest.lowest(model, prompt, params, text) == text
+    assert len(passes) == 1 + 12
+    monkeypatch.setattr(lowest, "CLOSE", 1e-30)
+    with torch.no_grad():
+        model.embed.weight.mul_(100)
+    with pytest.raises(RuntimeError, match="one pass and the lowest rung"):
+        lowest.lowest(model, prompt, params, text)
+
+
 def test_every_way_writes_the_same(exactness: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     table = tmp_path / "table.json"
     arguments = ["--prompts", "4", "--tokens", "12", "--invariant-prompts", "2", "--json", str(table)]
@@ -60,26 +92,26 @@ def test_a_measurement_that_was_stopped_goes_on(
         exactness.Pieces(kept, {"prompts": []})
 
 
-def test_only_a_token_that_the_lowest_rung_nearly_wrote_is_a_tie(exactness: ModuleType) -> None:
+def test_only_a_token_that_the_lowest_rung_nearly_wrote_is_a_tie(exactness: ModuleType, lowest: ModuleType) -> None:
     model, prompt = exactness.make_model(8), [1, 2, 3]
     for name in ("greedy", "seeded"):
         (params,) = exactness.drawing(name, 1, 8)
-        output = exactness.lowest(model, prompt, params)
+        output = lowest.step_by_step(model, prompt, params, 8)
         for at in range(3):
-            assert exactness.is_tie(model, prompt, output, at, output[at], params)
+            assert lowest.is_tie(model, prompt, output, at, output[at], params)
             others = [token for token in range(exactness.VOCABULARY) if token != output[at]]
-            ties = sum(exactness.is_tie(model, prompt, output, at, token, params) for token in others[::8])
+            ties = sum(lowest.is_tie(model, prompt, output, at, token, params) for token in others[::8])
             assert ties <= 1  # of 64: the neighbour of a short interval
     (greedy,) = exactness.drawing("greedy", 1, 8)
     with torch.no_grad():
         model.embed.weight.zero_()  # all tokens alike
-    assert exactness.is_tie(model, prompt, [0], 0, 7, greedy)
+    assert lowest.is_tie(model, prompt, [0], 0, 7, greedy)
 
 
 def test_a_wrong_way_is_counted(exactness: ModuleType) -> None:
     model, prompts = exactness.make_model(8), [[1, 2, 3], [4, 5]]
     params = exactness.drawing("greedy", 2, 8)
-    right = [exactness.lowest(model, *pair) for pair in zip(prompts, params, strict=True)]
+    right = exactness.written(model, prompts, params)
     wrong = [right[0], [(right[1][0] + 1) % exactness.VOCABULARY, *right[1][1:]]]
     assert exactness.count(model, prompts, params, right, right) == (0, 0)
     assert exactness.count(model, prompts, params, right, wrong) == (1, 0)

@@ -139,6 +139,51 @@ def test_tiles_of_every_shape(tokens: int, outputs: int, inputs: int, monkeypatc
         assert torch.equal(x.bfloat16() @ weight.T, before)
 
 
+@pytest.mark.skipif("amx" not in kernels.instruction_sets(), reason="no AMX here")
+@pytest.mark.parametrize("tokens", [1, 32, 65, 300])
+@pytest.mark.parametrize(("outputs", "inputs"), [(16, 32), (33, 96), (50, 64), (131, 768), (64, 3072)])
+def test_a_prompts_products_of_every_shape(
+    tokens: int, outputs: int, inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strips and blocks that are not full, x in parts; a token's bits depend on no other token and no thread."""
+    monkeypatch.setenv("TINYLM_INSTRUCTION_SET", "amx")
+    chance = torch.Generator().manual_seed(0)
+    weight = torch.randn(outputs, inputs, generator=chance).bfloat16() / inputs**0.5
+    x, bias = torch.randn(tokens, inputs, generator=chance).bfloat16(), torch.randn(outputs, generator=chance)
+
+    def product(x: torch.Tensor, bias: torch.Tensor | None, gelu: bool, threads: int = 1) -> torch.Tensor:
+        y = torch.full((len(x) + 1, outputs), torch.nan, dtype=torch.bfloat16)
+        numbers = (tensor.view(torch.uint16).numpy() for tensor in (x, y[:-1]))
+        plain_matrix(weight, bias).product(*numbers, gelu, threads)
+        assert y[-1].isnan().all()  # nothing behind the last token
+        return y[:-1]
+
+    for shift, gelu in ((None, False), (bias, False), (bias, True)):
+        wanted = x.double() @ weight.double().T + (0 if shift is None else shift.double())
+        wanted = torch.nn.functional.gelu(wanted, approximate="tanh") if gelu else wanted
+        got = product(x, shift, gelu)
+        assert torch.allclose(got.double(), wanted, rtol=2.0**-8, atol=1e-5)
+        assert torch.equal(product(x, shift, gelu, threads=2), got)
+        assert torch.equal(product(x[-1:].contiguous(), shift, gelu), got[-1:])
+
+
+@pytest.mark.skipif("amx" not in kernels.instruction_sets(), reason="no AMX here")
+def test_a_prompts_gelu_ends_where_gelu_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Huge numbers, infinity and NaN through a matrix that changes nothing."""
+    monkeypatch.setenv("TINYLM_INSTRUCTION_SET", "amx")
+    x = torch.tensor([3e38, 100.0, 12.0, 0.0, -3.0, -12.0, -100.0, -3e38] * 4).bfloat16()[None]
+    y = torch.empty_like(x)
+    plain_matrix(torch.eye(32).bfloat16()).product(x.view(torch.uint16).numpy(), y.view(torch.uint16).numpy(), True, 1)
+    wanted = torch.nn.functional.gelu(x.double(), approximate="tanh")
+    usual = x.abs() < 1e30
+    assert torch.allclose(y[usual].double(), wanted[usual], rtol=2.0**-8, atol=1e-6)
+    assert y[0, 0] == x[0, 0]
+    assert y.isfinite().all()
+    x[0, 5] = torch.nan
+    plain_matrix(torch.eye(32).bfloat16()).product(x.view(torch.uint16).numpy(), y.view(torch.uint16).numpy(), True, 1)
+    assert y.isnan().all()
+
+
 @torch.inference_mode()
 def test_a_long_prompt_goes_through_pytorch_and_the_weights_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = compiled("qwen3"), list[int]()
@@ -206,6 +251,12 @@ def test_a_wrong_shape_is_refused() -> None:
     x, y = torch.zeros(1, 12).numpy(), torch.zeros(1, 10).numpy()
     with pytest.raises(ValueError, match="wanted x"):
         plain_matrix(torch.zeros(10, 11)).linear(x, y, 1)
+    short = torch.zeros(1, 12, dtype=torch.uint16).numpy()
+    with pytest.raises(ValueError, match="wanted a bfloat16 matrix that fits tiles, and AMX"):
+        plain_matrix(torch.zeros(10, 11).bfloat16()).product(short, short, False, 1)
+    if "amx" in kernels.instruction_sets():
+        with pytest.raises(ValueError, match="wanted x"):
+            plain_matrix(torch.zeros(16, 32).bfloat16()).product(short, short, False, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -2,14 +2,14 @@
 
     python packages/tinylm-infer/benchmarks/exactness.py [--checkpoint DIR --text FILE] [--prompts 1000] [--tokens 128]
 
-Each prompt is written by the lowest rung: alone, the whole text through the model again for every token, one function
-per sampling step; greedy, and drawn from a seed. Then in every other way (ways.py), in float32. A first difference
-counts as a tie only where the lowest rung itself hangs on less than 1e-4: greedy, its likeliest logit and the other
-way's token's; seeded, its draw and the interval of the other way's token. Weights of 8 and 4 bits are compared with the
-lowest rung on the same weights, `batch_invariant=True` with itself, one text at a time, in bfloat16 as well, where
-nothing counts as a tie; its cost is that of the same texts, in CPU-seconds. Without a checkpoint: a small random model
-and random prompts; else windows of the text, half of them with a beginning in common. With `--keep FILE` it goes on
-where it was stopped. Exit code 1 where a difference is no tie. Not here: speed (`table.py`).
+Each prompt is written by the lowest rung (lowest.py): alone, the whole text through the model again for every token,
+one function per sampling step; greedy, and drawn from a seed. Then in every other way (ways.py), in float32. A first
+difference counts as a tie only where the lowest rung itself hangs on less than 1e-4: greedy, its likeliest logit and
+the other way's token's; seeded, its draw and the interval of the other way's token. Weights of 8 and 4 bits are
+compared with the lowest rung on the same weights, `batch_invariant=True` with itself, one text at a time, in bfloat16
+as well, where nothing counts as a tie; its cost is that of the same texts, in CPU-seconds. Without a checkpoint: a
+small random model and random prompts; else windows of the text, half of them with a beginning in common. With
+`--keep FILE` it goes on where it was stopped. Exit code 1 where a difference is no tie. Not here: speed (`table.py`).
 """
 
 import argparse
@@ -23,17 +23,17 @@ from statistics import median
 from typing import Any
 
 import torch
+from lowest import is_tie, lowest
 from pieces import Pieces
 from ways import LONGEST, WAYS, Params, Texts, alone, engine_texts
 
 from tinylm.inference import SamplingParams
 from tinylm.inference.quantization import SCHEMES, quantize
-from tinylm.inference.sampling import apply_temperature, sample
 from tinylm.model import Transformer, TransformerConfig
 from tinylm.observability.tables import cells, new_table, write_table
 from tinylm.tokenizer import Tokenizer
 
-VOCABULARY, COMMON, CLOSE, TEMPERATURE = 512, 16, 1e-4, 0.8
+VOCABULARY, COMMON, TEMPERATURE = 512, 16, 0.8
 PART, COST_TEXTS = 250, 32  # texts that are written at once
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DRAWINGS = ("greedy", "seeded")
@@ -57,32 +57,6 @@ def make_prompts(count: int, ids: list[int]) -> Texts:
     return prompts
 
 
-@torch.inference_mode()
-def lowest(model: Transformer, prompt: list[int], params: SamplingParams) -> list[int]:
-    """One text alone, no cache, one function per sampling step."""
-    rng, output = random.Random(params.seed), list[int]()
-    for _ in range(params.max_tokens or 0):
-        output.append(sample(logits_after(model, prompt, output), params, prompt, output, rng))
-    return output
-
-
-def logits_after(model: Transformer, prompt: list[int], output: list[int]) -> torch.Tensor:
-    return model(torch.tensor([[*prompt, *output]]), logits_at=[-1])[0, 0]
-
-
-@torch.inference_mode()
-def is_tie(model: Transformer, prompt: list[int], output: list[int], at: int, other: int, params: Any) -> bool:
-    """Whether the lowest rung's token number `at` is less than CLOSE away from being `other`."""
-    logits = logits_after(model, prompt, output[:at])
-    if params.greedy:
-        return bool(logits.max() - logits[other] < CLOSE)
-    rng = random.Random(params.seed)
-    uniform = [rng.random() for _ in range(at + 1)][-1]
-    ends = apply_temperature(logits, params.temperature).double().softmax(0).cumsum(0)
-    begins = torch.cat([ends.new_zeros(1), ends[:-1]])
-    return bool(begins[other] - CLOSE < uniform < ends[other] + CLOSE)
-
-
 def count(model: Transformer, prompts: Texts, params: Params, expected: Texts, got: Texts) -> tuple[int, int]:
     """(texts that differ, those of them that are ties)."""
     differing = ties = 0
@@ -92,6 +66,12 @@ def count(model: Transformer, prompts: Texts, params: Params, expected: Texts, g
             differing += 1
             ties += is_tie(model, prompt, ours, at, theirs[at], p)
     return differing, ties
+
+
+def written(model: Transformer, prompts: Texts, params: Params) -> Texts:
+    """By the lowest rung; the engine's texts are its guesses."""
+    guesses = engine_texts(model, prompts, params)
+    return [lowest(model, *each) for each in zip(prompts, params, guesses, strict=True)]
 
 
 def cost(model: Transformer, prompts: Texts, params: Params) -> float:
@@ -156,8 +136,7 @@ class Exactness:
         weights = way if way in SCHEMES else "float32"
         model = self.models[weights]
         expected = self.pieces.get(
-            f"{name}, the lowest rung, {weights}, {part.start}-{part.stop}",
-            lambda: [lowest(model, *pair) for pair in zip(*work, strict=True)],
+            f"{name}, the lowest rung, {weights}, {part.start}-{part.stop}", lambda: written(model, *work)
         )
         got = engine_texts(model, *work) if way in SCHEMES else WAYS[way](copy.deepcopy(model), *work)
         return count(model, *work, expected, got)

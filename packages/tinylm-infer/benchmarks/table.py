@@ -6,7 +6,8 @@ Each part is a script of its own, whose results stand in `results/`; one that st
 measured where it is missing or named by `--again`: ladder (`tinylm-obs ladder decoding`: 24 texts with a beginning in
 common, a small model), decode and batch (decode.py: GPT-2's shape, peers in the same interleaved run, with the Python
 of an environment that has them), exactness (exactness.py), quality (quantization_quality.py, with `--data`).
-What was broken off goes on where it was: pieces are kept in `--keep`. Then the table is written to `results/table.json`
+What was broken off goes on where it was, also after minutes of quiet here and there (`timeout 450 python ...` again and
+again): pieces are kept in `--keep`. Then the table is written to `results/table.json`
 and into the README. Speed is tokens per CPU-second on one thread.
 """
 
@@ -64,11 +65,12 @@ Rows = dict[str, dict[str, Any]]
 def measure(part: str, given: argparse.Namespace) -> list[str]:
     """The command that makes a part's results."""
     keep = ["--keep", str(given.keep / f"{part}.json")]
+    folder = ["--folder", str(given.folder)] if given.folder else []
     model = ["--checkpoint", str(given.checkpoint), "--text", str(given.text)] if given.checkpoint else []
     return {
         "ladder": [sys.executable, "-m", "tinylm.observability", "ladder", "decoding"],
-        "decode": [given.peers, str(HERE / "decode.py"), "--figures", "decode", *keep],
-        "batch": [given.peers, str(HERE / "decode.py"), "--figures", "batch 8", "prefill 512", *keep],
+        "decode": [given.peers, str(HERE / "decode.py"), "--figures", "decode", *keep, *folder],
+        "batch": [given.peers, str(HERE / "decode.py"), "--figures", "batch 8", "prefill 512", *keep, *folder],
         "exactness": [sys.executable, str(HERE / "exactness.py"), *model, *keep],
         "quality": [sys.executable, str(HERE / "quantization_quality.py"), "--data", str(given.data)],
     }[part]
@@ -127,6 +129,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--keep", type=Path, default=Path("runs/table"), help="where broken-off measurements go on")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="of an environment with the peers")
+    parser.add_argument("--folder", type=Path, help="where the models that peers read stand, or are put")
     parser.add_argument("--checkpoint", type=Path, help="exactness of a trained model; with --text")
     parser.add_argument("--text", type=Path, help="where its prompts come from")
     parser.add_argument("--data", type=Path, help="what the models whose quality is measured are trained on")

@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <memory>
 #include <new>
 #include <stdexcept>
 
@@ -97,6 +98,28 @@ void Matrix::linear(Array<const float, 2> x, Array<float, 2> y, int threads) con
     });
 }
 
+bool Matrix::takes_prompts() const { return kernels_->product && packed_.splits(); }
+
+void Matrix::product(Array<const uint16_t, 2> x, Array<uint16_t, 2> y, bool gelu, int threads) const {
+    if (!takes_prompts()) throw std::invalid_argument("wanted a bfloat16 matrix that fits tiles, and AMX");
+    if (x.shape(1) != size_t(packed_.inputs) || y.shape(1) != size_t(packed_.outputs) || x.shape(0) != y.shape(0))
+        throw std::invalid_argument("wanted x (tokens, inputs) and y (tokens, outputs)");
+    const nb::gil_scoped_release release;
+    const Prompt prompt{x.data(), reinterpret_cast<const uint16_t*>(packed_.data), int(x.shape(0)), packed_.inputs,
+                        packed_.outputs};
+    const int64_t strips = prompt.strips();
+    Team& team = team_of(threads);
+    team.run([&](int thread) {
+        static thread_local std::vector<uint16_t> kept;  // strip and last tokens; it only ever grows
+        if (kept.size() < prompt.room() + kAlign) kept.resize(prompt.room() + kAlign);
+        void* room = kept.data();
+        size_t left = kept.size() * sizeof(uint16_t);
+        std::align(kAlign, prompt.room() * sizeof(uint16_t), room, left);
+        kernels_->product(prompt, bias_ ? bias_->data() : nullptr, gelu, y.data(), int(strips * thread / team.size()),
+                          int(strips * (thread + 1) / team.size()), static_cast<uint16_t*>(room));
+    });
+}
+
 void bind_matrix(nb::module_& module) {
     module.def("allocate", &allocate, nb::arg("bytes"));
     module.def("packed_bytes", &packed_bytes, nb::arg("outputs"), nb::arg("inputs"), nb::arg("bits"),
@@ -108,6 +131,8 @@ void bind_matrix(nb::module_& module) {
              nb::arg("outputs"), nb::arg("inputs"), nb::arg("bits"), nb::arg("grouped"), nb::arg("minima"),
              nb::arg("bias").none(), nb::arg("instruction_set"))
         .def("linear", &Matrix::linear, nb::arg("x"), nb::arg("y"), nb::arg("threads") = 1)
+        .def("product", &Matrix::product, nb::arg("x"), nb::arg("y"), nb::arg("gelu"), nb::arg("threads"))
+        .def_prop_ro("takes_prompts", &Matrix::takes_prompts)
         .def_prop_ro("instruction_set", &Matrix::instruction_set);
 }
 

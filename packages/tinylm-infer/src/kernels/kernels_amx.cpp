@@ -16,18 +16,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "tiles_amx.hpp"
+
 namespace tinylm {
 namespace {
 
 constexpr int kRows = 16, kStep = 32;         // outputs and inputs of a tile of weights
 constexpr size_t kTile = kRows * kStep;       // numbers in a tile of columns: [16 pairs of inputs][16 columns][2]
-
-struct alignas(64) Tiles {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-constexpr Tiles kTiles{};
 
 // The columns of one token: eight tokens to a group, of which the high parts are columns 0 to 7, the low ones 8 to 15.
 void split(const float* x, int inputs, int token, uint16_t* columns) {
@@ -77,32 +72,6 @@ void multiply(const uint8_t* weights, int inputs, const uint16_t* columns, const
   if constexpr (G > 1) _tile_stored(1, sums[0][1], 64);
   if constexpr (R > 1) _tile_stored(2, sums[1][0], 64);
   if constexpr (R > 1 && G > 1) _tile_stored(3, sums[1][1], 64);
-}
-
-// Rows become columns.
-void transpose(__m512i (&row)[16]) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; ++j) {
-      row[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-      row[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-    }
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {  // a quarter of row[4 i + j]: four rows of a column
-    const __m512i even = _mm512_shuffle_i32x4(row[j], row[4 + j], 0x88), odd = _mm512_shuffle_i32x4(row[j], row[4 + j], 0xDD);
-    const __m512i even2 = _mm512_shuffle_i32x4(row[8 + j], row[12 + j], 0x88);
-    const __m512i odd2 = _mm512_shuffle_i32x4(row[8 + j], row[12 + j], 0xDD);
-    t[j] = _mm512_shuffle_i32x4(even, even2, 0x88), t[8 + j] = _mm512_shuffle_i32x4(even, even2, 0xDD);
-    t[4 + j] = _mm512_shuffle_i32x4(odd, odd2, 0x88), t[12 + j] = _mm512_shuffle_i32x4(odd, odd2, 0xDD);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) row[i] = t[i];
 }
 
 // To y (tokens, stride): of the 16 outputs from `start` on those in `mask`, of one group's tokens.
@@ -184,7 +153,7 @@ bool granted() {
 const Kernels* amx() {
   if (!kAvx512 || !granted()) return nullptr;
   static Kernels table = *kAvx512;
-  table.name = "amx", table.linear = linear, table.split = split;
+  table.name = "amx", table.linear = linear, table.split = split, table.product = prompt_product;
   return &table;
 }
 

@@ -16,6 +16,12 @@ class Matrix {
     // y = x Wᵀ + bias. x (tokens, inputs), y (tokens, outputs).
     void linear(Array<const float, 2> x, Array<float, 2> y, int threads) const;
 
+    // Whether `product` works: bfloat16 that fits tiles, on AMX.
+    bool takes_prompts() const;
+
+    // y = x Wᵀ + bias, then GELU if wanted; all bfloat16, x (tokens, inputs), y (tokens, outputs).
+    void product(Array<const uint16_t, 2> x, Array<uint16_t, 2> y, bool gelu, int threads) const;
+
     const char* instruction_set() const { return kernels_->name; }
     Projection projection() const { return {packed_, bias_ ? bias_->data() : nullptr}; }
 

@@ -103,6 +103,18 @@ struct CacheView {
   }
 };
 
+constexpr int kStrip = 32;  // outputs, and tokens, that a prompt's product works on at once
+
+// A prompt's tokens x (tokens, inputs) and a matrix (outputs, inputs), both bfloat16; inputs a multiple of 32.
+struct Prompt {
+  const uint16_t* x;
+  const uint16_t* weights;
+  int tokens, inputs, outputs;
+
+  int strips() const { return (outputs + kStrip - 1) / kStrip; }
+  size_t room() const { return size_t(2 * kStrip) * inputs; }  // numbers that each thread needs beside
+};
+
 // What a file of one instruction set exports.
 struct Kernels {
   const char* name;
@@ -130,6 +142,10 @@ struct Kernels {
   void (*round_bfloat16)(const float* x, int64_t size, uint16_t* out);
   // GELU, tanh form, of bfloat16 in place.
   void (*gelu_bfloat16)(uint16_t* x, int64_t size);
+  // Null, or: y (tokens, outputs) = x Wᵀ + bias, then GELU if wanted, at strips first to last - 1; bias may be null. `room`
+  // begins at a cache line and is the calling thread's own.
+  void (*product)(const Prompt& prompt, const float* bias, bool gelu, uint16_t* y, int first, int last,
+                  uint16_t* room);
 };
 
 extern const Kernels kPortable;

@@ -2,10 +2,11 @@
 
 One new token reads every weight once and does two operations with it: memory decides. PyTorch makes some two hundred
 calls for it, and reads weights in pages of 4 KB; here all matrices lie in one piece of memory in large pages, in the
-order of use, and a step is one call. With many new tokens (a prompt) arithmetic decides, and PyTorch's matrix products
-are the better ones: both work on the same memory. Between the matrices numbers are float32, also where the weights, and
-with them the cache, are bfloat16; AMX, which multiplies bfloat16 only, takes each number as two. Not here: 8 and 4 bits
-(quantization/), the pass itself (decoder.py). Next: decoder.py.
+order of use, and a step is one call. With many new tokens (a prompt) arithmetic decides: the pass is PyTorch's, with
+its products, or with the kernels' where the weights are bfloat16 and there is AMX: all work on the same memory. In the
+compiled pass numbers are float32 between the matrices, also where the weights, and with them the cache, are bfloat16;
+AMX, which multiplies bfloat16 only, takes each number as two. Not here: 8 and 4 bits (quantization/), the pass itself
+(decoder.py). Next: decoder.py.
 """
 
 from __future__ import annotations
@@ -28,10 +29,29 @@ MOST_IN_TILES = 64  # the same where both use AMX
 _LINE = 64  # bytes: each matrix begins at a cache line
 
 
+class KernelLinear(nn.Linear):
+    """A prompt's product in bfloat16: about a quarter less time than PyTorch's, which turns the weights as well."""
+
+    matrix: Any  # the kernels'
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.requires_grad else self.product(x, gelu=False)
+
+    def product(self, x: Tensor, gelu: bool) -> Tensor:
+        """x (..., inputs) -> (..., outputs), all bfloat16; with GELU (tanh) afterwards, if wanted."""
+        rows = x.reshape(-1, self.in_features).contiguous()
+        out = x.new_empty(len(rows), self.out_features)
+        numbers = (tensor.view(torch.uint16).numpy() for tensor in (rows, out))
+        self.matrix.product(*numbers, gelu, torch.get_num_threads())
+        return out.view(*x.shape[:-1], self.out_features)
+
+
 class KernelMLP(MLP):
     """GELU in one pass over memory; PyTorch's tanh form takes about three times as long (docs/log.md)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.up, KernelLinear):
+            return self.down(self.up.product(x, gelu=True))  # type: ignore[no-any-return]
         inner = self.up(x)
         numbers = inner.view(torch.uint16) if inner.dtype == torch.bfloat16 else inner
         threads = torch.get_num_threads()
@@ -76,15 +96,21 @@ def use_kernels(model: Transformer) -> None:
         return
     _move_together(model)
     model.__class__ = PlainTransformer
-    for module in model.modules():
+    matrices = {}
+    for module in model.blocks.modules():
         if type(module) is MLP and module.gate is None:
             module.__class__ = KernelMLP
+        if type(module) is nn.Linear:
+            matrices[module] = matrix = plain_matrix(module.weight, module.bias)
+            if matrix.takes_prompts:
+                module.__class__ = KernelLinear
+                module.matrix = matrix
     assert isinstance(model, PlainTransformer)
     head = plain_matrix(model.head_weight)
     if weight.dtype == torch.bfloat16:
         model._head = head
         model._most = MOST_IN_TILES if kernels.instruction_set() == "amx" else MOST
-    model._decoder = Decoder(model, lambda linear: plain_matrix(linear.weight, linear.bias), head)
+    model._decoder = Decoder(model, matrices.__getitem__, head)
 
 
 def _move_together(model: Transformer) -> None:
