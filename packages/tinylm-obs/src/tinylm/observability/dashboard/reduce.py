@@ -4,6 +4,7 @@ Arrays of machine numbers, which NumPy reads where they lie: ten runs of 100,000
 knob. It does NOT know runs or charts. Next: `store.py`.
 """
 
+import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -46,11 +47,12 @@ class Smoothing:
         """The averages of `values`, which begin as they did at the last call."""
         fresh = np.frombuffer(values)[len(self._out) :].copy() if values else np.empty(0)
         finite = np.isfinite(fresh)
-        numbers = fresh[finite]
+        numbers = fresh if finite.all() else fresh[finite]
         whole = len(numbers) // _BLOCK * _BLOCK
         numbers[:whole] = self._blocks(numbers[:whole])
         numbers[whole:] = [self._one(value) for value in numbers[whole:].tolist()]
-        fresh[finite] = numbers
+        if numbers is not fresh:
+            fresh[finite] = numbers
         self._out.frombytes(fresh.tobytes())
         return self._out
 
@@ -68,11 +70,12 @@ class Smoothing:
         fade = keep ** (steps + 1)
         last = float(fade[-1])
         before = list(accumulate(within[:, -1].tolist(), lambda mean, own: mean * last + own, initial=self._average))
-        means = (within + np.outer(before[:-1], fade)).ravel()
-        missing = self._missing * np.exp(np.log(keep) * np.arange(1, len(numbers) + 1))
-        self._average, self._missing = before[-1], float(self._missing * keep ** len(numbers))
-        corrected: np.ndarray[Any, np.dtype[np.float64]] = means / (1.0 - missing)
-        return corrected
+        within += np.outer(before[:-1], fade)
+        means: np.ndarray[Any, np.dtype[np.float64]] = within.ravel()
+        start = min(len(means), math.ceil(-40 / math.log(keep)))  # beyond, e^-40 of the weight is missing: nothing
+        means[:start] /= 1.0 - self._missing * keep ** np.arange(1.0, start + 1)
+        self._average, self._missing = before[-1], self._missing * keep ** len(numbers)
+        return means
 
 
 def within(axis: Sequence[float], low: float | None, high: float | None) -> tuple[int, int]:
