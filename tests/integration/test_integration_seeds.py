@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tinylm.training import TrainConfig, Trainer
+
 stats = pytest.importorskip("scipy.stats")
 
 
@@ -20,14 +22,22 @@ def lasts(run: Path, name: str) -> float:
 
 def test_compare_says_what_scipy_says(house: Any, tmp_path: Path, command: Callable[..., Any]) -> None:
     """Two learning rates, of one three seeds and of the other two: mean, deviation and p of Welch's t-test."""
-    groups = {"0.02": [0, 1, 2], "0.001": [0, 1]}
+    groups = {0.02: [0, 1, 2], 0.001: [0, 1]}
     runs = {rate: [tmp_path / f"{rate}-{seed}" for seed in seeds] for rate, seeds in groups.items()}
+    options = {
+        "depth": 1,
+        "steps": 6,
+        "context": 64,
+        "batch_size": 2,
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": 1,
+    }
     for rate, seeds in groups.items():
         for seed, out in zip(seeds, runs[rate], strict=True):
-            options = [*house.options.split(), "--learning-rate", rate, "--seed", seed, "--out", out]
-            done = command("tinylm-train", "pretrain", "--data", house.tokens, *options)
-            assert done.returncode == 0, done.stderr
-    shown = command("tinylm-obs", "compare", *runs["0.02"], *runs["0.001"]).stdout
+            config = TrainConfig(data=str(house.tokens), out=str(out), learning_rate=rate, seed=seed, **options)
+            Trainer(config).train()
+    shown = command("tinylm-obs", "compare", *runs[0.02], *runs[0.001]).stdout
     table = [line.split() for line in shown.splitlines() if "±" in line]
     for name in ("loss", "gradient_norm", "validation_bits_per_character"):
         first, second = ([lasts(run, name) for run in runs[rate]] for rate in groups)

@@ -93,6 +93,35 @@ def test_keys_move_the_controls_and_the_charts_stay(page: Any, start: Start, tmp
     assert drawn.evaluate("element => element.isConnected")
 
 
+def test_the_x_axis_shows_steps_time_or_tokens_and_its_logarithm(page: Any, start: Start, tmp_path: Path) -> None:
+    """The same ten figures over each axis, at the x that the rows say; the logarithm leaves out what is not above 0."""
+    run = obs.init(directory=tmp_path / "run")
+    for step in range(10):
+        run.log({"loss": 10.0 - step, "tokens": 512}, step=step)
+    run.finish()
+    rows = obs.read_metrics(tmp_path / "run")
+    seconds = [row["time"] - rows[0]["time"] for row in rows]
+    page.goto(start(tmp_path))
+    wait_for(page, "step 9", "nav")
+    drawn = f"() => ({_DATA})(0)?.[0]"
+    option = "() => getElement(document.querySelector('.nicegui-echart').id.slice(1)).chart.getOption().xAxis[0]"
+
+    def shown(button: str, name: str, xs: list[float]) -> None:
+        page.get_by_role("button", name=button, exact=True).click()
+        page.wait_for_function(f"name => ({option})().name === name", arg=name)
+        assert [x for x, _ in page.evaluate(drawn)] == pytest.approx(xs, rel=1e-4, abs=1e-9)
+        assert [y for _, y in page.evaluate(drawn)] == [10.0 - step for step in range(10 - len(xs), 10)]
+
+    shown("Tokens", "tokens", [512.0 * (step + 1) for step in range(10)])
+    shown("Time", "time of training (h:mm:ss)", seconds)
+    shown("Steps", "step", list(range(10)))
+    page.get_by_role("switch", name="log x").click()
+    page.wait_for_function(f"() => ({option})().type === 'log'")
+    assert page.evaluate(f"{option}".replace("() =>", "() => (") + ").min") == 1  # step 0 has no logarithm
+    shown("Steps", "step", list(range(1, 10)))
+    shown("Tokens", "tokens", [512.0 * (step + 1) for step in range(10)])
+
+
 def test_a_nan_in_a_layer_is_on_the_page(page: Any, start: Start, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     model = torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(6)])

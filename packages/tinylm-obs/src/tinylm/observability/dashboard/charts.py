@@ -98,6 +98,7 @@ def lines(
     name = {"time": "time of training (h:mm:ss)"}.get(axis, axis)
     options["xAxis"] = _axis("log" if log_x else "value", x_format, name, min=span[0], max=span[1], splitNumber=4)
     options["xAxis"]["splitLine"]["show"] = False
+    options["xAxis"]["axisLabel"]["alignMaxLabel"] = "right"  # or the last time would be cut off
     options["yAxis"] = _axis("log" if log_y else "value", scale=True, splitNumber=4)
     inside = {"type": "inside", "zoomOnMouseWheel": "ctrl", "moveOnMouseMove": False, "moveOnMouseWheel": "shift"}
     inside |= {"preventDefaultMouseMove": False, "filterMode": "filter"}

@@ -25,7 +25,7 @@ class Settings(View):
     def make(self) -> None:
         runs = self.board.runs()
         if len(runs) > 1:
-            with card("What differs"):
+            with card("What differs", "tl-card tl-wide"):
                 rows = [[name, *map(_said, values)] for name, values in differences([_config(run) for run in runs])]
                 if rows:
                     table(["option", *[run.label for run in runs]], rows)
