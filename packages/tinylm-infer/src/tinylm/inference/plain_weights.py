@@ -102,7 +102,7 @@ def use_kernels(model: Transformer) -> None:
             module.__class__ = KernelMLP
         if type(module) is nn.Linear:
             matrices[module] = matrix = plain_matrix(module.weight, module.bias)
-            if matrix.takes_prompts:
+            if getattr(matrix, "takes_prompts", False):  # a module that was built before has none
                 module.__class__ = KernelLinear
                 module.matrix = matrix
     assert isinstance(model, PlainTransformer)
