@@ -128,10 +128,10 @@ def test_ctrl_c_while_preparing_is_exit_130(run, house, tmp_path, monkeypatch):
 def test_out_of_memory_names_what_to_make_smaller(run, house, tmp_path, monkeypatch):
     for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")):
 
-        def full(self, loader, error=error):
+        def full(self, loader, progress, error=error):
             raise error
 
-        monkeypatch.setattr("tinylm.training.trainer.Trainer._step", full)
+        monkeypatch.setattr("tinylm.training.checked_step.CheckedStep.take", full)
         code, _, err = run("pretrain", "--data", house.data, "--out", tmp_path / "m", *TINY)
         assert code == 1
         assert "smaller --batch-size, --depth or --context" in err

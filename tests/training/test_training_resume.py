@@ -132,8 +132,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(options, unbroken, start, tmp_path):
 
 ENDLESS_STEP = """
 import time
-from tinylm.training import trainer
-trainer.Trainer._step = lambda *arguments: print("stepping", flush=True) or time.sleep(600)
+from tinylm.training import checked_step
+checked_step.CheckedStep.take = lambda *arguments: print("stepping", flush=True) or time.sleep(600)
 """
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tinylm import observability as obs
 from tinylm.training import TrainConfig, TrainingError, sweep
+from tinylm.training.checked_step import CheckedStep
 from tinylm.training.scaling_law import Law, Point, isoflops, law, optimum
 
 TRUE = Law(e=1.7, a=40.0, alpha=0.34, b=90.0, beta=0.28, error=0.0)
@@ -138,6 +141,41 @@ def test_the_command_runs_fits_plots_and_goes_on(run, config, house, tmp_path, m
     assert (
         'No picture: wanted matplotlib to draw the sweep, got no such package: pip install "tinylm-train[plot]"' in said
     )
+
+
+def test_a_run_that_diverges_is_left_out_and_the_sweep_goes_on(config, tmp_path, monkeypatch):
+    runs, said = sweep.plan(dataclasses.replace(config, checkpoint_every=5), [1, 2, 3], [6e8, 1e9]), []
+    steps = {run.name: run.config.steps for run in runs}
+    taken = CheckedStep.take
+
+    def take(self, loader, progress):
+        row, after = taken(self, loader, progress)
+        if self._setup.config.out.endswith(tuple(broken)) and after.step == 8:
+            with torch.no_grad():
+                self._setup.model.blocks[0].mlp.down.weight[0, 0] = math.nan  # of a rate at its edge
+        return row, after
+
+    monkeypatch.setattr(CheckedStep, "take", take)
+    broken = ["flops-1e+09-depth-2"]
+    for _ in range(2):  # what ended is not run again, what diverged goes on from its last checkpoint
+        found = sweep.Sweep(runs, tmp_path / "s", said.append).run()
+        assert [run["name"] for run in found["runs"]] == [name for name in steps if name not in broken]
+        assert list(found["diverged"]) == broken
+        assert "the run has diverged" in found["diverged"][broken[0]]
+        written = json.loads((tmp_path / "s" / "sweep.json").read_text("utf-8"))
+        assert written == {"format": 1, **found}
+        (line,) = (line for line in said if "diverged" in line)
+        assert line.startswith(f"5/6 {broken[0]}: ")
+        assert "at step 9, first in blocks.0.mlp" in line
+        said.clear()
+    assert [curve["flops"] for curve in found["isoflop"]] == [6e8]
+    words = sweep.lines(found)
+    assert words[0].startswith("flops-1e+09-depth-2 diverged and is left out")
+    assert "1e+09 FLOPs: wanted three depths at least for a best size, got fewer" in words
+
+    broken, elsewhere = list(steps), dataclasses.replace(config, out=str(tmp_path / "t"))
+    with pytest.raises(TrainingError, match="every run of the sweep diverged"):
+        sweep.Sweep(sweep.plan(elsewhere, [1, 2], [6e8]), tmp_path / "t").run()
 
 
 def _nats(row, house) -> float:

@@ -211,6 +211,13 @@ def test_a_finished_run_does_nothing_more(tiny, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
+def test_checkpoints_are_a_tenth_of_the_run_apart_and_so_many_updates_at_most(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinylm.training.trainer._SAVED_WITHIN", 7)
+    Trainer(tiny(tmp_path / "m", steps=40, checkpoint_every=None, keep=100, keep_best=False)).train()
+    saved = sorted(int(path.name) for path in (tmp_path / "m" / "steps").iterdir())
+    assert saved == sorted({*range(4, 41, 4), *range(7, 41, 7)})
+
+
 def test_other_options_are_refused_by_name(tiny, tmp_path):
     train(tiny(tmp_path / "m", steps=3))
     for options in ({"steps": 4}, {"seed": 1}, {"learning_rate": 0.5}, {"batch_size": 3}, {"depth": 2}):

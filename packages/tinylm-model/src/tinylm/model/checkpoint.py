@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,17 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _STORED = ("F32", "BF16", "F16", "F64")  # the same in a safetensors file
 
 
-def save(model: Transformer, directory: str | os.PathLike[str], provenance: Mapping[str, str] | None = None) -> None:
+def save(
+    model: Transformer,
+    directory: str | os.PathLike[str],
+    provenance: Mapping[str, str] | None = None,
+    write: Callable[[dict[str, Tensor], Path, dict[str, str]], object] | None = None,
+) -> None:
     """Write `directory`/config.json and model.safetensors, each whole or not at all.
 
-    provenance goes into config.json's "tinylm" block (training stores the tokenizer's sha256). ModelError for a shape
-    that no Hugging Face family has; OSError when the disk refuses.
+    provenance goes into config.json's "tinylm" block (training stores the tokenizer's sha256). write: what makes a
+    safetensors file of tensors, which need not lie in one piece, a path and metadata (training's hashes them on the
+    way). ModelError for a shape that no Hugging Face family has; OSError when the disk refuses.
     """
     folder = Path(directory)
     weights = dict(model.named_parameters())
@@ -50,7 +56,7 @@ def save(model: Transformer, directory: str | os.PathLike[str], provenance: Mapp
     try:
         with atomic_path(folder / "model.safetensors") as path:
             try:
-                save_file(out, path, metadata={"format": "pt"})
+                (write or _write)(out, path, {"format": "pt"})
             except SafetensorError as error:
                 raise OSError(f"{folder / 'model.safetensors'}: could not be written: {error}") from None
         with atomic_path(folder / "config.json") as path:
@@ -172,8 +178,14 @@ def check_numbers(folder: Path, name: str, tensor: Tensor) -> None:
 def _pack(stored: Stored, weights: Mapping[str, Tensor]) -> Tensor:
     if stored.expert is not None:
         return weights[stored.parts[0]].detach()[stored.expert].cpu().contiguous()
-    tensor = torch.cat([weights[part].detach() for part in stored.parts])
-    return (tensor.T if stored.transposed else tensor).cpu().contiguous()
+    parts = [weights[part].detach() for part in stored.parts]
+    tensor = torch.cat(parts) if len(parts) > 1 else parts[0]  # not copied where it need not be
+    return (tensor.T if stored.transposed else tensor).cpu()
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    save_file(copies, path, metadata)  # which refuses tensors that share memory
 
 
 def _unpack(stored: Stored, tensor: Tensor, ours: Mapping[str, tuple[int, ...]], loaded: dict[str, Tensor]) -> None:

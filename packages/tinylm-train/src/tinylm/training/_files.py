@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tinylm.training._direct import copy_file
 from tinylm.training._errors import TrainingError
 
 try:
@@ -139,7 +140,7 @@ def publish(source: Path, target: Path) -> None:
     remove_leftovers(target.parent, target.name)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        shutil.copyfile(source, temporary)
+        copy_file(source, temporary)
         fsync(temporary)
         temporary.replace(target)
     except BaseException:

@@ -1,9 +1,9 @@
 """A checkpoint's tensors as safetensors files, in the layout of torch.distributed.checkpoint's Hugging Face storage.
 
 Of a tensor that is spread over processes each writes its part into a file of its own, and whoever reads, on however
-many processes, takes the pieces of those files that it needs. One process alone writes the same kind of file with
-safetensors itself, straight from the tensors: the storage would copy all of them twice. Nothing is pickled into a file.
-Not here: which tensors (snapshot.py), the folder around them (checkpoint.py).
+many processes, takes the pieces of those files that it needs. One process alone writes the same kind of file straight
+from the tensors (_tensor_file.py): the storage would copy all of them twice. Nothing is pickled into a file. Not here:
+which tensors (snapshot.py), the folder around them (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -25,6 +23,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_distribu
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from tinylm.model import Transformer
+from tinylm.training._tensor_file import write_tensors
 from tinylm.training.snapshot import Optimizers, parameters_of
 from tinylm.training.spread import local, spread_as
 
@@ -34,15 +33,13 @@ if TYPE_CHECKING:
 _ALONE = "shard-00001-model-00001-of-00001.safetensors"  # as the storage names the file of one process
 
 
-def save_tensors(folder: Path, tensors: Mapping[str, Tensor], sharders: ProcessGroup | None = None) -> None:
-    """Write this process's parts into `folder`; sharders: those who write the others'. OSError when it cannot be."""
+def save_tensors(folder: Path, tensors: Mapping[str, Tensor], sharders: ProcessGroup | None = None) -> dict[Path, str]:
+    """Write this process's parts into `folder`; sharders: those who write the others'. OSError when it cannot be.
+
+    Returns the SHA-256 of the files where it is known without reading them."""
     if sharders is None:
         folder.mkdir(exist_ok=True)
-        try:
-            save_file(dict(tensors), folder / _ALONE)
-        except SafetensorError as error:
-            raise OSError(f"could not write {folder}: {error}") from error
-        return
+        return {folder / _ALONE: write_tensors(tensors, folder / _ALONE)}
     writer = HuggingFaceStorageWriter(os.fspath(folder), save_distributed=True)
     try:
         save_distributed(dict(tensors), storage_writer=writer, process_group=sharders)
@@ -51,6 +48,7 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor], sharders: ProcessG
         if causes and isinstance(causes[0], RuntimeError):  # another process has gone
             raise causes[0] from None
         raise OSError(f"could not write {folder}: {causes[0] if causes else error}") from error
+    return {}
 
 
 def load_tensors(folder: Path, model: Transformer, optimizers: Optimizers) -> dict[str, Tensor]:

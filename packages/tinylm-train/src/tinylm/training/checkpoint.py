@@ -29,9 +29,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinylm.model import Transformer
+from tinylm.model.checkpoint import save
 from tinylm.training._errors import TrainingError
 from tinylm.training._files import LaterFormat, new_directory, publish, read_json, same_bytes, sha256, write_json
 from tinylm.training._state_files import load_tensors, save_tensors
+from tinylm.training._tensor_file import write_tensors
 from tinylm.training.data import LoaderState, TokenDataset
 from tinylm.training.snapshot import WEIGHTS, Optimizers, Snapshot, put_back
 from tinylm.training.spread import divided_as, local
@@ -76,7 +78,7 @@ def write(
     sharders: processes that have parts of the state; the others of them call `write_part`."""
     final = out / "steps" / f"{progress.step:08d}"
     with new_directory(final) as folder:
-        snapshot.model.save(folder, provenance={"tokenizer_sha256": dataset.tokenizer_sha256})
+        digests = _write_model(snapshot.model, folder, dataset)
         check()
         for name in ("tokenizer.json", "chat_template.jinja"):
             if (dataset.directory / name).is_file():
@@ -84,7 +86,7 @@ def write(
         _write_settings(folder, dataset)
         if sharders is not None:
             dist.broadcast_object_list([str(folder)], src=0, group=sharders)
-        save_tensors(folder / "state", snapshot.tensors, sharders)
+        digests |= save_tensors(folder / "state", snapshot.tensors, sharders)
         check()
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         write_json(
@@ -94,7 +96,9 @@ def write(
                     **dataclasses.asdict(progress),
                     "rng": snapshot.rng,
                     "optimizer": snapshot.numbers,
-                    "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+                    "sha256": {
+                        path.relative_to(folder).as_posix(): digests.get(path) or sha256(path) for path in files
+                    },
                 }
             ),
         )
@@ -113,6 +117,17 @@ def write_part(snapshot: Snapshot, sharders: ProcessGroup) -> None:
     folder: list[Any] = [None]
     dist.broadcast_object_list(folder, src=0, group=sharders)
     save_tensors(Path(folder[0]) / "state", snapshot.tensors, sharders)
+
+
+def _write_model(model: Transformer, folder: Path, dataset: TokenDataset) -> dict[Path, str]:
+    """config.json and model.safetensors; returns the SHA-256 of the second."""
+    found: dict[Path, str] = {}
+
+    def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        found[folder / "model.safetensors"] = write_tensors(tensors, path, metadata)
+
+    save(model, folder, {"tokenizer_sha256": dataset.tokenizer_sha256}, write)
+    return found
 
 
 def publish_model(folder: Path, out: Path) -> None:

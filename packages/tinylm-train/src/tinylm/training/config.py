@@ -75,7 +75,7 @@ class TrainConfig:
         None, "Checkpoints and validation", "In updates; a tenth of the run when not given."
     )
     checkpoint_every: int | None = _option(
-        None, "Checkpoints and validation", "In updates; a tenth of the run when not given."
+        None, "Checkpoints and validation", "In updates; a tenth of the run, and 1000 at most, when not given."
     )
     keep: int = _option(2, "Checkpoints and validation", "Newest step folders to keep.")
     keep_best: bool = _option(True, "Checkpoints and validation", "Keep the step folder of the best validation, too.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,11 @@ def spike(loss: float, norm: float, losses: Sequence[float], norms: Sequence[flo
     if loss > middle + max(1.0, times * spread):
         return f"the loss is {loss:.3f}, the usual {middle:.3f}"
     return None
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every number is one. A pass without a copy: what is not a number is both the least and the largest."""
+    return all(math.isfinite(bound) for tensor in tensors if tensor.numel() for bound in tensor.aminmax())
 
 
 def guilty_module(model: nn.Module, forward: Callable[[], Any]) -> str | None:

@@ -16,7 +16,19 @@ _MOST_ROLLBACKS = 10
 
 
 class RollBack(Exception):
-    """To the last checkpoint, and pass over the batch of this step."""
+    """To the last checkpoint, and pass over the batch of step `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"step {step}")
+        self.step = step
+
+
+class Diverged(TrainingError):
+    """The run went wrong, and there is no going on. sign: what was seen, where; the message says what to do, too."""
+
+    def __init__(self, sign: str, advice: str) -> None:
+        super().__init__(f"{sign}: the run has diverged. {advice}")
+        self.sign = sign
 
 
 class Policy:
@@ -34,8 +46,8 @@ class Policy:
         """A step went well."""
         self._skipped_in_a_row = 0
 
-    def diverged(self, sign: str) -> None:
-        """`sign`: what was seen, where. Returns when the update is to be left out; raises RollBack or TrainingError."""
+    def diverged(self, sign: str, step: int) -> None:
+        """`sign`: what was seen, where. Returns when the update is to be left out; raises RollBack or Diverged."""
         self._skipped_in_a_row += 1
         if self.choice == "skip" and self._skipped_in_a_row <= _MOST_SKIPPED:
             self.say(f"{sign}: its update is skipped")
@@ -44,15 +56,16 @@ class Policy:
         if self.choice == "rollback" and checkpoint.step_folders(self.out) and self._rollbacks < _MOST_ROLLBACKS:
             self._rollbacks += 1
             self.say(f"{sign}: back to the last checkpoint, and past this batch")
-            raise RollBack
+            raise RollBack(step)
         raise self.ended(sign)
 
-    def ended(self, sign: str) -> TrainingError:
+    def ended(self, sign: str) -> Diverged:
         """What to raise when there is no going on."""
         self._settled()
         stands = bool(checkpoint.step_folders(self.out))
         left = f"The last checkpoint in {self.out} still stands" if stands else "No checkpoint had been saved"
-        return TrainingError(
-            f"{sign}: the run has diverged. {left}; start again in another --out with a lower --learning-rate or "
-            "--embedding-learning-rate, or go past such steps with --on-divergence skip or rollback"
+        return Diverged(
+            sign,
+            f"{left}; start again in another --out with a lower --learning-rate or --embedding-learning-rate, or go "
+            "past such steps with --on-divergence skip or rollback",
         )

@@ -2,19 +2,20 @@
 
     OUT/
       flops-1e+12-depth-2/     a checkpoint folder as pretrain's, for each run
-      sweep.json               the runs and the fits (scaling_law.py)
+      sweep.json               the runs and the fits (scaling_law.py), and the runs that diverged
       sweep.svg                the picture, where matplotlib is installed (sweep_plot.py)
 
 A run of budget C takes C / (FLOPs a token · tokens a step) steps, so depth and length are traded for each other. Each
 is a Trainer's, so that a sweep that was killed goes on where it was; runs that stand are not run again, and more depths
-or budgets add to them. Not here: the fits (scaling_law.py), a single run (trainer.py).
+or budgets add to them. A run that diverges says nothing about its size: it is left out, and the sweep goes on. Not
+here: the fits (scaling_law.py), a single run (trainer.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tinylm.training._errors import TrainingError
 from tinylm.training._files import write_json
 from tinylm.training.config import TrainConfig
 from tinylm.training.data import TokenDataset
+from tinylm.training.policy import Diverged
 from tinylm.training.scaling_law import Point, isoflops, law, optimum
 from tinylm.training.trainer import Trainer
 
@@ -97,27 +99,41 @@ class Sweep:
 
     def run(self) -> dict[str, Any] | None:
         """Train what is not trained yet; write and return what sweep.json holds. None when it was stopped."""
-        points: list[Point] = []
+        points: dict[str, Point] = {}
+        diverged: dict[str, str] = {}
         for number, planned in enumerate(self.runs, 1):
-            self.trainer = Trainer(planned.config)
-            if self.stop_requested:
-                self.trainer.request_stop()
-            if not self.trainer.train().finished:
+            name = planned.name
+            said = f"{number}/{len(self.runs)} {name}: {planned.parameters:,} parameters, {planned.tokens:,} tokens"
+            try:
+                finished = self._train(planned)
+            except Diverged as error:
+                diverged[name] = str(error)
+                self.say(f"{said}: left out, for it diverged: {error.sign}")
+                continue
+            if not finished:
                 return None
-            points.append(Point(planned.flops, planned.parameters, planned.tokens, _loss(planned)))
-            self.say(
-                f"{number}/{len(self.runs)} {planned.name}: {planned.parameters:,} parameters, {planned.tokens:,} "
-                f"tokens, {points[-1].loss:.4f} nats a token"
+            points[name] = Point(planned.flops, planned.parameters, planned.tokens, _loss(planned))
+            self.say(f"{said}, {points[name].loss:.4f} nats a token")
+        if not points:
+            raise TrainingError(
+                f"every run of the sweep diverged ({'; '.join(diverged.values())}): a lower learning_rate in --config, "
+                "and another --out"
             )
-        return self._write(points)
+        return self._write(points, diverged)
 
-    def _write(self, points: Sequence[Point]) -> dict[str, Any]:
-        curves, fitted = isoflops(points), law(points)
+    def _train(self, planned: Planned) -> bool:
+        """Whether it came to its end."""
+        self.trainer = Trainer(planned.config)
+        if self.stop_requested:
+            self.trainer.request_stop()
+        return self.trainer.train().finished
+
+    def _write(self, points: Mapping[str, Point], diverged: Mapping[str, str]) -> dict[str, Any]:
+        curves, fitted = isoflops(list(points.values())), law(list(points.values()))
         best = optimum(curves)
         found: dict[str, Any] = {
-            "runs": [
-                {**dataclasses.asdict(point), "name": run.name} for run, point in zip(self.runs, points, strict=True)
-            ],
+            "runs": [{**dataclasses.asdict(point), "name": name} for name, point in points.items()],
+            "diverged": dict(diverged),
             "isoflop": [dataclasses.asdict(curve) for curve in curves],
             "optimum": None if best is None else dataclasses.asdict(best),
             "law": None if fitted is None else dataclasses.asdict(fitted),
@@ -140,14 +156,21 @@ def _loss(run: Planned) -> float:
 def lines(found: dict[str, Any]) -> list[str]:
     """What was found, in words."""
     said = [
-        f"{curve['flops']:.3g} FLOPs: best at {curve['parameters']:,.0f} parameters, {curve['loss']:.4f} nats a token"
-        + ("" if curve["inside"] else " (at the edge of the depths that were run: add some there)")
-        for curve in found["isoflop"]
+        f"{name} diverged and is left out: with a lower learning_rate in --config, and another --out, it may not"
+        for name in found["diverged"]
     ]
+    curves = {curve["flops"]: curve for curve in found["isoflop"]}
+    for flops in sorted({run["flops"] for run in found["runs"]}):
+        if flops not in curves:
+            said.append(f"{flops:.3g} FLOPs: wanted three depths at least for a best size, got fewer")
+            continue
+        best = f"best at {curves[flops]['parameters']:,.0f} parameters, {curves[flops]['loss']:.4f} nats a token"
+        edge = "" if curves[flops]["inside"] else " (at the edge of the depths that were run: add some there)"
+        said.append(f"{flops:.3g} FLOPs: {best}{edge}")
     if found["optimum"] is not None:
         said.append("best size: {coefficient:.3g} · C^{exponent:.3f} parameters".format(**found["optimum"]))
     if found["law"] is not None:
         said.append(
             "loss: {e:.3f} + {a:.3g} / N^{alpha:.3f} + {b:.3g} / D^{beta:.3f} (± {error:.4f})".format(**found["law"])
         )
-    return said or ["fits need at least three depths in a budget"]
+    return said

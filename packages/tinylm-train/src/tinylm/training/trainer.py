@@ -3,8 +3,8 @@
 A run of so many minutes is measured on itself: until the learning rate decays, its schedule does not depend on the
 run's length, so the length in steps is decided when most of the time before the decay is used up, written into the run,
 and from then on everything is a function of the step. Not here: options (config.py), what is measured before the first
-step (_setup.py), one update (step.py), data order (data.py), files (checkpoint.py), what to do about a step that goes
-wrong (policy.py), the terminal (cli.py). Over many processes each runs this same loop (strategy.py).
+step (_setup.py), one step and what may be wrong with it (checked_step.py), data order (data.py), files (checkpoint.py),
+the terminal (cli.py). Over many processes each runs this same loop (strategy.py).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from tinylm.training._files import only_writer, remove_leftovers
 from tinylm.training._setup import Setup
 from tinylm.training._watching import Watching, sampled
 from tinylm.training.calibration import steps_of
+from tinylm.training.checked_step import CheckedStep
 from tinylm.training.config import TrainConfig
-from tinylm.training.data import Loader
 from tinylm.training.device import memory_used
-from tinylm.training.divergence import WINDOW, guilty_module, guilty_parameter, not_a_number, spike
+from tinylm.training.divergence import all_finite
 from tinylm.training.parallel import strategy_for
 from tinylm.training.policy import Policy, RollBack
 from tinylm.training.saving import Saving
-from tinylm.training.schedule import learning_rate_factor
 from tinylm.training.spread import local
 from tinylm.training.status import Result, Status, status_after
-from tinylm.training.step import Gradient
 from tinylm.training.strategy import SingleProcess
+
+_SAVED_WITHIN = 1000  # updates: by default no kill costs more than these
 
 
 class Trainer:
@@ -113,13 +113,14 @@ class Trainer:
         self.progress = self.setup.compile(self.progress)
         with (
             _record.open_run(self.out, self.setup.description(), self.strategy) as run,
-            Watching(self.setup, run) as self._watching,
+            Watching(self.setup, run) as watching,
         ):
             self._record_options()
             try:
                 with sampled(run) if self.strategy.is_writer else contextlib.nullcontext():
-                    self._loop(self.setup.loader(self.progress.loader), run)
-            except RollBack:
+                    self._loop(run, watching)
+            except RollBack as back:
+                self.progress = dataclasses.replace(self.progress, skipped=(*self.progress.skipped, back.step))
                 self.saving.writer.wait()
                 run.finish("interrupted")
                 return False
@@ -134,7 +135,8 @@ class Trainer:
         except obs.ObservabilityError:
             return True  # the run's folder was removed or is not ours: the model is finished all the same
 
-    def _loop(self, loader: Loader, run: obs.Run) -> None:
+    def _loop(self, run: obs.Run, watching: Watching) -> None:
+        loader, step = self.setup.loader(self.progress.loader), CheckedStep(self.setup, self.policy, watching)
         self.model.train()
         timings: list[float] = []
         saved_at = self.progress.step
@@ -142,10 +144,10 @@ class Trainer:
             self.saving.writer.poll()
             before = self._fraction
             started = time.perf_counter()
-            self._watching.begin(self.progress.step + 1)
-            row = self._step(loader)
+            watching.begin(self.progress.step + 1)
+            row, self.progress = step.take(loader, self.progress)
             timings.append(self._agreed(time.perf_counter() - started))
-            self._advance(loader, timings)
+            self._advance(timings)
             row["tokens_per_second"] = row["tokens"] / timings[-1]
             row["mfu"] = row["tokens_per_second"] * self.shape.flops_per_token() / self.setup.peak_flops
             row["memory"] = memory_used(self.device)
@@ -153,83 +155,14 @@ class Trainer:
             if self._finished or self._due(self.config.validate_every, before):
                 best = self._judge(row)
             run.log({name: value for name, value in row.items() if value is not None}, step=self.progress.step)
-            self._watching.end(None if "skipped" in row else row["loss"])
+            watching.end(None if "skipped" in row else row["loss"])
             minutes, judged = self.config.minutes, self.validation
             self.report(status_after(self.progress, self._fraction, row, timings, minutes, judged))
-            if best or self._due(self.config.checkpoint_every, before):
+            if best or self._due(self.config.checkpoint_every, before, _SAVED_WITHIN):
                 self._save()
                 saved_at = self.progress.step
         if self.progress.step != saved_at:
             self._save()
-
-    def _step(self, loader: Loader) -> dict[str, Any]:
-        """One batch, and its update unless something is wrong with it; returns what is worth logging."""
-        number = self.progress.step + 1
-        factor = learning_rate_factor(
-            number - 1,
-            self.progress.total_steps,
-            self.config.warmup_steps,
-            self.config.decay_fraction,
-            self.config.schedule,
-        )
-        inputs, targets = loader.next()
-        row: dict[str, Any] = {
-            "loss": None,
-            "learning_rate": (self.config.learning_rate or 0.0) * factor,
-            "tokens": inputs.numel() * self.strategy.data_ranks,
-        }
-        if number in self.progress.skipped:
-            return row | {"skipped": "this batch diverged, and the run was rolled back"}
-        self._watching.batch(inputs)
-        found = self.step.gradient(inputs, targets)
-        row |= {
-            "loss": found.loss,
-            "bits_per_character": found.loss / math.log(2) * self.train_data.tokens / self.train_data.characters,
-            "gradient_norm": found.norm,
-        }
-        scale = self.step.scale
-        if scale is not None:
-            row["loss_scale"] = scale.scale
-            if math.isfinite(found.loss) and not math.isfinite(found.norm):
-                scale.shrink()
-                if not scale.exhausted:
-                    self.step.discard()
-                    return row | {"skipped": "the gradient overflowed float16: the loss is scaled down"}
-        if not found.targets:
-            self.step.discard()
-            return row | {"skipped": "no target of this batch counts: all are masked"}
-        wrong = not_a_number(found.loss, found.norm) or spike(
-            found.loss, found.norm, self.progress.losses, self.progress.norms, self.config.spike
-        )
-        if wrong:
-            return row | {"skipped": self._diverged(wrong, found, number, inputs, targets)}
-        self.step.update(factor)
-        if self.average is not None:
-            self.average.update(number)
-        if scale is not None:
-            scale.grow()
-        self.policy.sound()
-        self.progress = dataclasses.replace(
-            self.progress,
-            losses=(*self.progress.losses, found.loss)[-WINDOW:],
-            norms=(*self.progress.norms, found.norm)[-WINDOW:],
-        )
-        return row
-
-    def _diverged(self, sign: str, found: Gradient, number: int, inputs: torch.Tensor, targets: torch.Tensor) -> str:
-        """Name the layer and do what the policy says. Returns why the update was not made."""
-        where = guilty_module(self.model, lambda: self.step.forward(inputs, targets)) or guilty_parameter(self.model)
-        where = next((name for name in self.strategy.gather(where) if name), None)  # some process met it
-        self.step.discard()
-        kind = "nan" if not_a_number(found.loss, found.norm) else "spike"
-        self._watching.diverged(kind, where, sign, number)
-        sign = f"{sign} at step {number}, first in {where}" if where else f"{sign} at step {number}"
-        try:
-            self.policy.diverged(sign)
-        except RollBack:
-            self.progress = dataclasses.replace(self.progress, skipped=(*self.progress.skipped, number))
-            raise
-        return sign
 
     def _to_stop(self) -> bool:
         """Whether any process has been asked to."""
@@ -252,23 +185,16 @@ class Trainer:
         self._resume()
         self.progress = dataclasses.replace(self.progress, skipped=skipped)
 
-    def _advance(self, loader: Loader, timings: list[float]) -> None:
-        """Count the step, and decide the run's length when most of the time before the decay is used up."""
-        scale = self.step.scale
-        self.progress = dataclasses.replace(
-            self.progress,
-            step=self.progress.step + 1,
-            loader=loader.state,
-            seconds=self.progress.seconds + timings[-1],
-            scale=(scale.scale, scale.good) if scale else None,
-        )
-        minutes, before = self.config.minutes, self.progress
-        if before.total_steps is None and minutes is not None:
-            decided = steps_of(minutes, before.seconds, before.step, self.config.decay_fraction, timings)
+    def _advance(self, timings: list[float]) -> None:
+        """Count the time, and decide the run's length when most of the time before the decay is used up."""
+        minutes, seconds = self.config.minutes, self.progress.seconds + timings[-1]
+        self.progress = dataclasses.replace(self.progress, seconds=seconds)
+        if self.progress.total_steps is None and minutes is not None:
+            decided = steps_of(minutes, seconds, self.progress.step, self.config.decay_fraction, timings)
             if decided is None:
                 return
             total, recent = decided
-            self.progress = dataclasses.replace(before, total_steps=total)
+            self.progress = dataclasses.replace(self.progress, total_steps=total)
             self._record_options()
             self.say(
                 f"{recent:.3f} s a step: {minutes:g} minutes are {total} steps "
@@ -281,9 +207,11 @@ class Trainer:
             return self.progress.step / self.progress.total_steps
         return self.progress.seconds / ((self.config.minutes or math.inf) * 60)
 
-    def _due(self, every: int | None, before: float) -> bool:
-        """Whether this step is one of every so many, or, by default, the first of a tenth of the run."""
-        return self.progress.step % every == 0 if every else int(10 * self._fraction) > int(10 * before)
+    def _due(self, every: int | None, before: float, most: int | None = None) -> bool:
+        """Whether this step is one of every so many; by default, the first of a tenth of the run, or one of `most`."""
+        if every is not None:
+            return self.progress.step % every == 0
+        return int(10 * self._fraction) > int(10 * before) or bool(most and self.progress.step % most == 0)
 
     def _judge(self, row: dict[str, Any]) -> bool:
         """Validate into `row`; whether it is the best so far and its step folder is to be kept.
@@ -303,7 +231,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Copy the run's state, and let it be written while training goes on."""
-        if self.strategy.any(not all(bool(local(p).isfinite().all()) for p in self.model.parameters())):
+        if self.strategy.any(not all_finite(local(p.detach()) for p in self.model.parameters())):
             raise self.policy.ended(f"a weight is not a number at step {self.progress.step}")
         self.saving.save(self.progress)
 

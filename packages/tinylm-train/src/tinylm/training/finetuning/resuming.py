@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tinylm.model import Transformer
 from tinylm.training._errors import TrainingError
 from tinylm.training._files import new_directory, read_json, sha256, write_json
+from tinylm.training._tensor_file import write_tensors
 from tinylm.training.checkpoint import damaged_files, publish_model, sealed, step_folders
 from tinylm.training.finetuning.config import FinetuneConfig
 from tinylm.training.snapshot import flatten, named
@@ -32,6 +33,7 @@ from tinylm.training.snapshot import flatten, named
 _FREE = ("checkpoint", "data", "out", "overwrite", "checkpoint_every")  # where files stand: what is in them counts
 _KEEP = 2
 _KIND = "finetune"
+_STATE = "state/state.safetensors"
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
@@ -110,8 +112,7 @@ def save(
     with new_directory(final) as folder:
         write_model(folder)
         (folder / "state").mkdir()
-        copies = {name: tensor.cpu().contiguous() for name, tensor in (tensors | trained).items()}
-        save_file(copies, folder / "state" / "state.safetensors")
+        digests = {folder / _STATE: write_tensors(tensors | trained, folder / _STATE)}
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         state = {
             "kind": _KIND,
@@ -121,7 +122,7 @@ def save(
             "rng": _text(torch.get_rng_state()),
             "generator": None if generator is None else _text(generator.get_state()),
             "optimizer": numbers,
-            "sha256": {path.relative_to(folder).as_posix(): sha256(path) for path in files},
+            "sha256": {path.relative_to(folder).as_posix(): digests.get(path) or sha256(path) for path in files},
         }
         write_json(folder / "state.json", sealed(state))
     publish(final, out)
@@ -139,7 +140,7 @@ def publish(folder: Path, out: Path) -> None:
 
 def restore(saved: Saved, model: Transformer, optimizers: Optimizers, generator: torch.Generator | None) -> None:
     """Weights, optimisers, random numbers and threads as they were, bit for bit."""
-    tensors = load_file(saved.folder / "state" / "state.safetensors")
+    tensors = load_file(saved.folder / _STATE)
     numbers, state = saved.state["optimizer"], saved.state
     with torch.no_grad():
         for name, parameter in model.named_parameters():

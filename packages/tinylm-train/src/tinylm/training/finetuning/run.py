@@ -33,6 +33,7 @@ from tinylm.training._errors import TrainingError
 from tinylm.training._files import only_writer, remove_leftovers, sha256
 from tinylm.training._watching import sampled
 from tinylm.training.checkpoint import step_folders
+from tinylm.training.divergence import all_finite
 from tinylm.training.finetuning import chat_data, lora, resuming
 from tinylm.training.finetuning.config import FinetuneConfig
 from tinylm.training.finetuning.methods import Method, make_method, optimizers_for
@@ -180,7 +181,7 @@ def _train(
         run.log(figures, step=done)
         report(done, steps, figures)
         if done == steps or (method.settled and (stop.is_set() or done - saved >= every)):
-            if not all(bool(parameter.isfinite().all()) for parameter in trained):
+            if not all_finite(parameter.detach() for parameter in trained):
                 run.finish("failed")
                 raise _diverged(config, f"a weight is not a number after step {done}")
             save(done)
