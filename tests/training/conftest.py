@@ -138,7 +138,9 @@ def start() -> Callable[..., multiprocessing.Process]:
     limit: bytes that a file may have; before: code that the process runs first.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tinylm.training.trainer", "tinylm.training.cli"])
+    # All that a run imports sooner or later: each process would do it again (two CPU-s).
+    parallel = ["tinylm.training.parallel.divided", "tinylm.training.parallel.replicated"]
+    context.set_forkserver_preload(["tinylm.training.trainer", "tinylm.training.cli", *parallel, "torch._inductor"])
 
     def begin(
         config: TrainConfig,
