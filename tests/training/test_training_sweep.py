@@ -163,7 +163,7 @@ def test_a_run_that_diverges_is_left_out_and_the_sweep_goes_on(config, tmp_path,
         assert list(found["diverged"]) == broken
         assert "the run has diverged" in found["diverged"][broken[0]]
         written = json.loads((tmp_path / "s" / "sweep.json").read_text("utf-8"))
-        assert written == {"format": 1, **found}
+        assert written == {"format": 1, **json.loads(json.dumps(found))}
         (line,) = (line for line in said if "diverged" in line)
         assert line.startswith(f"5/6 {broken[0]}: ")
         assert "at step 9, first in blocks.0.mlp" in line

@@ -22,7 +22,7 @@ def train(config, **hooks):
 
 
 @pytest.mark.parametrize(("optimizer", "preset"), [("muon", "qwen3"), ("adamw", "gpt2"), ("muon", "llama")])
-def test_the_loss_falls_and_the_rows_say_so(tiny, tmp_path, optimizer, preset):
+def test_the_loss_falls_and_the_rows_say_so(tiny, house, tmp_path, optimizer, preset):
     config = tiny(tmp_path / "m", steps=120, batch_size=8, optimizer=optimizer, preset=preset, warmup_steps=5)
     statuses = []
     result = train(config, report=statuses.append)
@@ -34,12 +34,15 @@ def test_the_loss_falls_and_the_rows_say_so(tiny, tmp_path, optimizer, preset):
     assert result.validation_bits_per_character < 0.75 * rows[0]["bits_per_character"]
     dataset = TokenDataset(config.data, "train")
     resolved, _ = config.resolve(dataset.vocab_size)
+    written = len(house.text.read_bytes().decode()[: dataset.characters].encode())
+    assert written > dataset.characters
     for row in rows:
         factor = learning_rate_factor(row["step"] - 1, 120, 5, config.decay_fraction)
         assert row["learning_rate"] == pytest.approx(resolved.learning_rate * factor, rel=1e-12)
         assert row["bits_per_character"] == pytest.approx(
             row["loss"] / math.log(2) * dataset.tokens / dataset.characters
         )
+        assert row["bits_per_byte"] == pytest.approx(row["loss"] / math.log(2) * dataset.tokens / written)
         assert row["tokens"] == 8 * 16
         assert ("validation_bits_per_character" in row) == (row["step"] % 5 == 0)
 

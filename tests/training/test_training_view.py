@@ -19,13 +19,19 @@ from tinylm.training.status import Status
 
 def status(**changes):
     facts = {"step": 7, "total_steps": 20, "fraction": 0.35, "loss": 2.5, "bits_per_character": 1.8}
-    facts |= {"gradient_norm": 0.71, "learning_rate": 0.02, "tokens_per_second": 12345.6, "mfu": 0.31}
+    facts |= {
+        "bits_per_byte": 1.7,
+        "gradient_norm": 0.71,
+        "learning_rate": 0.02,
+        "tokens_per_second": 12345.6,
+        "mfu": 0.31,
+    }
     facts |= {"memory": 1_230_000_000, "seconds": 3.0, "seconds_left": 65.0, "validation_bits_per_character": None}
     return Status(**{**facts, "sample": None, **changes})
 
 
 def test_the_panel_shows_every_figure_and_the_curve():
-    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     display = Display(console)
     for loss in (4.0, 3.0, 2.5):
         display.report(status(loss=loss))
@@ -33,7 +39,7 @@ def test_the_panel_shows_every_figure_and_the_curve():
     shown = console.file.getvalue()
     for word in ("step 7/20", "loss 2.500", "bits/character 1.800", "tokens/s 12,346", "MFU 31%", "norm 0.71"):
         assert word in shown
-    for word in ("rate 2.00e-02", "memory 1.23 GB", "left 1:05", "loss █▃▁"):
+    for word in ("bits/byte 1.700", "rate 2.00e-02", "memory 1.23 GB", "left 1:05", "loss █▃▁"):
         assert word in shown
 
 

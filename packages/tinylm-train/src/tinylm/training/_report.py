@@ -84,8 +84,8 @@ class Display:
             return Text("measuring …")
         table = Table.grid(padding=(0, 2))
         figures = _figures(status)
-        for start in range(0, len(figures), 4):
-            table.add_row(*[Text.assemble((f"{name} ", "dim"), value) for name, value in figures[start : start + 4]])
+        for start in range(0, len(figures), 3):
+            table.add_row(*[Text.assemble((f"{name} ", "dim"), value) for name, value in figures[start : start + 3]])
         head = Table.grid(padding=(0, 2))
         head.add_row(_place(status), ProgressBar(total=1.0, completed=min(1.0, status.fraction), width=40))
         curve = Text.assemble(("loss ", "dim"), sparkline(self.losses, _CURVE))
@@ -156,11 +156,12 @@ def _figures(status: Status) -> list[tuple[str, str]]:
     figures = [
         ("loss", shown(status.loss, ".3f")),
         ("bits/character", shown(status.bits_per_character, ".3f")),
+        ("bits/byte", shown(status.bits_per_byte, ".3f")),
         ("tokens/s", format(status.tokens_per_second, ",.0f")),
         ("MFU", format(status.mfu, ".0%")),
+        ("memory", "–" if status.memory is None else f"{status.memory / 1e9:.2f} GB"),
         ("gradient norm", shown(status.gradient_norm, ".2f")),
         ("rate", format(status.learning_rate, ".2e")),
-        ("memory", "–" if status.memory is None else f"{status.memory / 1e9:.2f} GB"),
         ("left", "–" if status.seconds_left is None else duration(status.seconds_left)),
     ]
     return figures

@@ -28,6 +28,7 @@ from tinylm.training.compiling import compiled
 from tinylm.training.config import TrainConfig
 from tinylm.training.continuing import comparable
 from tinylm.training.data import Loader, LoaderState, TokenDataset
+from tinylm.training.evaluation import bytes_per_token
 from tinylm.training.optimizers import compute_products_in, optimizers_for
 from tinylm.training.scaling import LossScale
 from tinylm.training.step import Step
@@ -180,6 +181,11 @@ class Setup:
         if self.config.minutes is not None:
             return self.config.minutes * 60
         return (self.config.steps or 0) * self.seconds_per_step()
+
+    @functools.cached_property
+    def bytes_per_token(self) -> float:
+        """Of the training split."""
+        return bytes_per_token(self.train_data, self.tokenizer)
 
     @functools.cached_property
     def peak_flops(self) -> float:

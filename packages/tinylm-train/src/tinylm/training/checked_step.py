@@ -51,10 +51,11 @@ class CheckedStep:
             return row | {"skipped": "this batch diverged, and the run was rolled back"}, done
         self._watching.batch(inputs)
         found = self._step.gradient(inputs, targets)
-        data = self._setup.train_data
+        data, bits = self._setup.train_data, found.loss / math.log(2)
         row |= {
             "loss": found.loss,
-            "bits_per_character": found.loss / math.log(2) * data.tokens / data.characters,
+            "bits_per_character": bits * data.tokens / data.characters,
+            "bits_per_byte": bits / self._setup.bytes_per_token if self._setup.bytes_per_token else None,
             "gradient_norm": found.norm,
         }
         if self._step.scale is not None:

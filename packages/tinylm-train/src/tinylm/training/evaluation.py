@@ -27,6 +27,7 @@ from tinylm.training.strategy import SingleProcess
 
 _TOKENS_AT_ONCE = 16384
 _RESAMPLES = 1000
+_COUNTED = 1 << 22  # tokens that say how many bytes one has
 
 Vector = npt.NDArray[np.float64]
 
@@ -162,13 +163,22 @@ def measures(
     return found, f"bootstrap over {len(starts)} windows of {context} tokens, {_RESAMPLES} draws, 95 %"
 
 
+def bytes_per_token(dataset: TokenDataset, tokenizer: Tokenizer) -> float:
+    """The mean over the split, or over the first millions of its tokens."""
+    return float(_sizes(tokenizer)[dataset.ids(0, min(dataset.tokens, _COUNTED)), 1].mean())
+
+
 def _texts(dataset: TokenDataset, starts: Sequence[int], context: int) -> Vector:
-    """(windows, 3): tokens, bytes and characters of each. A character is a byte that continues no other in UTF-8."""
-    tokenizer = Tokenizer.load(dataset.tokenizer_file)
+    """(windows, 3): tokens, bytes and characters of each."""
+    sizes = _sizes(Tokenizer.load(dataset.tokenizer_file))
+    return np.array([sizes[dataset.ids(start, start + context)].sum(0) for start in starts])
+
+
+def _sizes(tokenizer: Tokenizer) -> Vector:
+    """(vocabulary, 3): each id is one token, so many bytes, and so many characters: bytes that continue no other."""
     special = set(tokenizer.special_tokens.values())
     texts = [b"" if i in special else tokenizer.id_to_bytes(i) for i in range(tokenizer.vocab_size)]
-    sizes = np.array([[1, len(text), sum(byte & 0xC0 != 0x80 for byte in text)] for text in texts], np.float64)
-    return np.array([sizes[dataset.ids(start, start + context)].sum(0) for start in starts])
+    return np.array([[1, len(text), sum(byte & 0xC0 != 0x80 for byte in text)] for text in texts], np.float64)
 
 
 def _bootstrap(columns: Vector) -> Vector:

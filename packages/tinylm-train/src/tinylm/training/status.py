@@ -22,6 +22,7 @@ class Status:
     fraction: float  # of the run that is done: of its steps, or of its minutes while its steps are not known
     loss: float | None  # nats per token of this step's batch; None when the batch was passed over
     bits_per_character: float | None  # the same, in a unit that does not depend on the tokenizer
+    bits_per_byte: float | None  # likewise
     gradient_norm: float | None  # before clipping
     learning_rate: float  # of the blocks' matrices
     tokens_per_second: float
@@ -65,6 +66,7 @@ def status_after(
         fraction=fraction,
         loss=row["loss"],
         bits_per_character=row.get("bits_per_character"),
+        bits_per_byte=row.get("bits_per_byte"),
         gradient_norm=row.get("gradient_norm"),
         learning_rate=row["learning_rate"],
         tokens_per_second=row["tokens"] / recent,
