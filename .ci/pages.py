@@ -85,7 +85,20 @@ def commands() -> None:
         ask = [sys.executable, "-m", "typer", f"tinylm.{phase}.cli", "utils", "docs", "--name", name]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(SOURCES)}
         text = subprocess.run(ask, capture_output=True, text=True, check=True, env=environment).stdout
-        write(DOCS / "reference" / "commands" / f"{name}.md", text)
+        write(DOCS / "reference" / "commands" / f"{name}.md", in_full(name, text))
+
+
+def in_full(name: str, text: str) -> str:
+    """A command's page with what typer shortens in the list of subcommands, and its examples in the type of code."""
+
+    def sentence(listed: re.Match[str]) -> str:
+        section = text.partition(f"## `{name} {listed[1]}`\n\n")[2]
+        return f"* `{listed[1]}`: {' '.join(section.partition(chr(10) * 2)[0].split())}"
+
+    text = re.sub(r"^\* `([a-z]+)`: .*\.\.\.$", sentence, text, flags=re.MULTILINE)
+    example = re.compile(rf"^((?:[a-z]+ |[A-Z][a-z]+: |or: )?)({name} .+?)(?=\. [A-Z]|$| · |   )", re.MULTILINE)
+    text = example.sub(r"\1`\2`", text)
+    return re.sub(rf" · ({name} .+?|--.+?)(?=$| · )", r" · `\1`", text, flags=re.MULTILINE)
 
 
 def code_map() -> None:
@@ -97,8 +110,9 @@ def code_map() -> None:
             text = path.read_text(encoding="utf-8")
             opening = " ".join((ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0].split())
             short = written.removeprefix(f"tinylm/{PACKAGES[name]}/")
-            link = f"[{short}]({REPOSITORY}/{path.relative_to(ROOT).as_posix()})"
-            lines.append(f"| {link} | {text.count(chr(10))} | {opening.replace('|', chr(92) + '|')} |")
+            link = f"[`{short}`]({REPOSITORY}/{path.relative_to(ROOT).as_posix()})"
+            opening = re.sub(r"\|(?=[^`]*(?:`[^`]*`[^`]*)*$)", r"\|", opening)  # within `code` it stands as it is
+            lines.append(f"| {link} | {text.count(chr(10))} | {opening} |")
         lines.append("")
     write(DOCS / "reference" / "modules.md", "\n".join(lines))
 
@@ -114,7 +128,7 @@ def messages() -> None:
                     said = spoken(node.exc.args[0])
                     if said.startswith("wanted"):
                         link = f"{REPOSITORY}/{path.relative_to(ROOT).as_posix()}#L{node.lineno}"
-                        lines.append(f"- {said.replace('<', '&lt;')} [{written.split('/')[-1]}]({link})")
+                        lines.append(f"- {said.replace('<', '&lt;')} [`{written.split('/')[-1]}`]({link})")
         lines.append("")
     write(DOCS / "reference" / "messages.md", "\n".join(lines))
 
