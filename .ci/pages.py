@@ -159,7 +159,14 @@ def notebooks() -> None:
         "Each asks a question, tries it in the plainest code, profiles, changes one thing, measures again.",
     ]
     folder = ""
-    for path in sorted((ROOT / "experiments").rglob("*.ipynb")):
+    phases = list(PACKAGES.values())
+
+    def in_order(path: Path) -> tuple[int, int]:
+        """The order in which they are read: by package, and by the number that a name begins with."""
+        number = re.match(r"\d+", path.stem)
+        return phases.index(path.relative_to(ROOT / "experiments").parts[0]), int(number[0]) if number else 0
+
+    for path in sorted((ROOT / "experiments").rglob("*.ipynb"), key=in_order):
         place = path.relative_to(ROOT / "experiments").with_suffix("")
         text, made = nbconvert.MarkdownExporter().from_filename(str(path))
         for picture, data in made["outputs"].items():
