@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, byte_bpe, byte_bpe_fast, kernels
 from tinylm.tokenizer._engines.vocabulary import RankedMerges, Vocabulary
+from tinylm.tokenizer._text.pretokenize import split
 
 ALPHABETS = ["a", "ab", "etaoin", "abcdefghijklmnopqrstuvwxyz", "é日本ab", "e\u0301", " ", "0", "=-", "😀🎉"]
 
@@ -132,3 +133,28 @@ def test_ids_far_above_all_others(ranked: Vocabulary) -> None:
         assert encoder.encode("far") == [2**30]
         assert encoder.encode("farther farther")[0] == 2**32 - 2
         assert encoder.decode_bytes([2**30, 2**32 - 2]) == b"farfarther"
+
+
+@pytest.mark.parametrize("rules", ["list of merges", "ranks"])
+def test_pieces_merged_side_by_side_have_the_ids_they_have_alone(
+    rules: str, ranked: Vocabulary, tok: Tokenizer
+) -> None:
+    """Enough new pieces of every length for the tables of `side_by_side.py`, repeated letters and "é日" among them."""
+    vocabulary = ranked if rules == "ranks" else tok.engine.vocabulary
+    chance = random.Random(5)
+    lengths = [*range(1, 40), *range(40, 140, 7)] * 20
+    words = ["".join(chance.choices(chance.choice(["aab", "etaoins", "the é日😀"]), k=length)) for length in lengths]
+    pieces = sorted({piece for word in words for piece in split(word, vocabulary.stages)})
+    alone = byte_bpe_fast.Encoder(vocabulary)
+    wanted = {piece: alone.encode(piece) for piece in pieces}
+
+    many = byte_bpe_fast.Encoder(vocabulary)
+    known = many._prepared(pieces)
+    assert len(known) > 1000
+    assert max(len(piece.encode()) for piece in known) > 64
+    assert {piece: memoryview(ids).cast("I").tolist() for piece, ids in known.items()} == {
+        piece: wanted[piece] for piece in known
+    }
+    text = " ".join(words)
+    assert many.encode(text) == many.encode_array(text).tolist() == kernels.make_encoder(vocabulary).encode(text)
+    assert many.count(text) == len(many.encode(text))

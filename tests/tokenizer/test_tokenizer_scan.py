@@ -13,7 +13,7 @@ from tinylm.tokenizer import TokenizerError, kernels
 from tinylm.tokenizer._text import pretokenize
 from tinylm.tokenizer._text.pretokenize import split
 from tinylm.tokenizer._text.unicode_runs import RUNS
-from tinylm.tokenizer.patterns import TRAINABLE
+from tinylm.tokenizer.patterns import PATTERNS, TRAINABLE
 
 STAGES = {name: (name,) for name in TRAINABLE} | {"digits_gpt2": ("digits", "gpt2")}
 
@@ -105,3 +105,20 @@ def test_unknown_names_are_refused() -> None:
         split("text", ("magic",))
     with pytest.raises(ValueError, match="unknown pattern"):
         compiled().piece_ends("magic", "text")
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_the_quick_pattern_cuts_like_the_pinned_one(name: str) -> None:
+    """Where no character differs from Unicode 16.0 the classes of the installed `regex` are used as they are."""
+    _, differing = pretokenize._differing_characters(name)
+    pinned, installed = pretokenize.compiled(name), pretokenize.compiled(name, pinned=False)
+    assert pretokenize._pattern_for(name, "déjà 日本 😀 ½") is pretokenize._pattern_for(name, "plain") is installed
+    for character in sorted(differing)[:: len(differing) // 50 + 1]:
+        assert pretokenize._pattern_for(name, f"é {character}a") is pinned
+
+    @given(tricky)
+    @settings(deadline=None)
+    def same(text: str) -> None:
+        assert pretokenize._pattern_for(name, text).findall(text) == pinned.findall(text)
+
+    same()

@@ -14,56 +14,64 @@
 namespace tinylm {
 
 // Asks for large pages where the system has them: memory that is written once, from end to end, otherwise costs a fault
-// for each 4 KB, which for short tokens is as much as finding them.
+// for each 4 KB, which for short tokens is as much as finding them. It asks for all pages that the memory touches: were
+// the first one left out, it would be a mapping of its own to the system, and realloc could not move what are two
+// mappings; it would copy.
 inline void write_in_large_pages(void* memory, size_t size) {
 #if defined(__linux__)
     constexpr size_t page = 4096, worth_it = size_t(4) << 20;
     if (size < worth_it) return;
-    const uintptr_t start = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
-    madvise(reinterpret_cast<void*>(start), size - page, MADV_HUGEPAGE);  // what it says does not matter
+    const uintptr_t start = reinterpret_cast<uintptr_t>(memory) / page * page;
+    const uintptr_t end = reinterpret_cast<uintptr_t>(memory) + size;
+    madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);  // what it says does not matter
 #endif
 }
 
-// An array of ids that grows and is never initialised.
-class IdArray {
+// An array that grows and is never initialised. Growing moves pages, not what they hold.
+template <class T>
+class Growing {
   public:
-    explicit IdArray(size_t expected = 0) {
+    explicit Growing(size_t expected = 0) {
         if (expected) reserve(expected);
     }
-    ~IdArray() { std::free(ids_); }
-    IdArray(IdArray&& other) noexcept { *this = std::move(other); }
-    IdArray& operator=(IdArray&& other) noexcept {
-        std::swap(ids_, other.ids_), std::swap(size_, other.size_), std::swap(capacity_, other.capacity_);
+    ~Growing() { std::free(items_); }
+    Growing(Growing&& other) noexcept { *this = std::move(other); }
+    Growing& operator=(Growing&& other) noexcept {
+        std::swap(items_, other.items_), std::swap(size_, other.size_), std::swap(capacity_, other.capacity_);
         return *this;
     }
 
-    uint32_t* room_for(size_t more) {  // where the next ids go
+    T* room_for(size_t more) {  // where the next ones go
         if (size_ + more > capacity_) reserve(size_ + more + std::max(size_, size_t(1024)));
-        return ids_ + size_;
+        return items_ + size_;
     }
 
-    void grown_to(const uint32_t* end) { size_ = size_t(end - ids_); }
+    void grown_to(const T* end) { size_ = size_t(end - items_); }
     void clear() { size_ = 0; }
     size_t size() const { return size_; }
-    const uint32_t* data() const { return ids_; }
+    size_t capacity() const { return capacity_; }
+    T* data() { return items_; }
+    const T* data() const { return items_; }
 
-    uint32_t* release() {  // for free() to give back; null where nothing was added
+    T* release() {  // for free() to give back; null where nothing was added
         if (capacity_ - size_ > 64) reserve(std::max(size_, size_t(1)));
         capacity_ = size_ = 0;
-        return std::exchange(ids_, nullptr);
+        return std::exchange(items_, nullptr);
     }
 
   private:
     void reserve(size_t capacity) {
-        void* larger = std::realloc(ids_, capacity * sizeof(uint32_t));
+        void* larger = std::realloc(items_, capacity * sizeof(T));
         if (!larger) throw std::bad_alloc();
-        if (capacity > capacity_) write_in_large_pages(larger, capacity * sizeof(uint32_t));
-        ids_ = static_cast<uint32_t*>(larger);
+        if (capacity > capacity_) write_in_large_pages(larger, capacity * sizeof(T));
+        items_ = static_cast<T*>(larger);
         capacity_ = capacity;
     }
 
-    uint32_t* ids_ = nullptr;
+    T* items_ = nullptr;
     size_t size_ = 0, capacity_ = 0;
 };
+
+using IdArray = Growing<uint32_t>;
 
 }  // namespace tinylm

@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+
+#include "byte_bpe_ids.hpp"
 
 namespace tinylm {
 
@@ -36,12 +37,14 @@ class Utf8Text {
             end_ = read_ += wanted;
             used = use(data_ + begin_, end_ - begin_, read_ == length_, length_ + 1 - begin_);  // + 1: Python's NUL
         } else {
-            std::memmove(utf8_.data(), utf8_.data() + begin_, end_ - begin_);
+            if (begin_) std::memmove(utf8_.data(), utf8_.data() + begin_, end_ - begin_);
             end_ -= begin_;
             begin_ = 0;
-            utf8_.resize(std::max(utf8_.size(), end_ + 4 * wanted + 16));
+            utf8_.grown_to(utf8_.data() + end_);
+            utf8_.room_for((kind_ == 1 ? 2 : kind_ == 2 ? 3 : 4) * wanted + kReadable);
             convert(wanted);
-            used = use(utf8_.data(), end_, read_ == length_, utf8_.size());
+            std::memset(utf8_.data() + end_, 0, kReadable);
+            used = use(utf8_.data(), end_, read_ == length_, end_ + kReadable);
         }
         begin_ += used;
         stretch_ = used ? kStretch : 2 * stretch_;  // of one endless piece each byte is seen about twice
@@ -50,6 +53,7 @@ class Utf8Text {
 
   private:
     static constexpr size_t kStretch = 8192;  // characters: what they become stays in the nearest caches
+    static constexpr size_t kReadable = 16;   // bytes behind the text that may be read
 
     void convert(size_t count) {
         uint8_t* out = utf8_.data() + end_;
@@ -104,7 +108,7 @@ class Utf8Text {
     size_t length_, read_ = 0;        // characters
     size_t begin_ = 0, end_ = 0;      // bytes that nobody has used yet: of utf8_, or of data_ itself
     size_t stretch_ = kStretch;
-    std::vector<uint8_t> utf8_;
+    Growing<uint8_t> utf8_;
 };
 
 }  // namespace tinylm

@@ -3,17 +3,20 @@
 What it changes: after a merge only the words that held the merged pair are looked at again. Each pair knows its count
 and the words it occurs in; a heap with lazy deletion gives the next pair. When encoding, each piece is encoded once
 and remembered; a merge looks only at the two pairs that it changes; and a long piece is merged through a heap, so that
-one letter repeated a million times stays n log n.
+one letter repeated a million times stays n log n. A text with many new pieces has them merged all at once, as arrays:
+see `_engines/side_by_side.py`.
 
-What it does not do: use more than one core or leave Python; see `kernels/`.
+What it does not do: use more than one core or leave Python and NumPy; see `kernels/`.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tinylm.tokenizer._engines.vocabulary import Vocabulary
@@ -24,9 +27,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from tinylm.tokenizer._engines.side_by_side import SideBySide
+
 _LONG = 256  # bytes; up to here looking for the lowest rank among all is quicker than keeping a heap
 _NEVER = 1 << 62  # the rank of a pair that does not merge
 _CACHED_PIECES = 1 << 17  # bounds the memory of the cache
+_BLOCK = 1 << 17  # pieces that are looked at together
+_MANY = 256  # new pieces from which on merging them side by side is quicker
+_ARRAY_IDS = 1 << 24  # ids below have places in an array
 _CACHED_LENGTH = 64  # characters
 
 
@@ -105,19 +113,25 @@ class _Merges:
                 self.result[rank] = result
 
 
-class _Pieces(dict[str, list[int]]):
-    """Piece → ids; a piece that is not there is encoded and remembered, so that a text is a look-up for each piece."""
+class _Pieces(dict[str, bytes]):
+    """Piece → ids (see `_packed`); a piece that is not there is encoded and remembered, so that a text is a look-up for
+    each piece."""
 
-    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+    def __init__(self, encode: Callable[[str], bytes]) -> None:
         self._encode = encode
 
-    def __missing__(self, piece: str) -> list[int]:
+    def __missing__(self, piece: str) -> bytes:
         ids = self._encode(piece)
         if len(piece) <= _CACHED_LENGTH:
             if len(self) >= _CACHED_PIECES:
                 self.clear()
             self[piece] = ids
         return ids
+
+
+def _packed(ids: Iterable[int]) -> bytes:
+    """Ids as the bytes of an array of uint32: those of many pieces are put together by one `join`."""
+    return array("I", ids).tobytes()
 
 
 class Encoder:
@@ -133,18 +147,17 @@ class Encoder:
         self._whole = {token: id for id, token in whole}
         self._bytes = {**vocabulary.tokens, **(named or {})}
         self._pieces = _Pieces(self._encode_piece)
+        self._arrays = max(vocabulary.tokens) < _ARRAY_IDS
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`. Errors: UnicodeEncodeError for a lone surrogate."""
-        str.encode(text)  # so that the error names the place in the text and not in a piece
-        ids = map(self._pieces.__getitem__, split(text, self._stages))
-        return list(itertools.chain.from_iterable(ids))
+        return memoryview(self._encode(text)).cast("I").tolist()
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
         """The same as an array of shape (ids,)."""
         import numpy as np
 
-        return np.array(self.encode(text), dtype=np.uint32)
+        return np.frombuffer(self._encode(text), dtype=np.uint32).copy()
 
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
         """`encode` of each text. Threads would not help: all of it holds Python's lock."""
@@ -152,19 +165,49 @@ class Encoder:
 
     def count(self, text: str) -> int:
         """How many ids `text` has."""
-        return len(self.encode(text))
+        return len(self._encode(text)) // 4
+
+    def _encode(self, text: str) -> bytes:
+        str.encode(text)  # so that the error names the place in the text and not in a piece
+        pieces = split(text, self._stages)
+        blocks = [pieces[start : start + _BLOCK] for start in range(0, len(pieces), _BLOCK)]
+        return b"".join([b"".join(map(self._prepared(block).__getitem__, block)) for block in blocks])
+
+    def _prepared(self, pieces: Sequence[str]) -> _Pieces:
+        """What is remembered, after the new ones of `pieces` were merged side by side if they are many."""
+        known = self._pieces
+        if len(pieces) < _MANY or not self._arrays:
+            return known
+        new = list(itertools.filterfalse(known.__contains__, dict.fromkeys(pieces)))
+        if len(known) + len(new) > _CACHED_PIECES:
+            known.clear()
+            new = list(dict.fromkeys(pieces))
+        if len(new) >= _MANY:
+            data = list(map(str.encode, new))
+            if self._whole:
+                split_up = [key not in self._whole for key in data]
+                new, data = list(itertools.compress(new, split_up)), list(itertools.compress(data, split_up))
+            for numbers, ids in self._side_by_side.encode(data):
+                known.update(zip(map(new.__getitem__, numbers), ids, strict=True))
+        return known
+
+    @cached_property
+    def _side_by_side(self) -> SideBySide:
+        from tinylm.tokenizer._engines.side_by_side import SideBySide  # imports numpy
+
+        return SideBySide(self._byte_ids, self._merges.rank, self._merges.result)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of `ids`. Errors: KeyError for an id that is neither a token nor in `named`."""
         known = self._bytes
         return b"".join([known[id] for id in ids])
 
-    def _encode_piece(self, piece: str) -> list[int]:
+    def _encode_piece(self, piece: str) -> bytes:
         data = piece.encode()
         if (whole := self._whole.get(data)) is not None:
-            return [whole]
+            return _packed([whole])
         ids = [self._byte_ids[byte] for byte in data]
-        return _merge_short(ids, self._merges) if len(ids) <= _LONG else _merge_long(ids, self._merges)
+        return _packed(_merge_short(ids, self._merges) if len(ids) <= _LONG else _merge_long(ids, self._merges))
 
 
 def _merge_short(ids: list[int], merges: _Merges) -> list[int]:
