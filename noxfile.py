@@ -47,7 +47,7 @@ nox.options.sessions = ["lint", "tests", "integration", "browser", "notebooks", 
 
 DEVICES = {"cpu": "not cuda and not browser", "cuda": "cuda"}  # the device: the mark that picks its tests
 COMPILED = ["tinylm-tokenizer", "tinylm-infer"]  # wheels that must hold kernels
-PYTEST = ["pytest", "pytest-timeout", "hypothesis"]
+PYTEST = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis"]
 TEST_NEEDS = {  # what a phase's tests compare with, beyond pytest and what the package itself needs
     "tokenizer": ["jinja2", "protobuf", "sentencepiece", "tiktoken", "tokenizers", "transformers"],
     "model": ["gguf", "tokenizers", "transformers", "triton; sys_platform == 'linux'"],

@@ -57,13 +57,19 @@ def install(session: nox.Session, *what: str, silent: bool = True, log: bool = T
 
 
 def pytest(session: nox.Session, folder: str, *options: str) -> None:
-    """Run tests/<folder> from an empty directory, so that `tinylm` can only be the installed one."""
+    """Run tests/<folder> from an empty directory, so that `tinylm` can only be the installed one.
+
+    A process for each core, four at most, takes the files by turns; one thread each, since models this small on several
+    threads mostly wait for one another.
+    """
     fixed = ["-q", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "--timeout", "300"]
+    fixed += ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
     wanted = {"tokenizer": "--tests", "model": "smollm2"}.get(folder)
     if wanted:  # real vocabularies and weights; without a network the tests that read them are skipped by name
         session.run("python", FETCH_DATA, wanted, success_codes=[0, 1])
     with session.chdir(session.create_tmp()):
-        session.run("python", "-m", "pytest", *fixed, *options, str(ROOT / "tests" / folder))
+        tests = str(ROOT / "tests" / folder)
+        session.run("python", "-m", "pytest", *fixed, *options, tests, env={"OMP_NUM_THREADS": "1"})
 
 
 def has_gpu() -> bool:
