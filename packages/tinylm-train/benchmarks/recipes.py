@@ -26,6 +26,7 @@ class Recipe:
 
     name: str
     changed: str
+    who: str = "TinyLM"
     depth: int = 1
     width: int = 96
     head_dim: int = 32

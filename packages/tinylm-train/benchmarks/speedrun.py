@@ -94,6 +94,7 @@ def summary(recipe: Recipe, runs: list[dict[str, Any]]) -> dict[str, Any]:
     losses = [one["validation_loss"] for one in runs]
     return {
         "record": recipe.name,
+        "who": recipe.who,
         "what changed": recipe.changed,
         "parameters": runs[0]["parameters"],
         "characters seen": recipe.steps * recipe.batch * recipe.context,
@@ -166,6 +167,8 @@ def main() -> None:
     for name in names:
         runs = in_processes(recipes[name], file, 1 if options.quick else options.seeds)
         rows.append(summary(recipes[name], runs))
+        if options.records:
+            rows[-1]["CPU-s, all, before"] = rows[-2]["CPU-s, all"] if len(rows) > 1 else None
     report(rows, runs, recipes[names[-1]], file, None if options.quick else options.json)
 
 
