@@ -38,6 +38,21 @@ def test_long_pieces_are_merged_alike(alphabet: str, ranked: Vocabulary, tok: To
             assert kernel.decode_bytes(ids) == text.encode()
 
 
+@pytest.mark.parametrize("ranked", [False, True], ids=["merge list", "ranks"])
+def test_a_token_that_merges_cannot_make_is_a_whole_piece_or_nothing(ranked: bool) -> None:
+    """The kernel cuts "語日本" after its first character, and looks up what is left."""
+    tokens = {id: bytes([id]) for id in range(256)} | {256: "日本".encode(), 257: b"abc", 258: "語".encode()[:2]}
+    merges = RankedMerges(tokens) if ranked else [("語".encode()[0], "語".encode()[1], 258)]
+    vocabulary = Vocabulary(tokens, merges, {}, ("cl100k",), whole_piece_first=True)
+    kernel, python = kernels.make_encoder(vocabulary), byte_bpe_fast.Encoder(vocabulary)
+    for text in ("日本", "abc", "語日本", "日本語", "語abc", "語 日本 abc", "語日本abc" * 50):
+        ids = python.encode(text)
+        assert kernel.encode(text) == ids
+        assert kernel.encode_array(text).tolist() == ids
+    assert kernel.encode("日本") == [256]
+    assert 256 not in kernel.encode("語日本") and 257 not in kernel.encode("語abc")
+
+
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
 def test_where_a_stretch_of_a_long_text_ends_makes_no_difference(pattern: str, crossing: dict[str, Tokenizer]) -> None:
     """ASCII is encoded in stretches of 131,072 characters, everything else in stretches of 8,192."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tinylm.tokenizer import Tokenizer, TokenizerError
+from tinylm.tokenizer import Tokenizer, TokenizerError, byte_bpe_fast
 
 tiktoken = pytest.importorskip("tiktoken")
 tokenizers = pytest.importorskip("tokenizers")
@@ -47,6 +47,15 @@ def test_a_tiktoken_file_is_known_by_its_sum(ranks: tuple[Path, Any]) -> None:
     for name in reference.special_tokens_set:
         ids = [*tok.encode("a"), reference.encode_single_token(name)]
         assert tok.encode(f"a{name}", allowed_special="all") == ids
+
+
+def test_merges_make_every_token_of_the_known_tiktoken_files(ranks: tuple[Path, Any]) -> None:
+    """So the kernel is spared from looking when it loads one."""
+    vocabulary = Tokenizer.load(ranks[0]).engine.vocabulary
+    assert vocabulary.merges_make_all
+    merges, byte_ids = byte_bpe_fast._Merges(vocabulary), vocabulary.byte_ids()
+    for id, token in vocabulary.tokens.items():
+        assert byte_bpe_fast._merge_short([byte_ids[byte] for byte in token], merges) == [id]
 
 
 def test_a_tiktoken_file_that_is_not_known_wants_a_pattern(vocabulary: Find, tmp_path: Path) -> None:

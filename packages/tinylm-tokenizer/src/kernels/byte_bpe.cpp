@@ -72,8 +72,8 @@ class Encoder {
     }
 
   public:
-    Encoder(std::string_view pattern, bool ranked, bool whole_piece_first, const std::vector<uint32_t>& byte_ids,
-            const nb::list& merges, const nb::dict& tokens, const nb::dict& named) {
+    Encoder(std::string_view pattern, bool ranked, bool whole_piece_first, bool merges_make_all,
+            const std::vector<uint32_t>& byte_ids, const nb::list& merges, const nb::dict& tokens, const nb::dict& named) {
         const std::optional<Pattern> known = pattern_named(pattern);
         if (!known || byte_ids.size() != 256) throw nb::value_error("wanted a known pattern and 256 byte ids");
         std::vector<uint32_t> flat;
@@ -88,8 +88,8 @@ class Encoder {
         for (size_t i = 0; i < ordinary; i++) views.push_back(bytes_of(ids[i]));
         ids.resize(ordinary);
         nb::gil_scoped_release unlocked;
-        bpe_ = std::make_unique<ByteBpe>(EncoderOptions{*known, ranked, whole_piece_first}, byte_ids.data(), flat.data(),
-                                         flat.size() / 3, views, ids);
+        bpe_ = std::make_unique<ByteBpe>(EncoderOptions{*known, ranked, whole_piece_first, merges_make_all},
+                                         byte_ids.data(), flat.data(), flat.size() / 3, views, ids);
     }
 
     ~Encoder() {
@@ -309,7 +309,7 @@ class Encoder {
 
 void bind_byte_bpe(nb::module_& module) {
     nb::class_<Encoder>(module, "Encoder")
-        .def(nb::init<std::string_view, bool, bool, const std::vector<uint32_t>&, const nb::list&, const nb::dict&,
+        .def(nb::init<std::string_view, bool, bool, bool, const std::vector<uint32_t>&, const nb::list&, const nb::dict&,
                       const nb::dict&>())
         .def("encode", &Encoder::encode)
         .def("encode_array", &Encoder::encode_array)

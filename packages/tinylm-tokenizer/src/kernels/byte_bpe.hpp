@@ -23,6 +23,7 @@ struct EncoderOptions {
     Pattern pattern;
     bool ranked;             // merges follow from the tokens (RankRules); otherwise there is a list of them
     bool whole_piece_first;  // a piece that is a token is that token, whatever the merges say
+    bool merges_make_all;    // known: the bytes of every token merge to that token, so nobody needs to look
 };
 
 class ByteBpe {
@@ -68,6 +69,8 @@ class ByteBpe {
             }
         }
         long_.build(long_tokens, long_ids);
+        // A part of a piece is looked up as a piece is. A token that only a whole piece can be must not be found there.
+        cuts_ = !options.whole_piece_first || options.merges_make_all || merges_make_all(tokens, ids);
     }
 
     // Appends the ids of `size` bytes of valid UTF-8 to `out`. final: the text ends there; otherwise it stops where more
@@ -100,11 +103,12 @@ class ByteBpe {
         Part parts[kParts];
         size_t waiting = 0;
         const bool inside = ends[count - 1] + 16 <= readable;  // 16 bytes may be read from anywhere
+        const bool cuts = inside && cuts_;
         for (size_t i = 0, from = start; i < count; from = ends[i++]) {
             const size_t size = ends[i] - from;
             const uint8_t* piece = text + from;
             // By its first two bytes, as a blank often comes first. For characters of two bytes cutting does not pay.
-            if (inside && (piece[0] >= 0xE0 || piece[1] >= 0xE0)) [[unlikely]] {
+            if (cuts && (piece[0] >= 0xE0 || piece[1] >= 0xE0)) [[unlikely]] {
                 waiting = prepare_parts(parts, waiting, text, from, ends[i], out);
             } else {
                 if (waiting == kParts) waiting = resolve(parts, waiting, out);
@@ -212,9 +216,16 @@ class ByteBpe {
         return merge(bytes_of(token), token.size(), ids.data()) == 1 && ids[0] == id;
     }
 
+    bool merges_make_all(const std::vector<std::string_view>& tokens, const std::vector<uint32_t>& ids) const {
+        for (size_t i = 0; i < tokens.size(); i++)
+            if (!merges_to(tokens[i], ids[i])) return false;
+        return true;
+    }
+
     EncoderOptions options_;
     std::array<uint32_t, 256> byte_ids_;
     size_t linear_ = 0;            // bytes up to which merge_short can be used
+    bool cuts_ = true;             // whether pieces may be cut before they are looked up
     std::vector<uint32_t> sizes_;  // id → bytes of the token
     Borders borders_;
     PieceTable short_;

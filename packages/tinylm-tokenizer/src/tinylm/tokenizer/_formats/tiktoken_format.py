@@ -48,7 +48,8 @@ def read(data: bytes, where: str, pattern: str | None, special_tokens: Mapping[s
     for text, id in special_tokens.items():
         if id in tokens:
             raise TokenizerError(f"{where}: the special token {text!r} cannot have the id {id}: that is {tokens[id]!r}")
-    return Vocabulary(tokens, RankedMerges(tokens), dict(special_tokens), (pattern,), whole_piece_first=True)
+    merges = RankedMerges(tokens)
+    return Vocabulary(tokens, merges, dict(special_tokens), (pattern,), True, merges_make_all=known is not None)
 
 
 def _tokens(data: bytes, where: str) -> dict[int, bytes]:

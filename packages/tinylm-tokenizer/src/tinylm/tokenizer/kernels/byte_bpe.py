@@ -31,6 +31,7 @@ class Encoder:
             "_".join(vocabulary.stages),
             ranked,
             vocabulary.whole_piece_first,
+            vocabulary.merges_make_all,
             vocabulary.byte_ids(),
             [] if ranked else list(vocabulary.merges),
             vocabulary.tokens,
