@@ -56,9 +56,9 @@ class Vocabulary:
     flags: text → how that special or added token is found, where not just as it is written.
     stages: names of the pre-tokenisation patterns (`patterns.py`), applied one after the other.
     whole_piece_first: a piece that is a token is that token, whatever the merges say (tiktoken; `ignore_merges`).
-    merges_make_all: known to hold: the bytes of each token merge to that token. Then the kernel need not look.
     nfc: text is normalised to Unicode NFC first (Qwen).
     prefix, suffix: ids put around a text when `add_special_tokens` is asked for.
+    merges_make_all: known to hold: the bytes of each token merge to that token. Then the kernel need not look.
     """
 
     tokens: dict[int, bytes]
@@ -66,12 +66,12 @@ class Vocabulary:
     special_tokens: dict[str, int] = field(default_factory=dict)
     stages: tuple[str, ...] = ("gpt2",)
     whole_piece_first: bool = False
-    merges_make_all: bool = field(default=False, compare=False)
     nfc: bool = False
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     added_tokens: dict[str, int] = field(default_factory=dict)
     flags: dict[str, Flags] = field(default_factory=dict)
+    merges_make_all: bool = field(default=False, compare=False)
 
     @property
     def ranked(self) -> bool:
