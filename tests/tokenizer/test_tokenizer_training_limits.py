@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,6 +123,29 @@ def test_ctrl_c_leaves_nothing_behind(after: float, tmp_path: Path) -> None:
     assert b"Traceback" not in stderr
     assert stdout == b""
     assert not out.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes like these")
+def test_ctrl_c_just_before_a_read_that_blocks(tmp_path: Path) -> None:
+    """A signal that another thread takes interrupts nothing in the main thread, as one that comes before the read."""
+    path, over = tmp_path / "pipe", threading.Event()
+    os.mkfifo(path)
+
+    def interrupt() -> None:
+        with path.open("wb", buffering=0) as file:
+            file.write(b"some text")
+            time.sleep(0.3)  # until the main thread has read it and waits for more
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+            over.wait(20)  # an end of the file would end the read as well
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Tokenizer.train([path], vocab_size=1000)
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_ctrl_c_while_merging(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import select
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -191,13 +193,24 @@ def _blocks(item: os.PathLike[str]) -> Iterator[bytes]:
     path, empty = Path(item), True
     try:
         with path.open("rb", buffering=0) as file:
-            while block := file.read(CHUNK):
+            while block := _read(file):
                 empty = False
                 yield block
     except OSError as error:
         raise TokenizerError(f"wanted a text file, got {path}: {error.strerror or error}; check the path") from None
     if empty:
         raise TokenizerError(f"wanted a text file, got an empty one: {path}")
+
+
+def _read(file: FileIO) -> bytes:
+    """The next block, b"" at the end. Waits for a pipe a moment at a time: a Ctrl-C that comes just before a read does
+    not interrupt it, and Python could act on it only when the read returns."""
+    if hasattr(select, "poll"):  # Windows has none
+        waiting = select.poll()
+        waiting.register(file, select.POLLIN)
+        while not waiting.poll(100):  # milliseconds
+            pass
+    return file.read(CHUNK)
 
 
 def _characters(block: bytes) -> int:
