@@ -129,6 +129,7 @@ def test_ctrl_c_leaves_nothing_behind(after: float, tmp_path: Path) -> None:
 def test_ctrl_c_just_before_a_read_that_blocks(tmp_path: Path) -> None:
     """A signal that another thread takes interrupts nothing in the main thread, as one that comes before the read."""
     path, over = tmp_path / "pipe", threading.Event()
+    before_the_end: list[bool] = []
     os.mkfifo(path)
 
     def interrupt() -> None:
@@ -136,7 +137,7 @@ def test_ctrl_c_just_before_a_read_that_blocks(tmp_path: Path) -> None:
             file.write(b"some text")
             time.sleep(0.3)  # until the main thread has read it and waits for more
             signal.pthread_kill(threading.get_ident(), signal.SIGINT)
-            over.wait(20)  # an end of the file would end the read as well
+            before_the_end.append(over.wait(20))
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -146,6 +147,7 @@ def test_ctrl_c_just_before_a_read_that_blocks(tmp_path: Path) -> None:
     finally:
         over.set()
         thread.join()
+    assert before_the_end == [True]
 
 
 def test_ctrl_c_while_merging(tmp_path: Path) -> None:
