@@ -104,3 +104,11 @@ def test_what_cannot_be_judged_is_refused(run, models, tmp_path):
         run_task(models[0], write(tmp_path / "f", {"text": "?"}), "cpu")
     with pytest.raises(TrainingError, match="here: wanted the right answer among 0, 1, got 2"):
         choice({"ctx": "a", "endings": ["b", "c"], "label": 2}, "here")
+    arc = {"question": "a", "answerKey": "A"}
+    for wrong in (
+        {"ctx": "a", "endings": "bc", "label": 0},
+        {**arc, "choices": ["b", "c"]},
+        {**arc, "choices": {"text": ["b"], "label": 3}},
+    ):
+        with pytest.raises(TrainingError, match="here: wanted lists of choices, in the form of HellaSwag"):
+            choice(wrong, "here")

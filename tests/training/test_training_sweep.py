@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -87,7 +88,12 @@ def test_every_depth_of_a_budget_spends_the_same(config):
 
 @pytest.mark.parametrize(
     ("depths", "budgets", "words"),
-    [([1], [1e6], "at least 10 steps, got 0"), ([0], [1e9], "above 0, got 0"), ([1], [math.nan], "above 0, got nan")],
+    [
+        ([1], [1e6], "at least 10 steps, got 0"),
+        ([0], [1e9], "above 0, got 0"),
+        ([1], [math.nan], "above 0, got nan"),
+        ([1.5, 2], [1e9], "whole numbers of layers, got 1.5"),
+    ],
 )
 def test_budgets_that_say_nothing_are_refused(config, depths, budgets, words):
     with pytest.raises(TrainingError, match=words):
@@ -160,22 +166,35 @@ def test_a_run_that_diverges_is_left_out_and_the_sweep_goes_on(config, tmp_path,
     for _ in range(2):  # what ended is not run again, what diverged goes on from its last checkpoint
         found = sweep.Sweep(runs, tmp_path / "s", said.append).run()
         assert [run["name"] for run in found["runs"]] == [name for name in steps if name not in broken]
-        assert list(found["diverged"]) == broken
-        assert "the run has diverged" in found["diverged"][broken[0]]
+        assert list(found["left_out"]) == broken
         written = json.loads((tmp_path / "s" / "sweep.json").read_text("utf-8"))
         assert written == {"format": 1, **json.loads(json.dumps(found))}
-        (line,) = (line for line in said if "diverged" in line)
+        (line,) = (line for line in said if "left out" in line)
         assert line.startswith(f"5/6 {broken[0]}: ")
         assert "at step 9, first in blocks.0.mlp" in line
+        assert line.endswith(found["left_out"][broken[0]])
         said.clear()
     assert [curve["flops"] for curve in found["isoflop"]] == [6e8]
     words = sweep.lines(found)
-    assert words[0].startswith("flops-1e+09-depth-2 diverged and is left out")
+    assert words[0].startswith("flops-1e+09-depth-2 is left out (the loss is nan")
     assert "1e+09 FLOPs: wanted three depths at least for a best size, got fewer" in words
 
     broken, elsewhere = list(steps), dataclasses.replace(config, out=str(tmp_path / "t"))
-    with pytest.raises(TrainingError, match="every run of the sweep diverged"):
+    with pytest.raises(TrainingError, match="every run of the sweep is left out"):
         sweep.Sweep(sweep.plan(elsewhere, [1, 2], [6e8]), tmp_path / "t").run()
+
+
+def test_a_run_that_ends_no_better_than_guessing_is_left_out_too(config, tmp_path):
+    """Norms keep every number finite at such a rate: the trainer sees no divergence, and the loss is one for a fit."""
+    runs, said = sweep.plan(dataclasses.replace(config, spike=0.0), [1, 2], [6e8]), []
+    far = dataclasses.replace(runs[0].config, learning_rate=50.0, embedding_learning_rate=50.0)
+    runs[0] = dataclasses.replace(runs[0], config=far)
+    found = sweep.Sweep(runs, tmp_path / "s", said.append).run()
+    assert [run["name"] for run in found["runs"]] == ["flops-6e+08-depth-2"]
+    (sign,) = found["left_out"].values()
+    assert re.fullmatch(r"the loss is \d+\.\d+, no better than guessing \(5\.768\)", sign)  # log(320)
+    assert said[0].endswith(f"left out: {sign}")
+    assert sweep.lines(found)[0].startswith(f"flops-6e+08-depth-1 is left out ({sign})")
 
 
 def _nats(row, house) -> float:

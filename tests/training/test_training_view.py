@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tomllib
 
 import pytest
@@ -81,6 +82,13 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, house, tmp_path):
     assert "50 steps, 3,200 tokens" in out
     assert "a step without the optimiser" in out
     assert "peak " in out
+    assert "validates: each tenth of the run on some windows, at the end on the whole split" in out
+    saves = "saves:     each tenth of the run, every 1,000 steps, at each best validation and at the end"
+    assert f"{saves}; keeps the newest 2 and the best" in out
+    words += ("--validate-every", 7, "--checkpoint-every", 1, "--keep", 3, "--no-keep-best")
+    _, out, _ = run("pretrain", *words, "--dry-run")
+    assert "validates: every 7 steps on some windows" in out
+    assert "saves:     every step and at the end; keeps the newest 3\n" in out
     assert not (tmp_path / "m").exists()
 
 
@@ -139,11 +147,34 @@ def test_a_batch_that_does_not_fit_names_one_that_does(tiny, tmp_path, monkeypat
     with pytest.raises(TrainingError, match=r"wanted .* for a step over 64 windows.*--accumulate 4 computes the same"):
         Trainer(config)
     monkeypatch.setattr(planning, "memory_free", lambda device: 1000)
-    with pytest.raises(TrainingError, match="try a smaller --batch-size"):
+    with pytest.raises(TrainingError, match="the model is too large: try a smaller --depth and --width"):
         Trainer(config)
     monkeypatch.setattr(planning, "memory_free", lambda device: None)
     Trainer(config)
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("free", "names"),
+    [
+        (30e9, ["accumulate"]),
+        (5e9, ["activation_checkpointing", "accumulate"]),
+        (3e9, ["context", "batch_size", "accumulate"]),
+        (2e9, ["depth"]),
+    ],
+)
+def test_what_is_suggested_fits(free, names):
+    """24 windows of 4,096 tokens and 24 layers, on machines that are ever smaller."""
+    options = {"data": "d", "out": "o", "depth": 24, "context": 4096, "batch_size": 24, "dtype": "float32"}
+    config, shape = TrainConfig(**options).resolve(2048)
+    assert planning.memory(config, shape)["peak"] > free
+    words = planning.suggestion(config, shape, int(free))
+    flags = {name.replace("-", "_"): number for name, number in re.findall(r"--([a-z-]+)(?: (\d+))?", words)}
+    assert [name for name, number in flags.items() if number or name.startswith("activation")] == names
+    changed = {name: int(number) if number else True for name, number in flags.items() if name in names}
+    context = {} if "depth" not in names else {"context": 16, "batch_size": 1}
+    config, shape = TrainConfig(**{**options, **changed, **context}).resolve(2048)
+    assert planning.memory(config, shape)["peak"] <= free
 
 
 def test_threads_are_what_is_faster():

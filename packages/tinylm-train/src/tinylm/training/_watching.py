@@ -8,7 +8,6 @@ what is measured (tinylm.observability), what to do about a divergence (trainer.
 from __future__ import annotations
 
 import contextlib
-import math
 import statistics
 from collections.abc import Iterator
 from typing import Any, Self
@@ -17,7 +16,7 @@ import torch
 
 from tinylm import observability as obs
 from tinylm.training._setup import Setup
-from tinylm.training.divergence import WINDOW
+from tinylm.training.divergence import WINDOW, no_better_than_guessing
 
 _EVERY = 100
 _ROWS, _TOKENS = 2, 256  # of the batch: an attention pattern takes the square of the tokens
@@ -78,19 +77,16 @@ class Watching:
             self._does_it_learn(loss)
 
     def _does_it_learn(self, loss: float) -> None:
-        """Norms keep a model finite at a learning rate that is far too high: it ends up guessing, and nothing else
-        tells."""
         self._losses.append(loss)
         if len(self._losses) < WINDOW:
             return
-        mean, guessing = statistics.fmean(self._losses), math.log(self._setup.shape.vocab_size)
         self._learns = True  # asked once
-        if mean >= guessing:
+        sign = no_better_than_guessing(statistics.fmean(self._losses), self._setup.shape.vocab_size)
+        if sign is not None:
             config = self._setup.config
             self._setup.say(
-                f"{WINDOW} steps after the warm-up the loss is {mean:.3f}, no better than guessing ({guessing:.3f}): "
-                f"the learning rates, {config.learning_rate:g} and {config.embedding_learning_rate:g}, are probably "
-                "too high, or far too low"
+                f"{WINDOW} steps after the warm-up {sign}: the learning rates, {config.learning_rate:g} and "
+                f"{config.embedding_learning_rate:g}, are probably too high, or far too low"
             )
 
     def __enter__(self) -> Self:

@@ -309,7 +309,7 @@ def sweep(
     from tinylm.training.sweep_plot import plot
 
     options = TrainConfig.load(config, data=str(data), out=str(out))
-    runs = plan(options, [int(depth) for depth in numbers(depths, "depths")], numbers(flops, "flops"))
+    runs = plan(options, numbers(depths, "depths"), numbers(flops, "flops"))
     for run in runs if dry_run else ():
         print(f"{run.name}: {run.parameters:,} parameters, {run.config.steps:,} steps, {run.tokens:,} tokens")
     if dry_run:

@@ -20,6 +20,7 @@ from tinylm.training._errors import TrainingError
 
 # Peak rates up to a width of 128. Lion moves every number by its whole rate: a tenth of Adam's, as its paper says.
 _RATES = {"muon": 0.02, "adamw": 3e-3, "adam": 3e-3, "lion": 3e-4, "sgd": 0.1}
+SAVED_WITHIN = 1000  # updates: by default no kill costs more than these
 _SHAPE_OPTIONS = ("width", "heads", "kv_heads", "mlp_width", "context")
 
 
@@ -75,7 +76,9 @@ class TrainConfig:
         None, "Checkpoints and validation", "In updates; a tenth of the run when not given."
     )
     checkpoint_every: int | None = _option(
-        None, "Checkpoints and validation", "In updates; a tenth of the run, and 1000 at most, when not given."
+        None,
+        "Checkpoints and validation",
+        f"In updates; a tenth of the run, and {SAVED_WITHIN} at most, when not given.",
     )
     keep: int = _option(2, "Checkpoints and validation", "Newest step folders to keep.")
     keep_best: bool = _option(True, "Checkpoints and validation", "Keep the step folder of the best validation, too.")

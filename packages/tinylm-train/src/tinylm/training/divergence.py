@@ -43,6 +43,13 @@ def spike(loss: float, norm: float, losses: Sequence[float], norms: Sequence[flo
     return None
 
 
+def no_better_than_guessing(loss: float, vocab_size: int) -> str | None:
+    """In words, or None: a loss, nats a token, that finding every token equally likely has too. Norms keep a model
+    finite at a learning rate that is far too high, and nothing else tells."""
+    guessing = math.log(vocab_size)
+    return None if loss < guessing else f"the loss is {loss:.3f}, no better than guessing ({guessing:.3f})"
+
+
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every number is one. A pass without a copy: what is not a number is both the least and the largest."""
     return all(math.isfinite(bound) for tensor in tensors if tensor.numel() for bound in tensor.aminmax())

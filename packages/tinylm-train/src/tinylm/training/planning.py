@@ -5,6 +5,7 @@ Not here: the formulas (tinylm.model.plan), measuring (_setup.py), printing (cli
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from tinylm.model import TransformerConfig
 from tinylm.model.plan import Layout, training_memory
 from tinylm.training._errors import TrainingError
-from tinylm.training.config import TrainConfig
+from tinylm.training.config import SAVED_WITHIN, TrainConfig
 from tinylm.training.device import memory_free
 
 if TYPE_CHECKING:
@@ -45,13 +46,27 @@ def refuse_what_does_not_fit(
 
 
 def suggestion(config: TrainConfig, shape: TransformerConfig, free: int, data_ranks: int = 1) -> str:
-    """What to do instead, in words: the same batch in parts if that helps, or else something smaller."""
-    batch = config.batch_size or 1
-    for parts in (n for n in range(config.accumulate + 1, batch + 1) if batch % (n * data_ranks) == 0):
-        needed = memory(config, shape, batch // parts, data_ranks)["peak"]
+    """What fits instead, in words: the same batch in parts, if need be with each block computed again in the backward
+    pass; or else a shorter context; or else fewer layers."""
+    batch, begun = config.batch_size or 1, config.accumulate
+    for again in sorted({config.activation_checkpointing, True}):
+        tried = dataclasses.replace(config, activation_checkpointing=again)
+        for parts in (n for n in range(begun, batch + 1) if batch % (n * data_ranks) == 0):
+            needed = memory(tried, shape, batch // parts, data_ranks)["peak"]
+            if needed <= free:
+                flags = ["--activation-checkpointing"] * (again != config.activation_checkpointing)
+                flags += [f"--accumulate {parts}"] * (parts != begun)
+                return f"{' '.join(flags)} computes the same update in {_size(needed)}"
+    short = shape
+    while short.context >= 32:  # less is no context
+        short = dataclasses.replace(short, context=short.context // 2)
+        needed = memory(config, short, data_ranks, data_ranks)["peak"]
         if needed <= free:
-            return f"--accumulate {parts} computes the same update in {_size(needed)}"
-    return "try a smaller --batch-size, --depth or --context, or --activation-checkpointing"
+            return f"--context {short.context} --batch-size {data_ranks} --accumulate 1 fits in {_size(needed)}"
+    for depth in range(shape.depth - 1, 0, -1):
+        if memory(config, dataclasses.replace(short, depth=depth), data_ranks, data_ranks)["peak"] <= free:
+            return f"the model alone is too large: --depth {depth} would fit, with a short --context"
+    return "the model is too large: try a smaller --depth and --width"
 
 
 def in_words(
@@ -79,6 +94,7 @@ def lines(setup: Setup) -> list[str]:
     data = setup.train_data
     parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
     processes = setup.strategy.description
+    best, kept = (", at each best validation", " and the best") if config.keep_best else ("", "")
     return [
         *([f"processes: {processes}; the memory is that of each"] if processes else []),
         f"device:    {setup.device}, {str(setup.dtype).removeprefix('torch.')}, {torch.get_num_threads()} thread(s)",
@@ -92,8 +108,17 @@ def lines(setup: Setup) -> list[str]:
         f"length:    {about}{steps:,} steps, {steps * tokens:,} tokens, {steps * tokens / data.tokens:.2f} epochs",
         f"time:      {seconds:.3f} s a step without the optimiser ({rate:.0%} of the measured peak of "
         f"{setup.peak_flops / 1e9:,.0f} GFLOP/s): about {steps * seconds / 60:.1f} minutes",
+        f"validates: {_every(config.validate_every)} on some windows, at the end on the whole split",
+        f"saves:     {_every(config.checkpoint_every, SAVED_WITHIN)}{best} and at the end; keeps the newest "
+        f"{config.keep}{kept}",
         "memory:    " + ", ".join(f"{kind} {_size(size)}" for kind, size in kinds.items() if size),
     ]
+
+
+def _every(updates: int | None, most: int | None = None) -> str:
+    if updates is not None:
+        return f"every {updates:,} steps" if updates > 1 else "every step"
+    return "each tenth of the run" + (f", every {most:,} steps" if most else "")
 
 
 def _batch(config: TrainConfig) -> str:

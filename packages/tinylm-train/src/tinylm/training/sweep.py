@@ -2,13 +2,13 @@
 
     OUT/
       flops-1e+12-depth-2/     a checkpoint folder as pretrain's, for each run
-      sweep.json               the runs and the fits (scaling_law.py), and the runs that diverged
+      sweep.json               the runs and the fits (scaling_law.py), and the runs left out
       sweep.svg                the picture, where matplotlib is installed (sweep_plot.py)
 
 A run of budget C takes C / (FLOPs a token · tokens a step) steps, so depth and length are traded for each other. Each
 is a Trainer's, so that a sweep that was killed goes on where it was; runs that stand are not run again, and more depths
-or budgets add to them. A run that diverges says nothing about its size: it is left out, and the sweep goes on. Not
-here: the fits (scaling_law.py), a single run (trainer.py).
+or budgets add to them. A run that diverges, or ends no better than guessing, says nothing about its size: it is left
+out, and the sweep goes on. Not here: the fits (scaling_law.py), a single run (trainer.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tinylm.training._errors import TrainingError
 from tinylm.training._files import write_json
 from tinylm.training.config import TrainConfig
 from tinylm.training.data import TokenDataset
+from tinylm.training.divergence import no_better_than_guessing
 from tinylm.training.policy import Diverged
 from tinylm.training.scaling_law import Point, isoflops, law, optimum
 from tinylm.training.trainer import Trainer
@@ -54,7 +55,7 @@ def numbers(text: str, name: str) -> list[float]:
         raise TrainingError(f"wanted {name} as numbers with commas between them, got {text!r}") from None
 
 
-def plan(config: TrainConfig, depths: Sequence[int], budgets: Sequence[float]) -> list[Planned]:
+def plan(config: TrainConfig, depths: Sequence[float], budgets: Sequence[float]) -> list[Planned]:
     """Every run, cheapest budget first. `config`: the options that all of them share; its `out` is the sweep's folder.
 
     TrainingError for a length among them, and for a budget that is only a few steps of some depth.
@@ -65,10 +66,12 @@ def plan(config: TrainConfig, depths: Sequence[int], budgets: Sequence[float]) -
     for value in (*depths, *budgets):
         if not (math.isfinite(value) and value > 0):
             raise TrainingError(f"wanted depths and FLOPs above 0, got {value:g}")
+    if parts := [depth for depth in depths if depth != int(depth)]:
+        raise TrainingError(f"wanted depths as whole numbers of layers, got {parts[0]:g}")
     vocabulary = TokenDataset(config.data, "train").vocab_size
     runs = []
     for flops in sorted(set(budgets)):
-        for depth in sorted(set(depths)):
+        for depth in sorted(set(map(int, depths))):
             one, shape = dataclasses.replace(config, depth=depth, steps=1).resolve(vocabulary)
             tokens = (one.batch_size or 1) * shape.context
             steps = round(flops / (shape.flops_per_token() * tokens))
@@ -100,40 +103,46 @@ class Sweep:
     def run(self) -> dict[str, Any] | None:
         """Train what is not trained yet; write and return what sweep.json holds. None when it was stopped."""
         points: dict[str, Point] = {}
-        diverged: dict[str, str] = {}
+        left_out: dict[str, str] = {}
         for number, planned in enumerate(self.runs, 1):
             name = planned.name
             said = f"{number}/{len(self.runs)} {name}: {planned.parameters:,} parameters, {planned.tokens:,} tokens"
-            try:
-                finished = self._train(planned)
-            except Diverged as error:
-                diverged[name] = str(error)
-                self.say(f"{said}: left out, for it diverged: {error.sign}")
-                continue
-            if not finished:
+            found = self._train(planned)
+            if found is None:
                 return None
-            points[name] = Point(planned.flops, planned.parameters, planned.tokens, _loss(planned))
-            self.say(f"{said}, {points[name].loss:.4f} nats a token")
+            if isinstance(found, Point):
+                points[name] = found
+                self.say(f"{said}, {found.loss:.4f} nats a token")
+            else:
+                left_out[name] = found
+                self.say(f"{said}: left out: {found}")
         if not points:
             raise TrainingError(
-                f"every run of the sweep diverged ({'; '.join(diverged.values())}): a lower learning_rate in --config, "
-                "and another --out"
+                f"every run of the sweep is left out ({'; '.join(left_out.values())}): a lower learning_rate in "
+                "--config, and another --out"
             )
-        return self._write(points, diverged)
+        return self._write(points, left_out)
 
-    def _train(self, planned: Planned) -> bool:
-        """Whether it came to its end."""
+    def _train(self, planned: Planned) -> Point | str | None:
+        """What the run came to; in words, why it says nothing; None when it was stopped."""
         self.trainer = Trainer(planned.config)
         if self.stop_requested:
             self.trainer.request_stop()
-        return self.trainer.train().finished
+        try:
+            if not self.trainer.train().finished:
+                return None
+        except Diverged as error:
+            return error.sign
+        loss = _loss(planned, self.trainer.setup.validation_data)
+        guessing = no_better_than_guessing(loss, self.trainer.shape.vocab_size)
+        return guessing or Point(planned.flops, planned.parameters, planned.tokens, loss)
 
-    def _write(self, points: Mapping[str, Point], diverged: Mapping[str, str]) -> dict[str, Any]:
+    def _write(self, points: Mapping[str, Point], left_out: Mapping[str, str]) -> dict[str, Any]:
         curves, fitted = isoflops(list(points.values())), law(list(points.values()))
         best = optimum(curves)
         found: dict[str, Any] = {
             "runs": [{**dataclasses.asdict(point), "name": name} for name, point in points.items()],
-            "diverged": dict(diverged),
+            "left_out": dict(left_out),
             "isoflop": [dataclasses.asdict(curve) for curve in curves],
             "optimum": None if best is None else dataclasses.asdict(best),
             "law": None if fitted is None else dataclasses.asdict(fitted),
@@ -144,9 +153,8 @@ class Sweep:
         return found
 
 
-def _loss(run: Planned) -> float:
+def _loss(run: Planned, data: TokenDataset) -> float:
     """Nats a token of the whole validation split, as the finished run logged them."""
-    data = TokenDataset(run.config.data, "validation")
     rows = [row for row in obs.read_metrics(Path(run.config.out) / "run") if row.get("validation_bits_per_character")]
     if not rows or rows[-1]["step"] != run.config.steps:
         raise TrainingError(f"wanted the validation of step {run.config.steps} in {run.config.out}/run, got none")
@@ -156,8 +164,8 @@ def _loss(run: Planned) -> float:
 def lines(found: dict[str, Any]) -> list[str]:
     """What was found, in words."""
     said = [
-        f"{name} diverged and is left out: with a lower learning_rate in --config, and another --out, it may not"
-        for name in found["diverged"]
+        f"{name} is left out ({sign}): a lower learning_rate in --config, and another --out, may mend it"
+        for name, sign in found["left_out"].items()
     ]
     curves = {curve["flops"]: curve for curve in found["isoflop"]}
     for flops in sorted({run["flops"] for run in found["runs"]}):

@@ -27,6 +27,7 @@ from tinylm.training.finetuning.chat_data import Example, ends_of_answer, prompt
 from tinylm.training.finetuning.packing import log_probabilities, pack, per_example
 from tinylm.training.finetuning.rewards import exact, last_number, number
 
+_FORMS = "HellaSwag (ctx, endings, label), ARC (question, choices with text and label, answerKey)"
 _CONFIDENCE = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
 
 
@@ -82,8 +83,8 @@ def run_task(checkpoint: str | Path, file: str | Path, device: str = "auto", max
         for where, record in records:
             if not {"question", "answer"} <= record.keys():
                 raise TrainingError(
-                    f"{where}: wanted the form of HellaSwag (ctx, endings, label), ARC (question, choices, answerKey) "
-                    f"or GSM8K (question, answer), the same in each line, got the keys {', '.join(sorted(record))}"
+                    f"{where}: wanted the form of {_FORMS} or GSM8K (question, answer), the same in each line, got the "
+                    f"keys {', '.join(sorted(record)) or '(none)'}"
                 )
         tuned = read_provenance(checkpoint).get("tuned_for") == "chat" and tokenizer.chat_template is not None
         return _exact_match(model, tokenizer, [record for _, record in records], tuned, max_tokens)
@@ -92,15 +93,18 @@ def run_task(checkpoint: str | Path, file: str | Path, device: str = "auto", max
 def choice(record: Mapping[str, Any], where: str) -> Choice | None:
     """A record of HellaSwag or ARC; None when it is neither. TrainingError for a right answer that is not there."""
     if {"ctx", "endings", "label"} <= record.keys():
-        context, endings, labels = record["ctx"], record["endings"], None
-        label = record["label"]
+        context, label = record["ctx"], record["label"]
+        choices: Any = {"text": record["endings"]}
     elif {"question", "choices", "answerKey"} <= record.keys():
         context, label = f"Question: {record['question']}\nAnswer:", record["answerKey"]
-        endings, labels = (record["choices"].get(name) for name in ("text", "label"))
+        choices = record["choices"]
     else:
         return None
-    names = list(labels or map(str, range(len(endings or []))))
-    if not isinstance(endings, list) or len(names) != len(endings) or str(label) not in names:
+    endings, labels = (choices.get(name) if isinstance(choices, Mapping) else None for name in ("text", "label"))
+    if not isinstance(endings, list) or not isinstance(labels, list | None):
+        raise TrainingError(f"{where}: wanted lists of choices, in the form of {_FORMS}, got {choices!r}")
+    names = [str(name) for name in labels or range(len(endings))]
+    if len(names) != len(endings) or str(label) not in names:
         raise TrainingError(f"{where}: wanted the right answer among {', '.join(names) or 'choices'}, got {label!r}")
     return Choice(str(context), [str(ending) for ending in endings], names.index(str(label)))
 

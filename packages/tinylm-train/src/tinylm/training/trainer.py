@@ -26,7 +26,7 @@ from tinylm.training._setup import Setup
 from tinylm.training._watching import Watching, sampled
 from tinylm.training.calibration import steps_of
 from tinylm.training.checked_step import CheckedStep
-from tinylm.training.config import TrainConfig
+from tinylm.training.config import SAVED_WITHIN, TrainConfig
 from tinylm.training.device import memory_used
 from tinylm.training.divergence import all_finite
 from tinylm.training.parallel import strategy_for
@@ -35,8 +35,6 @@ from tinylm.training.saving import Saving
 from tinylm.training.spread import local
 from tinylm.training.status import Result, Status, status_after
 from tinylm.training.strategy import SingleProcess
-
-_SAVED_WITHIN = 1000  # updates: by default no kill costs more than these
 
 
 class Trainer:
@@ -158,7 +156,7 @@ class Trainer:
             watching.end(None if "skipped" in row else row["loss"])
             minutes, judged = self.config.minutes, self.validation
             self.report(status_after(self.progress, self._fraction, row, timings, minutes, judged))
-            if best or self._due(self.config.checkpoint_every, before, _SAVED_WITHIN):
+            if best or self._due(self.config.checkpoint_every, before, SAVED_WITHIN):
                 self._save()
                 saved_at = self.progress.step
         if self.progress.step != saved_at:
