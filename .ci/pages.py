@@ -98,6 +98,7 @@ def in_full(name: str, text: str) -> str:
     text = re.sub(r"^\* `([a-z]+)`: .*\.\.\.$", sentence, text, flags=re.MULTILINE)
     example = re.compile(rf"^((?:[a-z]+ |[A-Z][a-z]+: |or: )?)({name} .+?)(?=\. [A-Z]|$| · |   )", re.MULTILINE)
     text = example.sub(r"\1`\2`", text)
+    text = re.sub(r"(?<=`) (or|then): ([^`\n]+)$", r" \1: `\2`", text, flags=re.MULTILINE)
     return re.sub(rf" · ({name} .+?|--.+?)(?=$| · )", r" · `\1`", text, flags=re.MULTILINE)
 
 
@@ -178,7 +179,8 @@ def notebooks() -> None:
         source = f"experiments/{place}.ipynb"
         note = f"*This page is the notebook [{source}]({REPOSITORY}/{source}), as it was run.*"
         title, _, rest = text.lstrip().partition("\n")
-        write(DOCS / "notebooks" / f"{place}.md", f"{title}\n\n{note}\n{rest}")
+        head = "---\nhide: [navigation]\n---\n"  # that column is empty here, and lines of code need the room
+        write(DOCS / "notebooks" / f"{place}.md", f"{head}{title}\n\n{note}\n{rest}")
         if place.parts[0] != folder:
             folder = place.parts[0]
             lines += ["", f"## {folder.capitalize()}", ""]

@@ -97,6 +97,14 @@ def test_a_search_finds_every_public_name(site: Path, phase: str) -> None:
     assert [name for name in importlib.import_module(f"tinylm.{phase}").__all__ if name not in found] == []
 
 
+@pytest.mark.parametrize("site", BUILDERS, ids=["mkdocs", "zensical"])
+def test_markdown_takes_nothing_in_a_docstring_for_markup(site: Path) -> None:
+    # blocks.<i>.mlp outside of `code` slants the rest of the page, and >>> is a quotation of a quotation of a quotation
+    pages = {page.parent.name: page.read_text() for page in (site / "reference" / "api").rglob("*.html")}
+    assert len(pages) == len(PHASES)
+    assert {name: found for name, text in pages.items() if (found := re.findall("<(?:[bisu]|blockquote)>", text))} == {}
+
+
 def test_every_page_has_a_title_of_its_own() -> None:
     titles = [entry["title"] for entry in searched(SITE) if "#" not in entry["location"]]
     assert len(titles) > 40

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="tinylm-infer",
-    help="Text out of a trained model: generate, chat, serve, bench.",
+    help="Text out of a trained model: generate, chat, serve, explore, bench.",
     epilog="Try: tinylm-infer generate CHECKPOINT 'Once upon a time'",
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -35,8 +35,8 @@ Message = Mapping[str, Any]
 class LLM:
     """A model, its tokenizer and its cache, ready to write.
 
-    >>> llm = LLM("checkpoint")                                                             # doctest: +SKIP
-    >>> llm.generate("Once upon", SamplingParams(temperature=0.8, seed=1))[0].outputs[0].text  # doctest: +SKIP
+        llm = LLM("checkpoint")
+        llm.generate("Once upon", SamplingParams(temperature=0.8, seed=1))[0].outputs[0].text
 
     To look at: `model`, `tokenizer` (None if skipped), `engine`, `eos_token_ids`, `tuned_for_chat`, `device`, `dtype`.
     """

@@ -84,7 +84,7 @@ class Watch:
 
     def attention(self, patterns: Mapping[str, Any]) -> None:
         """Attention probabilities (batch, heads, queries, keys) per layer, of a step that is due; of a TinyLM model
-        the taps "blocks.<i>.attention.pattern" are such. The first eight queries, which have little choice, are left
+        the taps `blocks.<i>.attention.pattern` are such. The first eight queries, which have little choice, are left
         out."""
         torch = _torch()
         for layer, pattern in patterns.items():
