@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import sys
 import time
 
@@ -215,7 +216,7 @@ def test_a_finished_run_does_nothing_more(tiny, tmp_path):
 
 
 def test_checkpoints_are_a_tenth_of_the_run_apart_and_so_many_updates_at_most(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("tinylm.training.trainer._SAVED_WITHIN", 7)
+    monkeypatch.setattr("tinylm.training.trainer.SAVED_WITHIN", 7)
     Trainer(tiny(tmp_path / "m", steps=40, checkpoint_every=None, keep=100, keep_best=False)).train()
     saved = sorted(int(path.name) for path in (tmp_path / "m" / "steps").iterdir())
     assert saved == sorted({*range(4, 41, 4), *range(7, 41, 7)})
@@ -250,6 +251,15 @@ def test_a_foreign_model_is_not_overwritten(tiny, tmp_path):
     with pytest.raises(TrainingError, match="no steps/ to continue from"):
         train(tiny(tmp_path / "m"))
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == b"somebody's"
+
+
+@pytest.mark.parametrize(("which", "what"), [("data", "a data set"), ("tokenizer", "a tokenizer")])
+def test_a_model_is_not_written_into_a_data_set_or_a_tokenizer(tiny, house, tmp_path, which, what):
+    shutil.copytree(getattr(house, which), tmp_path / "m")
+    before = sorted(path.name for path in (tmp_path / "m").iterdir())
+    with pytest.raises(TrainingError, match=f"m holds {what}: choose another --out"):
+        train(tiny(tmp_path / "m"))
+    assert sorted(path.name for path in (tmp_path / "m").iterdir() if not path.name.startswith(".")) == before
 
 
 def test_a_run_that_diverges_says_so_and_saves_nothing_broken(tiny, tmp_path):

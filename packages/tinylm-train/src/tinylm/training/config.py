@@ -194,10 +194,11 @@ _RANGES: dict[str, tuple[float, bool, str]] = {
     "warmup_steps": (0.0, True, ">= 0"),
     "decay_fraction": (0.0, True, "between 0 and 0.9"),
     "seed": (0.0, True, "between 0 and 2^63 - 1"),
+    "threads": (0.0, False, "between 1 and 1024"),
 }
 
 
 def _in_range(name: str, value: float) -> bool:
     lowest, allowed, _ = _RANGES.get(name, _POSITIVE)
-    highest = {"decay_fraction": 0.9, "average": 0.999999, "seed": (1 << 63) - 1}.get(name, sys.float_info.max)
-    return lowest < value <= highest or (allowed and value == lowest)
+    highest = {"decay_fraction": 0.9, "average": 0.999999, "seed": (1 << 63) - 1, "threads": 1024}
+    return lowest < value <= highest.get(name, sys.float_info.max) or (allowed and value == lowest)

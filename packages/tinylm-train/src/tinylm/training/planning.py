@@ -64,9 +64,17 @@ def suggestion(config: TrainConfig, shape: TransformerConfig, free: int, data_ra
         if needed <= free:
             return f"--context {short.context} --batch-size {data_ranks} --accumulate 1 fits in {_size(needed)}"
     for depth in range(shape.depth - 1, 0, -1):
-        if memory(config, dataclasses.replace(short, depth=depth), data_ranks, data_ranks)["peak"] <= free:
+        if memory(config, _shallower(config, short, depth), data_ranks, data_ranks)["peak"] <= free:
             return f"the model alone is too large: --depth {depth} would fit, with a short --context"
     return "the model is too large: try a smaller --depth and --width"
+
+
+def _shallower(config: TrainConfig, shape: TransformerConfig, depth: int) -> TransformerConfig:
+    """A shape with `depth` layers: where the dial has set this one's width, the dial's."""
+    dial = TransformerConfig.preset(config.preset, vocab_size=shape.vocab_size, depth=shape.depth)
+    if dial.width != shape.width:
+        return dataclasses.replace(shape, depth=depth)
+    return TransformerConfig.preset(config.preset, vocab_size=shape.vocab_size, depth=depth, context=shape.context)
 
 
 def in_words(

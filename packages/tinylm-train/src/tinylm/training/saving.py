@@ -53,6 +53,9 @@ class Saving:
         if found is None:
             if (self.out / "model.safetensors").exists():
                 raise TrainingError(f"{self.out} holds a model but no steps/ to continue from: choose another --out")
+            for name, what in (("data.json", "a data set"), ("tokenizer.json", "a tokenizer")):
+                if (self.out / name).exists():  # a model written beside it would be neither
+                    raise TrainingError(f"{self.out} holds {what}: choose another --out")
             return None
         folder, progress = found
         progress = continued(progress, setup.progress, setup.config, setup.train_data.directory, self.say)
