@@ -109,6 +109,22 @@ def test_the_command_finds_the_answer_that_is_rewarded(run, base, tokenizer, tmp
     assert rows[-1]["reward"] > 0.9
 
 
+@pytest.mark.parametrize("teaches", [False, True])
+def test_rewards_that_are_always_equal_are_told_once(base, tokenizer, tmp_path, teaches):
+    prompts = grpo.read_prompts(write(tmp_path / "f", {"prompt": "a", "answer": "1"}), tokenizer, 24, "number")
+    drawn, said = [], []
+
+    def reward(text, record):
+        drawn.append(text)
+        return float(teaches and len(drawn) == 1)  # the first answer of the first draw, and never again
+
+    model = Transformer.load(base)
+    method = grpo.GRPO(model, tokenizer, prompts, reward, samples=2, max_tokens=1, say=said.append)
+    deviations = [method.loss([0])[1]["reward_std"] for _ in range(12)]
+    assert deviations == pytest.approx([math.sqrt(0.5) * teaches, *[0.0] * 11])
+    assert [line[:43] for line in said] == ([] if teaches else ["10 times all answers to each prompt had the"])
+
+
 def test_made_tasks_need_no_file(base, tokenizer):
     chat = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     prompts = grpo.read_prompts("task:addition", Tokenizer(tokenizer.engine, chat_template=chat), 24, "number")

@@ -28,6 +28,7 @@ from tinylm.training.finetuning.chat_data import Example, ends_of_answer, fittin
 from tinylm.training.finetuning.packing import Batch, log_probabilities, pack, per_example
 from tinylm.training.finetuning.rewards import Reward, check_record, make_task
 
+_PATIENCE = 10  # draws
 _EPSILON = 1e-4  # beside the standard deviation: a group of equal rewards has none
 
 
@@ -100,7 +101,9 @@ class GRPO:
         iterations: int = 1,
         packing: bool = True,
         seed: int = 0,
+        say: Callable[[str], None] = print,
     ) -> None:
+        self.say = say
         self.model, self.tokenizer, self.items, self.reward = model, tokenizer, prompts, reward
         self.samples, self.max_tokens, self.temperature = samples, max_tokens, temperature
         self.clip_ratio, self.kl, self.iterations, self.packing = clip_ratio, kl, iterations, packing
@@ -109,6 +112,7 @@ class GRPO:
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.first = copy.deepcopy(model).requires_grad_(False) if kl else None
         self.drawn: _Drawn | None = None
+        self._equal = 0  # draws, one after the other from the first, that taught nothing
 
     @property
     def settled(self) -> bool:
@@ -139,18 +143,33 @@ class GRPO:
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
         batch = pack(examples, self.model.config.context, self.packing).to(self.device)
+        rewards = rewards.view(len(chosen), self.samples)
+        spread = float(rewards.std(dim=1).mean())
+        self._does_it_teach(spread)
         return _Drawn(
             batch=batch,
             old=log_probabilities(self.model, batch),
             reference=None if self.first is None else log_probabilities(self.first, batch),
-            advantage=advantages(rewards.view(len(chosen), self.samples)).flatten(),
+            advantage=advantages(rewards).flatten(),
             figures={
                 "reward": float(rewards.mean()),
+                "reward_std": spread,
                 "answer_tokens": sum(map(len, answers)) / len(answers),
                 "tokens": float(len(batch.owner)),
             },
             left=self.iterations,
         )
+
+    def _does_it_teach(self, spread: float) -> None:
+        """Say once when it does not: the loss is then 0, and nothing else tells."""
+        if self._equal < _PATIENCE:
+            self._equal = _PATIENCE + 1 if spread else self._equal + 1
+            if self._equal == _PATIENCE:
+                self.say(
+                    f"{_PATIENCE} times all answers to each prompt had the same reward, and from that nothing is "
+                    "learned: where they are wrong, teach the task by --method sft first, or try more --samples, a "
+                    "higher --temperature or easier prompts; where they are right, harder ones"
+                )
 
     def answers(self, prompts: Sequence[list[int]]) -> list[list[int]]:
         """An answer to each: the drawn ids up to and with the first that ends a turn."""

@@ -57,6 +57,7 @@ def make_method(config: FinetuneConfig, model: Transformer, tokenizer: Tokenizer
         iterations=config.iterations,
         packing=config.packing,
         seed=config.seed,
+        say=say,
     )
 
 
