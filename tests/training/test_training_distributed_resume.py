@@ -43,8 +43,8 @@ trainer.Trainer._advance = advance
 @pytest.fixture(scope="module")
 def options(tiny):
     """Epochs of 148 windows: the run goes through the border of two."""
-    shape = {"depth": 1, "batch_size": 8, "steps": 20, "warmup_steps": 2, "average": 0.9, "process_timeout": 120.0}
-    return lambda out, **more: tiny(out, **{**shape, **more})
+    shape = {"depth": 1, "batch_size": 8, "steps": 20, "warmup_steps": 2, "average": 0.9, "validate_every": 10}
+    return lambda out, **more: tiny(out, **{**shape, "process_timeout": 120.0, **more})
 
 
 def rows(out) -> dict[int, tuple]:
