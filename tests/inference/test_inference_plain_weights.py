@@ -79,17 +79,22 @@ def test_bfloat16_weights_are_nearer_to_the_exact_result_than_pytorchs_way(shape
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.inference_mode()
 def test_a_tokens_bits_do_not_depend_on_batch_or_threads(shape: str, dtype: torch.dtype) -> None:
+    """But for bfloat16 on AMX, where a token alone is multiplied in another way: there two are the fewest."""
+    fewest = 2 if dtype == torch.bfloat16 and "amx" in kernels.instruction_sets() else 1
     ids, threads = some_ids(int(compiled(shape, dtype)._most), 5), torch.get_num_threads()
     wanted = step_by_step(compiled(shape, dtype), ids, 1)
+    few = torch.cat([step_by_step(compiled(shape, dtype), rows, 1) for rows in ids.split(fewest)])
+    assert torch.equal(few, wanted)
     alone = torch.cat([step_by_step(compiled(shape, dtype), row[None], 1) for row in ids])
-    assert torch.equal(alone, wanted)
+    assert (alone - wanted).abs().max() <= (1e-4 * wanted.abs().max() if fewest > 1 else 0)
     kept = step_by_step(compiled(shape, dtype), ids, 1, dtype)
-    assert torch.equal(step_by_step(compiled(shape, dtype), ids[2:3], 1, dtype), kept[2:3])
+    assert torch.equal(step_by_step(compiled(shape, dtype), ids[2 : 2 + fewest], 1, dtype), kept[2 : 2 + fewest])
     assert torch.equal(compiled(shape, dtype)(ids[:1]), kept[:1])
-    assert torch.equal(step_by_step(compiled(shape, dtype), ids[:1], 4), wanted[:1])
+    assert torch.equal(step_by_step(compiled(shape, dtype), ids[:fewest], 4), wanted[:fewest])
     try:
         torch.set_num_threads(2)
         assert torch.equal(step_by_step(compiled(shape, dtype), ids[:2], 1), wanted[:2])
+        assert torch.equal(step_by_step(compiled(shape, dtype), ids[:1], 1), alone[:1])
     finally:
         torch.set_num_threads(threads)
 
@@ -133,9 +138,9 @@ def test_tiles_of_every_shape(tokens: int, outputs: int, inputs: int, monkeypatc
         y = torch.full((tokens, outputs), torch.nan)
         plain_matrix(weight, bias).linear(x.numpy(), y.numpy(), threads)
         assert (y - wanted).abs().max() < 3e-5 * (x.abs() @ weight.float().abs().T).max()
-        alone = torch.empty(1, outputs)
-        plain_matrix(weight, bias).linear(x[-1:].numpy(), alone.numpy(), threads)
-        assert torch.equal(alone[0], y[-1])
+        few = torch.empty(min(tokens, 2), outputs)  # the bits of two or more depend on no other token
+        plain_matrix(weight, bias).linear(x[-2:].numpy(), few.numpy(), threads)
+        assert torch.equal(few, y[-2:])
         assert torch.equal(x.bfloat16() @ weight.T, before)
 
 

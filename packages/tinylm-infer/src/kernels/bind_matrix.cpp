@@ -88,7 +88,7 @@ void Matrix::linear(Array<const float, 2> x, Array<float, 2> y, int threads) con
     const Activations a = rounded.room(x.data(), int(x.shape(0)), packed_);
     if (!packed_.plain()) kernels_->quantize(x.data(), packed_.inputs, a.tokens, a);
     for (int t = 0; kernels_->split && packed_.splits() && t < a.tokens; ++t)
-        kernels_->split(x.data() + size_t(t) * packed_.inputs, packed_.inputs, t, a.columns);
+        kernels_->split(x.data() + size_t(t) * packed_.inputs, packed_.inputs, t, a.tokens, a.columns);
     const float* bias = bias_ ? bias_->data() : nullptr;
     const int blocks = packed_.blocks();
     Team& team = team_of(threads);

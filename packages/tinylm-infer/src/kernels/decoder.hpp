@@ -2,7 +2,8 @@
 // token ids to logits in one call, so that a step of a small model is not spent on calling. No Python here.
 //
 // All threads of a team run `Decoder::run` together; each line of it that splits work ends at a barrier. Every token's
-// numbers are computed in an order that depends on no other token. Not here: the matrices (kernels.inc) and what stands
+// numbers are computed in an order that depends on no other token, but for bfloat16 on AMX: kernels_amx.cpp has another
+// one for a token alone. Not here: the matrices (kernels.inc) and what stands
 // between them (elementwise.inc). Next: module.cpp.
 #pragma once
 
@@ -108,17 +109,17 @@ class Decoder {
         all([&](int token) { embed(step, token); }, tokens);
         for (size_t index = 0; index < layers.size(); ++index) {
             const Layer& layer = layers[index];
-            all([&](int t) { norm_and_round(layer.attention_norm, row(x_, t, shape.width), t, layer.q.matrix); }, tokens);
+            all([&](int t) { norm_and_round(layer.attention_norm, row(x_, t, shape.width), t, tokens, layer.q.matrix); }, tokens);
             project(layer.q, normed_, q_, tokens, part);
             project(layer.k, normed_, k_, tokens, part);
             project(layer.v, normed_, v_, tokens, part);
             team.barrier();
             all([&](int token) { remember(step, layer, int64_t(index), token); }, tokens);
             all([&](int item) { attend(step, layer, int64_t(index), item, thread); }, tokens * shape.heads);
-            all([&](int t) { round(row(attended_, t, query_width), t, layer.output.matrix); }, tokens);
+            all([&](int t) { round(row(attended_, t, query_width), t, tokens, layer.output.matrix); }, tokens);
             project(layer.output, attended_, x_, tokens, part, true);
             team.barrier();
-            all([&](int t) { norm_and_round(layer.mlp_norm, row(x_, t, shape.width), t, layer.up.matrix); }, tokens);
+            all([&](int t) { norm_and_round(layer.mlp_norm, row(x_, t, shape.width), t, tokens, layer.up.matrix); }, tokens);
             const bool gated = layer.gate.matrix.data;
             if (gated) project(layer.gate, normed_, gate_, tokens, part);
             project(layer.up, normed_, up_, tokens, part);
@@ -127,13 +128,13 @@ class Decoder {
                 [&](int t) {
                     float* up = row(up_, t, shape.mlp_width);
                     kernels->activate(gated ? row(gate_, t, shape.mlp_width) : nullptr, up, shape.mlp_width);
-                    round(up, t, layer.down.matrix);
+                    round(up, t, tokens, layer.down.matrix);
                 },
                 tokens);
             project(layer.down, up_, x_, tokens, part, true);
             team.barrier();
         }
-        all([&](int r) { norm_and_round(final_norm, row(x_, int(step.rows[r]), shape.width), r, head.matrix); },
+        all([&](int r) { norm_and_round(final_norm, row(x_, int(step.rows[r]), shape.width), r, step.row_count, head.matrix); },
             step.row_count);
         linear(head, normed_, step.logits, step.row_count, part, false);
     }
@@ -186,14 +187,14 @@ class Decoder {
                    scores_[size_t(thread)].data());
     }
 
-    void norm_and_round(const Norm& norm, const float* x, int token, const Packed& matrix) {
+    void norm_and_round(const Norm& norm, const float* x, int token, int tokens, const Packed& matrix) {
         float* y = row(normed_, token, shape.width);
         kernels->norm(x, norm.weight, norm.bias, shape.eps, shape.width, y);
-        round(y, token, matrix);
+        round(y, token, tokens, matrix);
     }
 
-    void round(const float* x, int token, const Packed& matrix) {
-        if (kernels->split && matrix.splits()) kernels->split(x, matrix.inputs, token, columns_.data());
+    void round(const float* x, int token, int tokens, const Packed& matrix) {
+        if (kernels->split && matrix.splits()) kernels->split(x, matrix.inputs, token, tokens, columns_.data());
         if (matrix.plain()) return;
         Activations one = activations(matrix, x, 1);
         one.numbers += size_t(token) * matrix.padded_inputs();

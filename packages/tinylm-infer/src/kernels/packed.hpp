@@ -120,8 +120,8 @@ struct Kernels {
   const char* name;
   // scale = max|x| / 127, q = round(x · (127 / max|x|)), halves to even; a group of zeros has scale 0.
   void (*quantize)(const float* x, int inputs, int tokens, const Activations& out);
-  // Null, or: one token's columns (Activations), which `linear` then takes where the matrix `splits()`.
-  void (*split)(const float* x, int inputs, int token, uint16_t* columns);
+  // Null, or: the columns (Activations) of one of so many tokens, which `linear` then takes where the matrix `splits()`.
+  void (*split)(const float* x, int inputs, int token, int tokens, uint16_t* columns);
   // y (tokens, stride) at blocks first to last - 1 of the matrix: x Wᵀ + bias, added to y or instead of it; bias may be
   // null.
   void (*linear)(const Packed& matrix, const Activations& x, const float* bias, float* y, size_t stride, int first,
