@@ -86,8 +86,10 @@ def quickstart(session: nox.Session) -> None:
 
     say("Installing the five packages and PyTorch into .nox/quickstart (a minute; longer where PyTorch is downloaded)")
     watched = sys.stdout.isatty() and not Path(session.bin, "tinylm-infer").exists()  # show a first, long download
-    install(session, *wheels(session), silent=not watched, log=False)
-    install(session, *wheels(session), "--no-deps", "--force-reinstall", log=False)  # a newer source, perhaps
+    made = wheels(session)
+    watching = [f"{wheel}[ui,system]" for wheel in made if Path(wheel).name.startswith("tinylm_obs")]
+    install(session, *made, *watching, silent=not watched, log=False)
+    install(session, *made, "--no-deps", "--force-reinstall", log=False)  # a newer source, perhaps
 
     name = str(text.relative_to(ROOT) if text.is_relative_to(ROOT) else text)
     prompts = [text.read_text(encoding="utf-8", errors="replace").strip().split("\n")[0][:80]] if mine else PROMPTS
