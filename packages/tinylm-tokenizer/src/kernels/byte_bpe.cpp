@@ -12,6 +12,7 @@
 
 #include "bindings.hpp"
 #include "byte_bpe_text.hpp"
+#include "int_list.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -21,42 +22,6 @@ namespace {
 
 constexpr size_t kKeepGil = 4096;        // characters: for less, giving the GIL back costs more than it is worth
 constexpr uint32_t kNear = 1 << 24;      // ids below have a place in an array; no vocabulary of today comes near
-
-// A list of Python's ints that is filled without its growing rules.
-class IntList {
-  public:
-    explicit IntList(size_t expected) : list_(nb::steal<nb::list>(PyList_New(0))) {
-        if (!list_.is_valid()) throw nb::python_error();
-        reserve(expected);
-    }
-
-    PyObject** room_for(size_t more) {
-        const size_t size = size_t(Py_SIZE(list_.ptr()));
-        if (size + more > size_t(list()->allocated)) reserve(size + more + size / 2);
-        return list()->ob_item + size;
-    }
-
-    void grew_by(size_t more) { Py_SET_SIZE(list(), Py_SIZE(list_.ptr()) + Py_ssize_t(more)); }
-
-    nb::list done() {
-        if (list()->allocated - Py_SIZE(list_.ptr()) > 64) reserve(size_t(Py_SIZE(list_.ptr())));
-        return std::move(list_);
-    }
-
-  private:
-    PyListObject* list() { return reinterpret_cast<PyListObject*>(list_.ptr()); }
-
-    void reserve(size_t size) {
-        if (size == 0) return;
-        void* items = PyMem_Realloc(list()->ob_item, size * sizeof(PyObject*));
-        if (!items) throw std::bad_alloc();
-        write_in_large_pages(items, size * sizeof(PyObject*));
-        list()->ob_item = static_cast<PyObject**>(items);
-        list()->allocated = Py_ssize_t(size);
-    }
-
-    nb::list list_;
-};
 
 [[noreturn]] void raise_lone_surrogate(PyObject* text) {  // as Python itself says it
     nb::steal<nb::object>(PyUnicode_AsUTF8String(text));
@@ -90,10 +55,6 @@ class Encoder {
         nb::gil_scoped_release unlocked;
         bpe_ = std::make_unique<ByteBpe>(EncoderOptions{*known, ranked, whole_piece_first, merges_make_all},
                                          byte_ids.data(), flat.data(), flat.size() / 3, views, ids);
-    }
-
-    ~Encoder() {
-        for (PyObject* number : numbers_) Py_XDECREF(number);
     }
 
     nb::list encode(nb::str text) {
@@ -173,7 +134,7 @@ class Encoder {
             size_t start = 0;
             for (auto [text, end] : part.ends) {
                 IntList list(end - start);
-                append(list, part.ids.data() + start, end - start);
+                numbers_.append(list, part.ids.data() + start, end - start);
                 PyList_SET_ITEM(result.ptr(), Py_ssize_t(text), list.done().release().ptr());
                 start = end;
             }
@@ -276,33 +237,16 @@ class Encoder {
     }
 
     void append(IntList& list, IdArray& ids) {
-        append(list, ids.data(), ids.size());
+        numbers_.append(list, ids.data(), ids.size());
         ids.clear();
-    }
-
-    // Each int object is made once and shared by all lists: that is quicker than making it again, and takes no memory.
-    void append(IntList& list, const uint32_t* ids, size_t count) {
-        PyObject** items = list.room_for(count);
-        for (size_t i = 0; i < count; i++) {
-            PyObject* number = ids[i] < numbers_.size() ? numbers_[ids[i]] : nullptr;
-            items[i] = number ? Py_NewRef(number) : make_number(ids[i]);
-        }
-        list.grew_by(count);
-    }
-
-    [[gnu::noinline]] PyObject* make_number(uint32_t id) {
-        PyObject* number = PyLong_FromUnsignedLong(id);
-        if (!number) throw nb::python_error();
-        if (id < numbers_.size()) numbers_[id] = Py_NewRef(number);
-        return number;
     }
 
     std::unique_ptr<ByteBpe> bpe_;
     std::string arena_;               // the bytes of all tokens, and 16 more that may be read
     std::vector<Place> near_;         // id → its bytes in arena_
     std::unordered_map<uint32_t, Place> far_;
-    std::vector<PyObject*> numbers_;  // id → the int, made at first use; only touched under the GIL
-    IdArray scratch_;                // the same
+    SharedInts numbers_;
+    IdArray scratch_;                // only touched under the GIL
 };
 
 }  // namespace

@@ -12,7 +12,7 @@
 #include <string>
 
 #include "byte_bpe_borders.hpp"
-#include "byte_bpe_ids.hpp"
+#include "ids.hpp"
 #include "byte_bpe_ranks.hpp"
 #include "byte_bpe_table.hpp"
 #include "scan.hpp"

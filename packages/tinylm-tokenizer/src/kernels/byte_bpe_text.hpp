@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "byte_bpe_ids.hpp"
+#include "ids.hpp"
 
 namespace tinylm {
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <utility>
 #include <vector>
@@ -12,6 +13,22 @@
 #endif
 
 namespace tinylm {
+
+// Asks for large pages where the system has them: memory that is written once, from end to end, otherwise costs a fault
+// for each 4 KB, which for short tokens is as much as finding them. It asks for all pages that the memory touches: were
+// the first one left out, it would be a mapping of its own to the system, and realloc could not move what are two
+// mappings; it would copy.
+inline void write_in_large_pages(void* memory, size_t size) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    constexpr size_t page = 4096, worth_it = size_t(4) << 20;
+    if (size < worth_it) return;
+    const uintptr_t start = reinterpret_cast<uintptr_t>(memory) / page * page;
+    const uintptr_t end = reinterpret_cast<uintptr_t>(memory) + size;
+    madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);  // what it says does not matter
+#else
+    (void)memory, (void)size;
+#endif
+}
 
 // Allocates for a std::vector; from 4 MB on in large pages where the system has them. What is not given a value has none.
 template <class T>

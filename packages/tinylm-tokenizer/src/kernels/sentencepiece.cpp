@@ -10,6 +10,7 @@
 #include <exception>
 
 #include "bindings.hpp"
+#include "int_list.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -55,13 +56,9 @@ class SentencePieceEncoder {
             if (unknown_id && texts.at(*unknown_id).empty()) scores.at(*unknown_id) = unknown_score;
             as_unigram.emplace(texts, std::move(scores), unknown_score, in_double);
         }
-        pieces_ = texts.size();
+        integers_.resize(texts.size());
         encoder_.emplace(texts, options, std::move(normalizer), std::move(as_bpe), std::move(as_unigram),
                          bpe ? keys(symbols, symbol_ids, true) : sp::Trie::Keys());
-    }
-
-    ~SentencePieceEncoder() {
-        for (PyObject* integer : integers_) Py_DECREF(integer);
     }
 
     Ids encode_array(const nb::str& text, bool first) {
@@ -73,15 +70,15 @@ class SentencePieceEncoder {
         return Ids(data, {size}, owner);
     }
 
-    nb::object encode(const nb::str& text, bool first) {
+    nb::list encode(const nb::str& text, bool first) {
         // Making a list can start Python's garbage collector, and that code which encodes, in this thread or in another:
         // the buffer of short texts is away until the list is made.
-        const bool is_short = PyUnicode_GET_LENGTH(text.ptr()) < kKeepGil;
-        sp::Ids ids = is_short ? std::exchange(short_ids_, {}) : sp::Ids();
+        if (PyUnicode_GET_LENGTH(text.ptr()) >= kKeepGil) return encode_long(utf8(text), first);
+        sp::Ids ids = std::exchange(short_ids_, sp::Ids());
         ids.clear();
         encode_into(ids, text, first);
-        nb::object list = to_list(ids.data(), ids.size());
-        if (is_short) short_ids_ = std::move(ids);
+        nb::list list = to_list(ids.data(), ids.size());
+        short_ids_ = std::move(ids);
         return list;
     }
 
@@ -117,7 +114,7 @@ class SentencePieceEncoder {
             if (part.error) std::rethrow_exception(part.error);
             size_t start = 0;
             for (auto [text, end] : part.ends) {
-                nb::object list = to_list(part.ids.data() + start, end - start);
+                nb::list list = to_list(part.ids.data() + start, end - start);
                 PyList_SET_ITEM(lists.ptr(), Py_ssize_t(text), list.release().ptr());
                 start = end;
             }
@@ -150,7 +147,25 @@ class SentencePieceEncoder {
             return;
         }
         nb::gil_scoped_release unlocked;
-        encoder_->encode(view, first, ids);
+        std::unique_ptr<sp::Worker> worker = encoder_->take();
+        encoder_->encode(view, first, *worker, ids);
+        encoder_->give_back(std::move(worker));
+    }
+
+    // The ids of one block are Python's ints before those of the next are found: they never are all in memory twice.
+    nb::list encode_long(std::string_view text, bool first) {
+        IntList list(text.size() / 4 + 16);
+        std::unique_ptr<sp::Worker> worker = encoder_->take();
+        sp::Encoder::Reading reading = encoder_->begin(text, first, *worker);
+        for (sp::Ids ids;; encoder_->clear(*worker, ids)) {
+            {
+                nb::gil_scoped_release unlocked;
+                if (!encoder_->next(reading, *worker, ids)) break;
+            }
+            integers_.append(list, ids.data(), ids.size());
+        }
+        encoder_->give_back(std::move(worker));
+        return list.done();
     }
 
     void encode_some(const std::vector<std::string_view>& texts, std::atomic<size_t>& next, Encoded& out) const {
@@ -170,30 +185,14 @@ class SentencePieceEncoder {
         }
     }
 
-    // The list shares one integer object an id: making a new one for each place costs more than finding the id.
-    // Python's garbage collector does not look at it: integers refer to nothing, and visiting them took a third of the
-    // time of encoding short texts.
-    nb::object to_list(const uint32_t* ids, size_t count) {
-        while (integers_.size() < pieces_) {
-            PyObject* integer = PyLong_FromSize_t(integers_.size());
-            if (!integer) throw nb::python_error();
-            integers_.push_back(integer);
-        }
-        nb::object list = nb::steal(PyList_New(Py_ssize_t(count)));
-        if (!list.is_valid()) throw nb::python_error();
-        PyObject_GC_UnTrack(list.ptr());
-        PyObject** const items = reinterpret_cast<PyListObject*>(list.ptr())->ob_item;
-        sp::prefer_large_pages(items, count * sizeof(PyObject*));
-        for (size_t i = 0; i < count; i++) {
-            items[i] = integers_[ids[i]];
-            Py_INCREF(items[i]);
-        }
-        return list;
+    nb::list to_list(const uint32_t* ids, size_t count) {
+        IntList list(count);
+        integers_.append(list, ids, count);
+        return list.done();
     }
 
     std::optional<sp::Encoder> encoder_;
-    size_t pieces_;
-    std::vector<PyObject*> integers_;
+    SharedInts integers_;
     std::unique_ptr<sp::Worker> worker_;  // of short texts
     sp::Ids short_ids_;
 };

@@ -30,35 +30,51 @@ class Encoder {
           parts_(texts, options, std::move(bpe), std::move(unigram)),
           has_symbols_(!symbols.empty()) {
         symbols_.build(std::move(symbols));
+        idle_.push_back(std::make_unique<Worker>());
     }
 
-    // Adds the ids to `ids`, which is empty. first: the text starts the whole text (dummy prefix). Safe from many
-    // threads.
-    void encode(std::string_view text, bool first, Ids& ids) const {
-        std::unique_ptr<Worker> worker = take();
-        encode(text, first, *worker, ids);
-        give_back(std::move(worker));
+    // A text that is being encoded.
+    struct Reading {
+        Normalizer::Reading text;
+        bool more = true;
+    };
+
+    // first: the text starts the whole text (dummy prefix). Each text that is encoded at the same time has a worker.
+    Reading begin(std::string_view text, bool first, Worker& worker, State state = {}) const {
+        worker.normalized.clear();
+        worker.sum = {state.sum, 0, std::abs(state.sum)};
+        worker.after_unknown = state.after_unknown;
+        return {{text, first}};
     }
 
-    State state(const Worker& worker, const Ids& ids) const {
-        return {parts_.is_unigram() ? parts_.exact_sum(worker.sum, ids) : 0, worker.after_unknown};
+    // Adds the ids of the next block of the text to `ids`; false: there is none.
+    bool next(Reading& reading, Worker& worker, Ids& ids) const {
+        if (!reading.more) return false;
+        const size_t enough = has_symbols_ ? std::string_view::npos : std::max(kBlock, 2 * worker.normalized.size());
+        reading.more = normalizer_.read(reading.text, enough, worker.normalized);
+        const std::string_view view = worker.normalized.view();
+        if (has_symbols_)
+            cut_out_symbols(view, worker, ids);
+        else
+            worker.normalized.drop(encode_stretch(view, !reading.more, worker, ids));
+        return true;
+    }
+
+    // Forgets the ids up to here, which somebody has taken.
+    void clear(Worker& worker, Ids& ids) const {
+        parts_.settle(worker, ids);
+        worker.sum.exact_at = 0;
+        ids.clear();
+    }
+
+    State state(Worker& worker, const Ids& ids) const {
+        parts_.settle(worker, ids);
+        return {worker.sum.exact, worker.after_unknown};
     }
 
     void encode(std::string_view text, bool first, Worker& worker, Ids& ids, State state = {}) const {
-        worker.normalized.clear();
-        worker.sum = {state.sum, 0, state.sum, 0};
-        worker.after_unknown = state.after_unknown;
-        ids.room(text.size() / 4 + 16);
-        Normalizer::Reading reading{text, first};
-        for (bool more = true; more;) {
-            const size_t enough = has_symbols_ ? text.npos : std::max(kBlock, 2 * worker.normalized.size());
-            more = normalizer_.read(reading, enough, worker.normalized);
-            const std::string_view view = worker.normalized.view();
-            if (has_symbols_)
-                cut_out_symbols(view, worker, ids);
-            else
-                worker.normalized.drop(encode_stretch(view, !more, worker, ids));
-        }
+        ids.room_for(text.size() / 4 + 16);
+        for (Reading reading = begin(text, first, worker, state); next(reading, worker, ids);) {}
     }
 
     std::unique_ptr<Worker> take() const {
@@ -111,15 +127,10 @@ class Encoder {
     // come. Returns how far it came: unless the stretch is final, more text may belong to its last part, and spaces may
     // go.
     size_t encode_stretch(std::string_view text, bool final, Worker& worker, Ids& ids) const {
-        struct Part {
-            const char* at;
-            size_t size;
-            Cache::Place place;
-        };
         std::array<Part, 32> parts;
         size_t count = 0;
         const auto flush = [&] {
-            for (size_t i = 0; i < count; i++) parts_.encode(parts[i].at, parts[i].size, parts[i].place, worker, ids);
+            parts_.encode(parts.data(), count, worker, ids);
             count = 0;
         };
         const auto add = [&](const char* from, const char* to) {

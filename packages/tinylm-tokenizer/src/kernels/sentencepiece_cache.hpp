@@ -1,27 +1,12 @@
 // A part of a text → its ids: what was encoded once is looked up. No Python here.
 #pragma once
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <array>
 
+#include "large_pages.hpp"
 #include "unigram.hpp"
 
 namespace tinylm::sentencepiece {
-
-// Tells Linux to back memory with pages of 2 MB: fewer page faults, and shorter ways of address translation.
-inline void prefer_large_pages(void* memory, size_t size) {
-#ifdef __linux__
-    constexpr uintptr_t kPage = 1 << 21;
-    const uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) & ~(kPage - 1);
-    const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + size) & ~(kPage - 1);
-    if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-#else
-    (void)memory, (void)size;
-#endif
-}
 
 // Part of a text → its ids, for parts of up to 16 bytes with up to 8 ids. Two places for each part; the older one goes.
 class Cache {
@@ -33,8 +18,8 @@ class Cache {
         uint8_t size = 0;  // bytes; 0: free
         uint8_t count;
         bool starts_unknown, ends_unknown;
-        float limit;   // Unigram: right as long as the sum is not larger in size
-        double total;  // Unigram: what it adds to the sum
+        float limit;   // right as long as the sum of Unigram's scores is below
+        double reach;  // how far that sum moves at most
         uint32_t ids[kIds];
     };
 
@@ -47,33 +32,33 @@ class Cache {
         Place out{{load(part), load(part + 8)}, nullptr};  // there is room to read behind every text
         out.key[0] &= kFirst[std::min<size_t>(size, 8)];
         out.key[1] &= kFirst[size < 8 ? 0 : std::min<size_t>(size - 8, 8)];
-        const uint64_t mixed =
-            mix(out.key[0] ^ std::rotl(out.key[1] * 0x9E3779B97F4A7C15, 23));
-        out.pair = &entries_[(mixed >> 20 & (kEntries / 2 - 1)) * 2];
+        const uint64_t mixed = (out.key[0] ^ std::rotl(out.key[1] * 0x9E3779B97F4A7C15, 23)) * 0xD6E8FEB86659FD93;
+        out.pair = &entries_[(mixed >> 40 & (kEntries / 2 - 1)) * 2];
 #ifdef __GNUC__
         __builtin_prefetch(out.pair);
 #endif
         return out;
     }
 
+    static const Entry* find(const Place& place, size_t size) {  // null: the part is not there
+        const Entry* pair = place.pair;
+        return holds(pair[0], place, size) ? pair : holds(pair[1], place, size) ? pair + 1 : nullptr;
+    }
+
+    // An entry for a part that is not there. It counts once its size is set.
+    static Entry& renew(const Place& place) {
+        Entry* pair = place.pair;
+        if (pair[0].size) pair[1] = pair[0];
+        std::memcpy(pair[0].key, place.key, sizeof place.key);
+        pair[0].size = 0;
+        return pair[0];
+    }
+
+  private:
     static bool holds(const Entry& entry, const Place& place, size_t size) {
         return entry.size == size && entry.key[0] == place.key[0] && entry.key[1] == place.key[1];
     }
 
-    // The entry of the part; if it is not there (found: false) one to be filled.
-    static Entry* find(const Place& place, size_t size, bool& found) {
-        Entry* pair = place.pair;
-        found = true;
-        if (holds(pair[0], place, size)) return pair;
-        if (holds(pair[1], place, size)) return pair + 1;
-        found = false;
-        if (pair[0].size) pair[1] = pair[0];
-        std::memcpy(pair[0].key, place.key, sizeof place.key);
-        pair[0].size = 0;
-        return pair;
-    }
-
-  private:
     static constexpr size_t kEntries = 1 << 16;  // 4 MB
     static constexpr uint64_t kFirst[9] = {0,           0xFF,           0xFFFF,           0xFFFFFF,          0xFFFFFFFF,
                                            0xFFFFFFFFFF, 0xFFFFFFFFFFFF, 0xFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF};
@@ -84,7 +69,7 @@ class Cache {
     };
     static Entry* allocate() {
         void* memory = operator new[](kEntries * sizeof(Entry), std::align_val_t(kAlignment));
-        prefer_large_pages(memory, kEntries * sizeof(Entry));
+        write_in_large_pages(memory, kEntries * sizeof(Entry));
         return new (memory) Entry[kEntries];
     }
     static constexpr size_t kAlignment = 1 << 21;

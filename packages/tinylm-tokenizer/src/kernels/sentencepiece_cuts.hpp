@@ -16,6 +16,7 @@ class Cuts {
     // words: before a "▁" in any case.
     Cuts(const std::vector<std::string>& texts, bool words) : words_(words) {
         std::vector<uint64_t> pairs;
+        cut_.fill(1);
         for (const std::string& text : texts) {
             uint32_t before = 0;
             for (size_t i = 0, size; i < text.size(); i += size) {
@@ -23,7 +24,7 @@ class Cuts {
                 const uint32_t character = pack(&text[i], size);
                 if (i > 0 && !(words && character == ' ')) {
                     pairs.push_back(hash(before, character));
-                    if (before < 128 && character < 128) ascii_[before << 7 | character] = 1;
+                    if (before < 128 && character < 128) cut_[before << 7 | character] = 0;
                 }
                 before = character;
             }
@@ -43,11 +44,13 @@ class Cuts {
         for (size_t i = 0; i < size;) {
             const auto byte = static_cast<unsigned char>(block[i]);
             if (i <= 56 && before < 128 && !(load(block + i) & kHighs)) {
+                uint64_t eight = 0;
                 for (size_t j = 0; j < 8; j++) {
                     const auto right = static_cast<unsigned char>(block[i + j]);
-                    out |= uint64_t(!ascii_[before << 7 | right]) << (i + j);
+                    eight |= uint64_t(cut_[before << 7 | right]) << j;
                     before = right;
                 }
+                out |= eight << i;
                 i += 8;
                 continue;
             }
@@ -82,7 +85,7 @@ class Cuts {
     }
 
     bool words_;
-    std::array<uint8_t, 1 << 14> ascii_{};
+    std::array<uint8_t, 1 << 14> cut_;  // two ASCII characters in a row: 1 if a part may begin at the second
     std::vector<uint64_t> bits_;
     int shift_;
 };

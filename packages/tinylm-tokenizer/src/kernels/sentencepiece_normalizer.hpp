@@ -41,7 +41,7 @@ class Normalizer {
         if (!reading.begun) {
             reading.after_space = rules_.remove_extra && reading.first;
             if (reading.after_space)
-                while (!text.empty()) {
+                while (!text.empty() && !is_itself(text.data(), text.data() + text.size())) {
                     const auto [size, replacement] = prefix(text);
                     if (replacement != " ") break;
                     text.remove_prefix(size);
@@ -70,25 +70,27 @@ class Normalizer {
     char space() const { return rules_.escape ? ' ' : kRealSpace; }
 
     void copy(std::string_view& text, bool& space_before, size_t enough, Buffer& out) const {
-        const char* at = text.data();
-        const char* const end = at + text.size();
+        const char *const start = text.data(), *const end = start + text.size(), *at = start;
         bool after_space = space_before;
         while (at < end && out.size() < enough) {
-            if (words_simple_ && end - at > 8) {  // 8 bytes of ordinary ASCII with single spaces, and ASCII behind them
-                const uint64_t word = load(at);
+            // 8 bytes of ordinary ASCII with single spaces, and ASCII behind them; at the end what is left of 8.
+            if (words_simple_ && end - start >= 8) {
+                const size_t size = std::min<size_t>(8, size_t(end - at));
+                uint64_t word = load(end - at < 8 ? end - 8 : at);
+                if (size < 8) word = word >> 8 * (8 - size) | kOnes * 'a' << 8 * size;
                 const uint64_t odd = ((word - kOnes * ' ') | (word + kOnes) | word) & kHighs;
                 const uint64_t spaces = spaces_in(word);
                 const bool doubled = rules_.remove_extra && (spaces & (spaces << 8 | (after_space ? 0x80 : 0)));
-                if (!odd && !doubled && static_cast<unsigned char>(at[8]) < 0x80) {
-                    std::memcpy(out.room(8), at, 8);
-                    out.grow(8);
-                    after_space = rules_.remove_extra && at[7] == ' ';
-                    at += 8;
+                if (!odd && !doubled && (end - at <= 8 || static_cast<unsigned char>(at[8]) < 0x80)) {
+                    std::memcpy(out.room(8), &word, 8);
+                    out.grow(size);
+                    at += size;
+                    after_space = rules_.remove_extra && at[-1] == ' ';
                     continue;
                 }
             }
             const auto byte = static_cast<unsigned char>(*at);
-            if (byte < 0x80 && simple_[byte] && (at + 1 == end || static_cast<unsigned char>(at[1]) < 0x80 || !map_)) {
+            if (is_itself(at, end)) {
                 out.add(*at++);
                 after_space = false;
                 continue;
@@ -122,6 +124,12 @@ class Normalizer {
         }
         text.remove_prefix(size_t(at - text.data()));
         space_before = after_space;
+    }
+
+    // Whether the character at `at` is ASCII and becomes itself, which is no space.
+    bool is_itself(const char* at, const char* end) const {
+        const auto byte = static_cast<unsigned char>(*at);
+        return byte < 0x80 && simple_[byte] && (at + 1 == end || static_cast<unsigned char>(at[1]) < 0x80 || !map_);
     }
 
     // What stands first in `text` (a user-defined symbol, a rule, else a character): its size and what becomes of it.

@@ -4,52 +4,15 @@
 // the sum a part may be taken from the cache, and beyond it is solved again with the exact sum.
 #pragma once
 
-#include <cstdlib>
-#include <new>
+#include <array>
 #include <optional>
 
+#include "ids.hpp"
 #include "sentencepiece_cache.hpp"
 
 namespace tinylm::sentencepiece {
 
-// The ids of a text; like a vector, but new room is not filled with zeros, and a large one grows without being copied.
-class Ids {
-  public:
-    Ids() = default;
-    Ids(Ids&& other) noexcept { *this = std::move(other); }
-    Ids& operator=(Ids&& other) noexcept {
-        std::swap(data_, other.data_), std::swap(size_, other.size_), std::swap(capacity_, other.capacity_);
-        return *this;
-    }
-    ~Ids() { std::free(data_); }
-
-    uint32_t* room(size_t wanted) {
-        if (size_ + wanted > capacity_) grow_to(std::max(capacity_ + capacity_ / 2, size_ + wanted + 64));
-        return data_ + size_;
-    }
-    void grow(size_t written) { size_ += written; }
-    void add(uint32_t id) { *room(1) = id, size_++; }
-    void add(const uint32_t* ids, size_t count) {
-        if (count) std::memcpy(room(count), ids, count * sizeof *ids);
-        size_ += count;
-    }
-    void clear() { size_ = 0; }
-    size_t size() const { return size_; }
-    const uint32_t* data() const { return data_; }
-    uint32_t* release() { return std::exchange(data_, nullptr); }  // to be given to std::free
-
-  private:
-    void grow_to(size_t capacity) {
-        void* larger = std::realloc(data_, capacity * sizeof(uint32_t));
-        if (!larger) throw std::bad_alloc();
-        data_ = static_cast<uint32_t*>(larger);
-        capacity_ = capacity;
-        prefer_large_pages(larger, capacity * sizeof(uint32_t));
-    }
-
-    uint32_t* data_ = nullptr;
-    size_t size_ = 0, capacity_ = 0;
-};
+using Ids = IdArray;
 
 struct Options {
     bool bpe;
@@ -60,15 +23,14 @@ struct Options {
     std::optional<std::array<uint32_t, 256>> byte_ids;  // given: unknown characters become bytes
 };
 
-// The sum of Unigram's scores so far: quickly, with what it may be off, and exactly up to some id.
+// The sum of Unigram's scores so far: exactly up to some id, and how large in size it can be by now. A sum ends at 10^5, so
+// that adding a score is off by less than 2^-8.
 struct Sum {
-    double about = 0;
-    size_t added = 0;  // scores since `about` was exact; each may be rounded by less than 2^-8, as sums end at 10^5
     double exact = 0;
     size_t exact_at = 0;  // ids
+    double reach = 0;
 
-    void add(double score, size_t count) { about += score, added += count; }
-    bool within(double limit) const { return std::abs(about) + double(added) * 0x1p-8 < limit; }
+    static double reach_of(double score) { return std::abs(score) + 0x1p-8; }
 };
 
 // What one text needs for itself; kept for the next text, so that the cache is warm.
@@ -83,58 +45,105 @@ struct Worker {
     bool after_unknown;
 };
 
+// place: in the worker's cache; only there for 2 to Cache::kBytes bytes.
+struct Part {
+    const char* at;
+    size_t size;
+    Cache::Place place;
+};
+
 class Parts {
   public:
     Parts(const std::vector<std::string>& texts, Options options, std::optional<Bpe> bpe,
           std::optional<Unigram> unigram)
         : options_(options), bpe_(std::move(bpe)), unigram_(std::move(unigram)) {
-        singles_.fill(kNone);
+        const bool own_unknown = options.unknown_id && !options.byte_ids;
+        for (Single& single : singles_)
+            if (own_unknown) single = single_of(*options.unknown_id, unigram_ ? unigram_->unknown() : 0, true);
         for (uint32_t id = 0; id < texts.size(); id++)
-            if (texts[id].size() == 1) singles_[static_cast<unsigned char>(texts[id][0])] = id;
+            if (texts[id].size() == 1)
+                singles_[static_cast<unsigned char>(texts[id][0])] = single_of(id, unigram_ ? unigram_->score(id) : 0, false);
     }
 
-    // Adds the ids of a part. place: in the worker's cache; not used for one byte.
-    void encode(const char* part, size_t size, Cache::Place& place, Worker& worker, Ids& ids) const {
-        if (options_.words && *part == ' ') worker.after_unknown = false;
-        if (size == 1) {
-            const uint32_t id = singles_[static_cast<unsigned char>(*part)];
-            if (id != kNone && (!unigram_ || worker.sum.within(unigram_->safe()))) {
-                if (unigram_) worker.sum.add(unigram_->score(id), 1);
-                ids.add(id);
-                worker.after_unknown = false;
-                return;
+    // Adds the ids of parts that follow each other. What is known goes by here; the rest is encode_one's.
+    void encode(const Part* parts, size_t count, Worker& worker, Ids& ids) const {
+        uint32_t* out = ids.room_for(count * Cache::kIds);
+        double reach = worker.sum.reach;
+        bool after_unknown = worker.after_unknown;
+        for (const Part *part = parts, *end = parts + count; part < end; part++) {
+            if (options_.words && *part->at == ' ') after_unknown = false;
+            if (part->size == 1) {
+                const Single& single = singles_[static_cast<unsigned char>(*part->at)];
+                if (reach < single.limit && !(after_unknown && single.unknown)) {
+                    *out++ = single.id;
+                    reach += single.reach;
+                    after_unknown = single.unknown;
+                    continue;
+                }
+            } else if (part->size <= Cache::kBytes) {
+                const Cache::Entry* entry = Cache::find(part->place, part->size);
+                if (entry && reach < entry->limit && !(after_unknown && entry->starts_unknown)) {
+                    std::memcpy(out, entry->ids, sizeof entry->ids);
+                    out += entry->count;
+                    reach += entry->reach;
+                    after_unknown = entry->ends_unknown;
+                    continue;
+                }
             }
+            ids.grown_to(out);
+            worker.sum.reach = reach;
+            worker.after_unknown = after_unknown;
+            encode_one(*part, worker, ids);
+            reach = worker.sum.reach;
+            after_unknown = worker.after_unknown;
+            out = ids.room_for(size_t(end - part) * Cache::kIds);
         }
-        if (size == 1 || size > Cache::kBytes) {
-            if (size == 1 && singles_[static_cast<unsigned char>(*part)] == kNone)
-                encode_unknown({part, size}, worker, ids);
-            else
-                encode_new({part, size}, worker, ids);
-            return;
-        }
-        bool found;
-        Cache::Entry& entry = *Cache::find(place, size, found);
-        if (!found && !fill(entry, {part, size}, worker, ids)) return;
-        if (unigram_) {
-            if (!worker.sum.within(entry.limit)) {
-                encode_new({part, size}, worker, ids);
-                return;
-            }
-            worker.sum.add(entry.total, entry.count);
-        }
-        const bool fuse = worker.after_unknown && entry.starts_unknown;  // its first id stands there already
-        std::memcpy(ids.room(Cache::kIds), entry.ids + fuse, sizeof entry.ids - 4 * fuse);
-        ids.grow(entry.count - fuse);
-        worker.after_unknown = entry.ends_unknown;
+        ids.grown_to(out);
+        worker.sum.reach = reach;
+        worker.after_unknown = after_unknown;
     }
 
-    bool is_unigram() const { return unigram_.has_value(); }
+    // Makes the sum exact up to the last id.
+    void settle(Worker& worker, const Ids& ids) const {
+        if (unigram_) set_sum(worker, exact_sum(worker.sum, ids), ids);
+    }
+
+  private:
+    // A byte that is a part of its own, as Cache::Entry. limit < 0: it has no id.
+    struct Single {
+        uint32_t id = kNone;
+        bool unknown = true;
+        double limit = -1, reach = 0;
+    };
+
+    Single single_of(uint32_t id, double score, bool unknown) const {
+        if (!unigram_) return {id, unknown, kAlways, 0};
+        return {id, unknown, unigram_->safe(), Sum::reach_of(score)};
+    }
 
     double exact_sum(const Sum& sum, const Ids& ids) const {
         return unigram_->add(sum.exact, ids.data() + sum.exact_at, ids.size() - sum.exact_at);
     }
 
-  private:
+    static void set_sum(Worker& worker, double sum, const Ids& ids) { worker.sum = {sum, ids.size(), std::abs(sum)}; }
+
+    [[gnu::noinline]] void encode_one(const Part& part, Worker& worker, Ids& ids) const {
+        const std::string_view text(part.at, part.size);
+        if (part.size == 1 && singles_[static_cast<unsigned char>(*part.at)].unknown) return encode_unknown(text, worker, ids);
+        if (part.size == 1 || part.size > Cache::kBytes) return encode_new(text, worker, ids);
+        const Cache::Entry* entry = Cache::find(part.place, part.size);
+        if (!entry) {
+            Cache::Entry& fresh = Cache::renew(part.place);
+            if (!fill(fresh, text, worker, ids)) return;
+            entry = &fresh;
+        }
+        const bool fuse = worker.after_unknown && entry->starts_unknown;  // its first id stands there already
+        if (!(worker.sum.reach < entry->limit) || (fuse && unigram_)) return encode_new(text, worker, ids);
+        ids.add(entry->ids + fuse, entry->count - fuse);
+        worker.sum.reach += entry->reach;
+        worker.after_unknown = entry->ends_unknown;
+    }
+
     // Without the cache: BPE merges, or Viterbi with the exact sum.
     void encode_new(std::string_view part, Worker& worker, Ids& ids) const {
         if (bpe_) {
@@ -144,40 +153,34 @@ class Parts {
         }
         const double sum = unigram_->exact(part, exact_sum(worker.sum, ids), worker.unigram, worker.tokens);
         emit(part.data(), worker, ids);
-        worker.sum = {sum, 0, sum, ids.size()};
+        set_sum(worker, sum, ids);
     }
 
     // A character that no piece covers.
     void encode_unknown(std::string_view character, Worker& worker, Ids& ids) const {
         worker.tokens.assign(1, {kNone, uint32_t(character.size())});
-        const bool fused = worker.after_unknown && options_.fuse_unknown;
-        const bool own_id = options_.unknown_id && !options_.byte_ids && !fused;
-        if (!unigram_) {
-            emit(character.data(), worker, ids);
-        } else if (own_id && worker.sum.within(unigram_->safe())) {  // the id's score is that of an unknown character
-            emit(character.data(), worker, ids);
-            worker.sum.add(unigram_->unknown(), 1);
-        } else {
-            const double sum = unigram_->add_unknown(exact_sum(worker.sum, ids));
-            emit(character.data(), worker, ids);
-            worker.sum = {sum, 0, sum, ids.size()};
-        }
+        const double sum = unigram_ ? unigram_->add_unknown(exact_sum(worker.sum, ids)) : 0;
+        emit(character.data(), worker, ids);
+        if (unigram_) set_sum(worker, sum, ids);
     }
 
     // Encode a part that is new. If it fits into the cache it is put into the entry, else its ids are written here.
     bool fill(Cache::Entry& entry, std::string_view part, Worker& worker, Ids& ids) const {
-        double limit = 0;
+        double limit = kAlways;
         if (unigram_)
             limit = unigram_->free(part, worker.unigram, worker.tokens);
         else
             bpe_->encode(part, worker.bpe, worker.tokens);
+        double reach = 0;
         bool unknown = false;
-        for (const Token& token : worker.tokens) unknown |= token.id == kNone;
-        if (unigram_ && (unknown || worker.tokens.size() > Cache::kIds)) {
-            if (worker.tokens.size() == 1)
-                encode_unknown(part, worker, ids);
-            else
-                encode_new(part, worker, ids);
+        for (const Token& token : worker.tokens) {
+            unknown |= token.id == kNone;
+            if (unigram_) reach += Sum::reach_of(token.id == kNone ? unigram_->unknown() : unigram_->score(token.id));
+        }
+        // An id has a score; an unknown character has one that is not its id's if it has none, or shares it.
+        const bool scored = !unknown || (worker.tokens.size() == 1 && options_.unknown_id && !options_.byte_ids);
+        if (unigram_ && (!scored || worker.tokens.size() > Cache::kIds)) {
+            encode_new(part, worker, ids);
             return false;
         }
         Ids& own = worker.own;
@@ -194,9 +197,7 @@ class Parts {
         entry.starts_unknown = fuses() && worker.tokens.front().id == kNone;
         entry.ends_unknown = fuses() && worker.tokens.back().id == kNone;
         entry.limit = std::nextafter(float(limit), -1.0f);
-        entry.total = 0;
-        if (unigram_)
-            for (const Token& token : worker.tokens) entry.total += unigram_->score(token.id);
+        entry.reach = reach;
         std::memcpy(entry.ids, own.data(), 4 * own.size());
         worker.after_unknown = after_unknown;
         return true;
@@ -225,10 +226,12 @@ class Parts {
         for (const char c : real) ids.add((*options_.byte_ids)[static_cast<unsigned char>(c)]);
     }
 
+    static constexpr double kAlways = std::numeric_limits<double>::infinity();
+
     Options options_;
     std::optional<Bpe> bpe_;
     std::optional<Unigram> unigram_;
-    std::array<uint32_t, 256> singles_;  // byte → the piece that is this one character
+    std::array<Single, 256> singles_;
 };
 
 }  // namespace tinylm::sentencepiece

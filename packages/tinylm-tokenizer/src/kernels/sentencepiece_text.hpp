@@ -67,12 +67,7 @@ class Buffer {
         std::memset(end, ' ', 32);
     }
     char* room(size_t wanted) {
-        if (size_ + wanted > capacity_) {
-            capacity_ = std::max(2 * capacity_, size_ + wanted + 64);
-            std::unique_ptr<char[]> larger(new char[capacity_]);
-            if (size_) std::memcpy(larger.get(), data_.get(), size_);
-            data_ = std::move(larger);
-        }
+        if (size_ + wanted > capacity_) [[unlikely]] enlarge(size_ + wanted + 64);
         return data_.get() + size_;
     }
     void grow(size_t written) { size_ += written; }
@@ -86,6 +81,13 @@ class Buffer {
     }
 
   private:
+    [[gnu::noinline]] void enlarge(size_t least) {
+        capacity_ = std::max(2 * capacity_, least);
+        std::unique_ptr<char[]> larger(new char[capacity_]);
+        if (size_) std::memcpy(larger.get(), data_.get(), size_);
+        data_ = std::move(larger);
+    }
+
     std::unique_ptr<char[]> data_;
     size_t size_ = 0, capacity_ = 0;
 };

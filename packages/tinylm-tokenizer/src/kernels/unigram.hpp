@@ -91,7 +91,8 @@ class Unigram {
     double solve(std::string_view text, double sum, Scratch& scratch, std::vector<Token>& tokens) const {
         auto& best = scratch.best;
         constexpr double kWorst = -std::numeric_limits<double>::infinity();
-        best.assign(text.size() + 1, {0, kWorst, kNone, kNone});
+        if (best.size() <= text.size()) best.resize(text.size() + 1);
+        std::fill_n(best.begin(), text.size() + 1, Scratch::Best{0, kWorst, kNone, kNone});
         best[0].score = sum;
         size_t frontier = 0;
         for (size_t start = 0; start < text.size();) {

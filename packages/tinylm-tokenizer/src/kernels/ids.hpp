@@ -1,31 +1,16 @@
-// Where ids are collected on their way out, and the pages of what is large. No Python here.
+// Where ids are collected on their way out. No Python here.
 #pragma once
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <utility>
 
-namespace tinylm {
+#include "large_pages.hpp"
 
-// Asks for large pages where the system has them: memory that is written once, from end to end, otherwise costs a fault
-// for each 4 KB, which for short tokens is as much as finding them. It asks for all pages that the memory touches: were
-// the first one left out, it would be a mapping of its own to the system, and realloc could not move what are two
-// mappings; it would copy.
-inline void write_in_large_pages(void* memory, size_t size) {
-#if defined(__linux__)
-    constexpr size_t page = 4096, worth_it = size_t(4) << 20;
-    if (size < worth_it) return;
-    const uintptr_t start = reinterpret_cast<uintptr_t>(memory) / page * page;
-    const uintptr_t end = reinterpret_cast<uintptr_t>(memory) + size;
-    madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);  // what it says does not matter
-#endif
-}
+namespace tinylm {
 
 // An array that grows and is never initialised. Growing moves pages, not what they hold.
 template <class T>
@@ -47,6 +32,11 @@ class Growing {
     }
 
     void grown_to(const T* end) { size_ = size_t(end - items_); }
+    void add(T item) { *room_for(1) = item, size_++; }
+    void add(const T* items, size_t count) {
+        if (count) std::memcpy(room_for(count), items, count * sizeof(T));
+        size_ += count;
+    }
     void clear() { size_ = 0; }
     size_t size() const { return size_; }
     size_t capacity() const { return capacity_; }
