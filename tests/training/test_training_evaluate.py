@@ -102,6 +102,9 @@ def test_what_cannot_be_judged_is_refused(run, models, tmp_path):
     assert "wanted --data or --task" in stderr
     with pytest.raises(TrainingError, match="form of HellaSwag"):
         run_task(models[0], write(tmp_path / "f", {"text": "?"}), "cpu")
+    long = write(tmp_path / "long", {"ctx": "a", "endings": ["b", "c " * 3000], "label": 0})
+    with pytest.raises(TrainingError, match=r"long:1: wanted choices below the context of \d+ tokens, got \d{4}"):
+        run_task(models[0], long, "cpu")
     with pytest.raises(TrainingError, match="here: wanted the right answer among 0, 1, got 2"):
         choice({"ctx": "a", "endings": ["b", "c"], "label": 2}, "here")
     arc = {"question": "a", "answerKey": "A"}

@@ -66,6 +66,7 @@ class Choice:
     context: str
     endings: Sequence[str]
     right: int
+    where: str  # it stands, for errors
 
 
 def run_task(checkpoint: str | Path, file: str | Path, device: str = "auto", max_tokens: int = 128) -> dict[str, Share]:
@@ -106,13 +107,13 @@ def choice(record: Mapping[str, Any], where: str) -> Choice | None:
     names = [str(name) for name in labels or range(len(endings))]
     if len(names) != len(endings) or str(label) not in names:
         raise TrainingError(f"{where}: wanted the right answer among {', '.join(names) or 'choices'}, got {label!r}")
-    return Choice(str(context), [str(ending) for ending in endings], names.index(str(label)))
+    return Choice(str(context), [str(ending) for ending in endings], names.index(str(label)), where)
 
 
 def _multiple_choice(model: Transformer, tokenizer: Tokenizer, questions: Sequence[Choice]) -> dict[str, Share]:
     plain = per_byte = 0
     for question in questions:
-        examples = [_continued(model, tokenizer, question.context, f" {ending}") for ending in question.endings]
+        examples = [_continued(model, tokenizer, question, f" {ending}") for ending in question.endings]
         batch = pack(examples, model.config.context).to(model.embed.weight.device)
         scores = per_example(log_probabilities(model, batch), batch).tolist()
         sizes = [max(1, len(ending.encode())) for ending in question.endings]
@@ -122,11 +123,13 @@ def _multiple_choice(model: Transformer, tokenizer: Tokenizer, questions: Sequen
     return {"accuracy": Share(plain, len(questions)), "accuracy_per_byte": Share(per_byte, len(questions))}
 
 
-def _continued(model: Transformer, tokenizer: Tokenizer, context: str, ending: str) -> Example:
-    before, after = prompt_ids(context, tokenizer, "a question"), tokenizer.encode(ending)
+def _continued(model: Transformer, tokenizer: Tokenizer, question: Choice, ending: str) -> Example:
+    before, after = prompt_ids(question.context, tokenizer, question.where), tokenizer.encode(ending)
     room = model.config.context - len(after)
     if room < 1:
-        raise TrainingError(f"wanted choices below the context of {model.config.context} tokens, got {len(after)}")
+        raise TrainingError(
+            f"{question.where}: wanted choices below the context of {model.config.context} tokens, got {len(after)}"
+        )
     before = before[-room:]
     return Example(before + after, [False] * len(before) + [True] * len(after))
 
