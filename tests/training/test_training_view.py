@@ -92,6 +92,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run, house, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
+def test_a_dry_run_says_what_it_would_go_on_from_or_be_refused_for(run, tiny, tmp_path):
+    stopped(tiny, tmp_path / "m")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "m").rglob("*"))
+    config = tmp_path / "m" / "run" / "config.toml"
+    words = ("pretrain", "--config", config, "--out", tmp_path / "m", "--validate-every", 5, "--dry-run")
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    assert f"continues: after step 4, which stands in {tmp_path / 'm'}" in out
+    code, _, err = run(*words, "--seed", 1)
+    assert code == 1
+    assert "seed was 0, now 1" in err
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "m").rglob("*")) == before
+
+
 def test_the_file_in_the_run_repeats_it(tiny, tmp_path, run):
     Trainer(tiny(tmp_path / "m", steps=6, learning_rate=0.01)).train()
     path = tmp_path / "m" / "run" / "config.toml"

@@ -159,6 +159,8 @@ def pretrain(
         if dry_run:
             for line in planning.lines(trainer.setup):
                 display.say(line)
+            if (found := trainer.saving.found()) is not None:
+                display.say(f"continues: after step {found[1].step:,}, which stands in {options.out}")
             return
         shape, precision, threads = trainer.shape, trainer.progress.dtype, trainer.progress.threads
         display.say(

@@ -44,21 +44,29 @@ class Saving:
         self.writer.wait()
         self.strategy.gather(None)
 
-    def resume(self) -> Progress | None:
-        """The newest checkpoint in the model, the optimisers and the average; its progress, or None if there is none.
+    def found(self) -> tuple[Path, Progress] | None:
+        """The newest step folder and its progress, with accepted changes; None if there is none. Nothing is changed.
 
-        Raises TrainingError for one that this run may not go on from.
+        Raises TrainingError for what this run may not go on from or write over.
         """
         setup, found = self.setup, self.strategy.first(lambda: checkpoint.newest(self.out, self.say))
+        if found is not None:
+            folder, progress = found
+            data = setup.train_data.directory
+            return folder, continued(progress, setup.progress, setup.config, data, self.say)
+        if (self.out / "model.safetensors").exists():
+            raise TrainingError(f"{self.out} holds a model but no steps/ to continue from: choose another --out")
+        for name, what in (("data.json", "a data set"), ("tokenizer.json", "a tokenizer")):
+            if (self.out / name).exists():  # a model written beside it would be neither
+                raise TrainingError(f"{self.out} holds {what}: choose another --out")
+        return None
+
+    def resume(self) -> Progress | None:
+        """What is found put into the model, the optimisers and the average; its progress, or None. Raises as `found`."""
+        setup, found = self.setup, self.found()
         if found is None:
-            if (self.out / "model.safetensors").exists():
-                raise TrainingError(f"{self.out} holds a model but no steps/ to continue from: choose another --out")
-            for name, what in (("data.json", "a data set"), ("tokenizer.json", "a tokenizer")):
-                if (self.out / name).exists():  # a model written beside it would be neither
-                    raise TrainingError(f"{self.out} holds {what}: choose another --out")
             return None
         folder, progress = found
-        progress = continued(progress, setup.progress, setup.config, setup.train_data.directory, self.say)
         published = checkpoint.restore(folder, setup.model, setup.optimizers)
         if self.strategy.is_writer:
             checkpoint.publish_model(folder, self.out)
