@@ -62,7 +62,7 @@ class Saving:
         return None
 
     def resume(self) -> Progress | None:
-        """What is found put into the model, the optimisers and the average; its progress, or None. Raises as `found`."""
+        """Put what is found into model, optimisers and average; its progress, or None. Raises as `found`."""
         setup, found = self.setup, self.found()
         if found is None:
             return None
