@@ -96,9 +96,9 @@ def in_full(name: str, text: str) -> str:
         return f"* `{listed[1]}`: {' '.join(section.partition(chr(10) * 2)[0].split())}"
 
     text = re.sub(r"^\* `([a-z]+)`: .*\.\.\.$", sentence, text, flags=re.MULTILINE)
-    example = re.compile(rf"^((?:[a-z]+ |[A-Z][a-z]+: |or: )?)({name} .+?)(?=\. [A-Z]|$| · |   )", re.MULTILINE)
+    example = re.compile(rf"^((?:[a-z]+ +|[A-Z][a-z]+: |or: )?)({name} .+?)(?=\. [A-Z]|$| · |   )", re.MULTILINE)
     text = example.sub(r"\1`\2`", text)
-    text = re.sub(r"(?<=`) (or|then): ([^`\n]+)$", r" \1: `\2`", text, flags=re.MULTILINE)
+    text = re.sub(r"(?<=`) +(or|then): ([^`\n]+)$", r" \1: `\2`", text, flags=re.MULTILINE)
     return re.sub(rf" · ({name} .+?|--.+?)(?=$| · )", r" · `\1`", text, flags=re.MULTILINE)
 
 
@@ -177,7 +177,8 @@ def notebooks() -> None:
         # Markdown takes two backslashes for one before the formula is read; \\cr ends a matrix's row as well.
         text = re.sub(r"\$\\begin[^$\n]+\$", lambda formula: formula[0].replace("\\\\", r"\cr"), text)
         source = f"experiments/{place}.ipynb"
-        note = f"*This page is the notebook [{source}]({REPOSITORY}/{source}), as it was run.*"
+        every = "../" * (len(place.parts) - 1) + "index.md"
+        note = f"*This page is the notebook [{source}]({REPOSITORY}/{source}), as it was run. [All notebooks]({every}).*"
         title, _, rest = text.lstrip().partition("\n")
         head = "---\nhide: [navigation]\n---\n"  # that column is empty here, and lines of code need the room
         write(DOCS / "notebooks" / f"{place}.md", f"{head}{title}\n\n{note}\n{rest}")
