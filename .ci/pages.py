@@ -177,8 +177,8 @@ def notebooks() -> None:
         # Markdown takes two backslashes for one before the formula is read; \\cr ends a matrix's row as well.
         text = re.sub(r"\$\\begin[^$\n]+\$", lambda formula: formula[0].replace("\\\\", r"\cr"), text)
         source = f"experiments/{place}.ipynb"
-        every = "../" * (len(place.parts) - 1) + "index.md"
-        note = f"*This page is the notebook [{source}]({REPOSITORY}/{source}), as it was run. [All notebooks]({every}).*"
+        every = f"[All notebooks]({'../' * (len(place.parts) - 1)}index.md)"
+        note = f"*This page is the notebook [{source}]({REPOSITORY}/{source}), as it was run. {every}.*"
         title, _, rest = text.lstrip().partition("\n")
         head = "---\nhide: [navigation]\n---\n"  # that column is empty here, and lines of code need the room
         write(DOCS / "notebooks" / f"{place}.md", f"{head}{title}\n\n{note}\n{rest}")
