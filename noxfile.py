@@ -119,7 +119,7 @@ def quickstart(session: nox.Session) -> None:
         "Next: source .nox/quickstart/bin/activate\n"
         f"      tinylm-infer chat {out}/model\n"
         f"      tinylm-infer explore {out}/model\n"
-        f"      tinylm-obs list {out}\n"
+        f"      tinylm-obs ui {out}\n"
         "      .venv/bin/nox -s quickstart -- path/to/my.txt"
     )
 
