@@ -45,6 +45,6 @@ def use_tiles(model: Transformer) -> None:
     if model.config.experts:
         raise InferenceError("batch_invariant=True does not carry experts: which rows meet there depends on the batch")
     for module in model.modules():
-        if type(module) is nn.Linear:
+        if isinstance(module, nn.Linear):
             module.__class__ = TiledLinear
     model.__class__ = TiledTransformer

@@ -8,7 +8,7 @@ pass only scales. On CUDA kernels/cross_entropy.py does the same with a Triton k
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ IGNORED = -100  # a target that counts for nothing
 CHUNK_NUMBERS = 1 << 20  # logits per chunk of a small vocabulary: they stay in the processor's cache (see README)
 CHUNK_BYTES = 2048  # a word, for a chunk of a large one: each passes over the whole head, which few rows do not repay
 PASS_NUMBERS = 1 << 18  # logits that are turned into their gradient at once, in the processor's cache
-COLUMNS = 8192  # words of the head whose gradient in 16 bits is added at once
+COLUMNS = 8192  # words of the head at once in each product
 
 
 class Tied:
@@ -36,7 +36,7 @@ class Tied:
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight  # (V, D)
-        self.gradient: Tensor | None = None  # of the head, between the two backwards
+        self.gradient: Callable[[], Tensor] | None = None  # of the head, between the two backwards
 
     def look_up(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> (B, T, D)."""
@@ -57,7 +57,7 @@ class _LookUp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (ids,), tied = ctx.saved_tensors, ctx.tied
-        gradient = torch.zeros_like(tied.weight) if tied.gradient is None else tied.gradient
+        gradient = torch.zeros_like(tied.weight) if tied.gradient is None else tied.gradient()
         tied.gradient = None
         gradient.index_add_(0, ids.flatten(), upstream[0].flatten(0, -2).to(gradient.dtype))
         return gradient, None, None
@@ -101,7 +101,9 @@ def _rows_per_chunk(vocab_size: int, dtype: torch.dtype) -> int:
 class _FusedHead(torch.autograd.Function):
     """loss = Σₙ sₙ · (logsumexp(zₙ) − zₙ[tₙ]) with z = h Wᵀ;  ∂loss/∂zₙ = sₙ · (softmax(zₙ) − onehot(tₙ)).
 
-    s is applied to the narrow side of each product, D numbers a row instead of V.
+    s is applied to the narrow side of each product, D numbers a row instead of V. What waits for the backward is the
+    smaller of two: the weight's gradient, or, with few rows, what z has become, from which it is computed then. With a
+    tied table that is at the very end, when the activations have gone.
     """
 
     @staticmethod
@@ -109,38 +111,63 @@ class _FusedHead(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, per_row: Tensor, tied: Tied | None
     ) -> Tensor:
         wants_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        kind = wide(hidden.dtype)
+        kind, narrow = wide(hidden.dtype), compute_dtype(hidden)
+        (count, width), vocabulary = hidden.shape, weight.shape[0]
         loss = torch.zeros((), dtype=kind, device=hidden.device)
+        step = _rows_per_chunk(vocabulary, narrow)
+        later = wants_grad and count <= step and count * narrow.itemsize <= width * kind.itemsize
+        later = later and narrow != torch.float16  # whose range the loss's scale would leave
         grad_hidden = torch.empty_like(hidden) if wants_grad else None
-        grad_weight = torch.empty_like(weight, dtype=kind) if wants_grad else None
-        narrow = weight.to(compute_dtype(hidden))  # once: autocast would cast it again for every chunk
-        step = _rows_per_chunk(weight.shape[0], narrow.dtype)
-        for start in range(0, max(1, hidden.shape[0]), step):
+        grad_weight = torch.empty_like(weight, dtype=kind) if wants_grad and not later else None
+        matrix = weight if count <= step else weight.to(narrow)  # for several chunks cast once, for one by blocks
+        for start in range(0, max(1, count), step):
             rows = slice(start, start + step)
-            h, s = hidden[rows].to(narrow.dtype), per_row[rows]
-            z = h @ narrow.T
+            h, s = hidden[rows].to(narrow), per_row[rows]
+            z = h.new_empty(h.shape[0], vocabulary)
+            for words, block in _blocks(matrix, narrow):
+                torch.mm(h, block.T, out=z[:, words])
             loss += _cross_entropy_(z, targets[rows], s, kind, wants_grad)
-            if grad_hidden is None or grad_weight is None:
-                continue
-            grad_hidden[rows] = (z @ narrow) * s[:, None]
-            _add_product_(grad_weight, z, h * s[:, None].to(h.dtype), first=start == 0)
-            del z  # before the next chunk's
-        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
-        ctx.tied = tied
+            if grad_hidden is not None:
+                sums = torch.zeros(h.shape, dtype=kind, device=h.device)
+                for words, block in _blocks(matrix, narrow):
+                    sums += z[:, words] @ block
+                grad_hidden[rows] = sums * s[:, None]
+            if grad_weight is not None:
+                _add_product_(grad_weight, z, h * s[:, None].to(narrow), first=start == 0)
+                del z  # before the next chunk's
+        ctx.tied, ctx.dtypes = tied, (kind, weight.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight, *((z, h, per_row) if later else ()))
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
+        grad_hidden, grad_weight, *parts = ctx.saved_tensors
         (scale,) = upstream
         # In place, and handed over: a copy of the head's gradient is as large as the head. A second backward pass
         # through the same loss is refused by torch, which sees that what was saved has changed.
         grad_hidden.mul_(scale.to(grad_hidden.dtype))
-        grad_weight.mul_(scale.to(grad_weight.dtype))
+        kind, dtype = ctx.dtypes
+
+        def gradient() -> Tensor:
+            if not parts:
+                return grad_weight.mul_(scale.to(kind)).to(dtype)
+            delta, h, s = parts
+            total = delta.new_empty(delta.shape[1], h.shape[1], dtype=kind)
+            _add_product_(total, delta, h * (s * scale)[:, None].to(h.dtype), first=True)
+            return total.to(dtype)
+
         if ctx.tied is not None:
-            ctx.tied.gradient, grad_weight = grad_weight, None
-        return grad_hidden, grad_weight, None, None, None
+            ctx.tied.gradient = gradient
+            return grad_hidden, None, None, None, None
+        return grad_hidden, gradient(), None, None, None
+
+
+def _blocks(weight: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """COLUMNS words of the head (V, D) at a time, in `dtype`."""
+    for start in range(0, weight.shape[0], COLUMNS):
+        words = slice(start, start + COLUMNS)
+        yield words, weight[words].to(dtype)
 
 
 def _cross_entropy_(z: Tensor, targets: Tensor, s: Tensor, kind: torch.dtype, wants_grad: bool) -> Tensor:
@@ -163,9 +190,10 @@ def _add_product_(total: Tensor, delta: Tensor, h: Tensor, first: bool) -> None:
     if delta.dtype == total.dtype:
         total.addmm_(delta.T, h, beta=0 if first else 1)
         return
+    across = h.T.contiguous()  # (hᵀ delta)ᵀ: of the two it is the narrow one that oneDNN should not have to turn
     for start in range(0, total.shape[0], COLUMNS):
         words = slice(start, start + COLUMNS)
-        product = delta[:, words].T @ h
+        product = (across @ delta[:, words]).T
         total[words] = product if first else total[words] + product
 
 

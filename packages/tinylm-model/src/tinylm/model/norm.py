@@ -1,7 +1,7 @@
 """LayerNorm, and RMSNorm with its backward by hand for the CPU, where torch composes it of a dozen passes over memory.
 
 On CUDA a Triton kernel does both (kernels/rmsnorm.py); torch's own rms_norm where that is switched off, and on the CPU
-without gradients. LayerNorm is torch's own. Next: attention.py.
+without gradients. LayerNorm is torch's own, but for what it keeps in 16 bits on the CPU. Next: attention.py.
 """
 
 from __future__ import annotations
@@ -45,7 +45,33 @@ class LayerNorm(nn.LayerNorm):
     RMSNorm's."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).to(compute_dtype(x))
+        dtype = compute_dtype(x)
+        narrows = x.device.type == "cpu" and dtype.itemsize < x.dtype.itemsize and torch.is_grad_enabled()
+        if not narrows or torch.compiler.is_compiling():
+            return super().forward(x).to(dtype)
+        apply: Callable[..., Tensor] = _LayerNormOnCPU.apply  # torch leaves it untyped
+        return apply(x, self.weight, self.bias, self.eps, dtype)
+
+
+class _LayerNormOnCPU(torch.autograd.Function):
+    """torch's kernels, but what is kept for the backward is c = x − mean(x) in y's 16 bits, half of x, instead of x: it
+    has the derivatives of x and the same r = 1 / sqrt(mean(c²) + eps), and a mean of 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        y, mean, r = torch.native_layer_norm(x, weight.shape, weight, bias, eps)
+        ctx.save_for_backward((x - mean).to(dtype), r, weight)
+        return y.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        c, r, weight = ctx.saved_tensors
+        dy, c = (tensor.to(r.dtype) for tensor in (upstream[0], c))
+        found: tuple[Tensor, ...] = torch.ops.aten.native_layer_norm_backward(
+            dy, c, weight.shape, torch.zeros_like(r), r, weight, weight, [True, True, True]
+        )  # the second weight stands for the bias, whose shape alone is asked for
+        return *found, None, None
 
 
 class _RMSNormOnCPU(torch.autograd.Function):

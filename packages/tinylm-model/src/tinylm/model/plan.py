@@ -59,8 +59,8 @@ class Layout:
 def block_activations(config: TransformerConfig, dtype: str = "float32", tensor: int = 1) -> dict[str, float]:
     """Bytes a token that one block keeps for its backward, by part. Each operation keeps what its derivative needs:
 
-        norms       4·2D for their inputs (the residual stream is float32) + s·2D for their outputs, which the products
-                    keep
+        norms       4·2D for their inputs (the residual stream is float32; LayerNorm in 16 bits keeps s·2D) + s·2D for
+                    their outputs, which the products keep
         attention   s·(H + 2K + H): q, k, v and what attention returns; with QK-norm s·(H + K) before it as well; with
                     RoPE and several heads s·H again, since its result then lies head by head and the product copies it
         MLP         s·2M (GELU: its derivative and what comes out), s·4M (SwiGLU: gate, up, SiLU(gate), their product);
@@ -79,7 +79,7 @@ def block_activations(config: TransformerConfig, dtype: str = "float32", tensor:
         mlp = config.experts_per_token * (mlp + s * 2 * config.width + 16) + 8 * config.experts
     rows = (2 if config.norm == "layernorm" else 1) * (2 + (config.heads + config.kv_heads) * config.qk_norm / tensor)
     return {
-        "norms": (2 * 4 + 2 * s) * config.width,
+        "norms": (2 * _norm_input(config, s) + 2 * s) * config.width,
         "attention": s * (2 * heads + 2 * kv + (heads + kv) * config.qk_norm + heads * copied),
         "MLP": mlp,
         "rows": 4 * (rows + config.heads / tensor),
@@ -89,13 +89,18 @@ def block_activations(config: TransformerConfig, dtype: str = "float32", tensor:
 def activations(
     config: TransformerConfig, tokens: int, dtype: str = "float32", checkpointing: bool = False, tensor: int = 1
 ) -> int:
-    """Bytes kept between forward and backward for `tokens` tokens: L blocks, and 4D for the final norm's input.
+    """Bytes kept between forward and backward for `tokens` tokens: L blocks, and the final norm's input.
 
     With activation checkpointing (Chen et al. 2016) a block keeps its input alone, 4D, and is computed again in the
     backward pass, where one block's activations exist at a time.
     """
     block = 4 * config.width if checkpointing else sum(block_activations(config, dtype, tensor).values())
-    return round(tokens * (config.depth * block + 4 * config.width))
+    return round(tokens * (config.depth * block + _norm_input(config, _size(dtype)) * config.width))
+
+
+def _norm_input(config: TransformerConfig, s: int) -> int:
+    """Bytes a number of what a norm keeps of its input."""
+    return s if config.norm == "layernorm" else 4
 
 
 def training_memory(
@@ -108,16 +113,19 @@ def training_memory(
     """Bytes by kind on one device, for a step over `batch_tokens` tokens on it; "peak" is not their sum.
 
         weights       4P                 gradients   4P            AdamW     8P (Loshchilov and Hutter 2019)
-        copies        16 bits only: s times the matrices and biases of the blocks, which autocast keeps until backward
+        copies        16 bits only: s times the experts' matrices, which autocast keeps until backward; other matrices
+                      are cast for each product
         activations   `activations`
-        head          4VD for the head's gradient + what the final norm gives and its gradient + a chunk of logits + in
-                      16 bits s·VD for the head's copy and a block of its gradient before it is added
+        head          what waits for the backward, and what is there only while the loss is computed: a chunk of logits,
+                      what the final norm gives and its gradient, blocks of words, sums over words. What waits is the
+                      head's gradient (4VD); or, if the tokens are one chunk and that is less, the logits' (s a logit).
 
     P is divided by fsdp and tensor; FSDP gathers two blocks and the tables whole, in s bytes, instead of copies.
-    Gradients appear while activations go, so the peak is the largest of three moments: the head's loss; the first
-    block's backward (with checkpointing: the block's activations as well, and its copies alone); the end of backward,
-    when every gradient is there (with checkpointing: beside the last block's activations; with experts, as measured,
-    those are gone by then).
+    Gradients appear while activations go, so the peak is the largest of four moments: the head's loss; the head's
+    backward, if its matrix is its own and the gradient is computed then; the first block's backward (with
+    checkpointing: the block's activations as well); the end of backward, when every gradient is there (with
+    checkpointing: beside the last block's activations; with experts, as measured, those are gone by then), and with a
+    tied table whose gradient is computed then, what that is computed from.
     """
     layout.check(config)
     if batch_tokens < 1:
@@ -126,30 +134,27 @@ def training_memory(
     count = config.parameter_count()
     inner = config.parameter_count(embeddings=False) / layout.tensor
     kept = activations(config, batch_tokens, dtype, checkpointing, layout.tensor)
-    copies = s * inner if s == 2 and layout.fsdp == 1 else 0.0
+    experts = 3 * config.width * config.mlp_width * config.experts / layout.tensor  # of one block
+    copies = s * config.depth * experts if s == 2 and layout.fsdp == 1 and not checkpointing else 0.0
     outer = (count - config.parameter_count(embeddings=False)) / layout.tensor
     gathered = s * (2 * inner / config.depth + outer) if layout.fsdp > 1 else 0.0
-    hidden = batch_tokens * config.width * s
+    waiting, passing, deferred = _head(config, batch_tokens, dtype, layout.tensor)
     table = 4 * config.vocab_size * config.width / layout.tensor
-    rows = min(batch_tokens, max(_CHUNK_BYTES // s, _CHUNK // config.vocab_size))
-    logits = s * rows * config.vocab_size / layout.tensor
-    narrow, scratch = 0.0, 4 * _PASS
-    if s == 2:
-        narrow, scratch = table / 2, max(8 * _PASS, s * min(_COLUMNS, config.vocab_size) * config.width)
-    head = table + 2 * hidden + logits + narrow + scratch
     inner_rows = (config.experts_per_token or 1) * (2 if config.activation == "swiglu" else 1) * config.mlp_width
     inside = batch_tokens * (8 * config.width + s * inner_rows)
-    again, once = 0.0, copies
+    again = 0.0
     if checkpointing:
         again = batch_tokens * sum(block_activations(config, dtype, layout.tensor).values())
-        once = copies / config.depth
-        experts = 3 * config.width * config.mlp_width * config.experts / layout.tensor
-        again += 4 * experts  # the gradients of a block's experts are there before the first of them is done with
-        copies -= s * config.depth * experts if copies else 0.0  # autocast does not keep these
+        again += (4 + s * (s == 2)) * experts  # a block's experts: gradients (and copies) before the first is done with
+    after = waiting if config.tie_embeddings or not deferred else table
+    end = 0.0 if config.experts else again
+    if deferred and config.tie_embeddings:
+        end = max(end, waiting + s * (s == 2) * min(_COLUMNS, config.vocab_size) * config.width / layout.tensor)
     moments = {
-        "loss": copies + gathered + kept + head,
-        "first block's backward": once + gathered + kept + again + table + inside / layout.tensor,
-        "end of backward": 4 * count / shards + (0.0 if config.experts else again),
+        "loss": copies + gathered + kept + waiting + passing,
+        "head's backward": copies + gathered + kept + (waiting + table if deferred and after == table else 0.0),
+        "first block's backward": copies + gathered + kept + again + after + inside / layout.tensor,
+        "end of backward": 4 * count / shards + end,
     }
     peak = (4 + 8) * count / shards + max(moments.values())
     sizes = {
@@ -159,10 +164,28 @@ def training_memory(
         "copies for the products": copies,
         "gathered blocks (FSDP)": gathered,
         "activations": kept,
-        "head": head,
+        "head": waiting + passing,
         "peak": peak,
     }
     return {kind: round(size) for kind, size in sizes.items()}
+
+
+def _head(config: TransformerConfig, tokens: int, dtype: str, tensor: int) -> tuple[float, float, bool]:
+    """Bytes of the head's loss that wait for the backward, those that pass, and whether it is the logits' gradient that
+    waits, as in loss.py."""
+    s, words = _size(dtype), config.vocab_size / tensor
+    most = max(_CHUNK_BYTES // s, _CHUNK // config.vocab_size)
+    rows = min(tokens, most)
+    logits, table = s * rows * words, 4 * words * config.width
+    later = tokens <= most and tokens * s <= 4 * config.width and dtype != "float16"
+    block = min(_COLUMNS, config.vocab_size) * config.width
+    passing = 2.0 * s * tokens * config.width + 4 * rows * config.width
+    if s == 2:
+        whole = 0.0 if tokens <= most else table / 2  # the head's copy, for several chunks
+        passing += max(whole + (0 if later else 2 * block), 2 * block, whole + 8 * _PASS)
+    else:
+        passing += 4 * _PASS
+    return (logits, passing, True) if later else (table, passing + logits, False)
 
 
 def serving_memory(config: TransformerConfig, tokens: int, dtype: str = "bfloat16") -> dict[str, int]:

@@ -1,8 +1,9 @@
 """The transformer in torch.nn: embeddings, blocks of attention and MLP, a final norm, and the head.
 
 The rung between tensors by hand (below) and Triton kernels (above: kernels/ says when they are chosen). Not here: the
-softmax(q kᵀ) v itself (attention.py), RoPE (rope.py), GELU (gelu.py), SwiGLU (swiglu.py), a mixture of experts
-(experts.py), the head's loss (loss.py), files (checkpoint.py), decoding (decoding.py). Next: attention.py.
+softmax(q kᵀ) v itself (attention.py), RoPE (rope.py), GELU (gelu.py), SwiGLU (swiglu.py), the linear layers
+(linear.py), a mixture of experts (experts.py), the head's loss (loss.py), files (checkpoint.py), decoding
+(decoding.py). Next: attention.py.
 
 Shapes: B batch, T time, D width, V vocabulary. What `taps` records, with the shape of each (taps.py adds the line that
 computed it):
@@ -48,6 +49,7 @@ from tinylm.model.config import TransformerConfig
 from tinylm.model.experts import Experts, Routing, balance_loss
 from tinylm.model.gelu import gelu
 from tinylm.model.initialisation import initialise
+from tinylm.model.linear import Linear
 from tinylm.model.loss import IGNORED, Tied, chunked_cross_entropy, tied_on_cpu
 from tinylm.model.norm import LayerNorm, RMSNorm
 from tinylm.model.rope import Rotation, rotate, rotation
@@ -68,10 +70,10 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.head_dim, self.window = layer, config.head_dim, config.layer_window(layer)
         bias = bool(config.attention_bias)
-        self.q = nn.Linear(config.width, config.heads * config.head_dim, bias=bias)
-        self.k = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=bias)
-        self.v = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=bias)
-        self.output = nn.Linear(config.heads * config.head_dim, config.width, bias=config.attention_bias is True)
+        self.q = Linear(config.width, config.heads * config.head_dim, bias=bias)
+        self.k = Linear(config.width, config.kv_heads * config.head_dim, bias=bias)
+        self.v = Linear(config.width, config.kv_heads * config.head_dim, bias=bias)
+        self.output = Linear(config.heads * config.head_dim, config.width, bias=config.attention_bias is True)
         self.q_norm = _norm(config, config.head_dim) if config.qk_norm else None
         self.k_norm = _norm(config, config.head_dim) if config.qk_norm else None
 
@@ -104,9 +106,9 @@ class MLP(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         gated = config.activation == "swiglu"
-        self.gate = nn.Linear(config.width, config.mlp_width, bias=config.bias) if gated else None
-        self.up = nn.Linear(config.width, config.mlp_width, bias=config.bias)
-        self.down = nn.Linear(config.mlp_width, config.width, bias=config.bias)
+        self.gate = Linear(config.width, config.mlp_width, bias=config.bias) if gated else None
+        self.up = Linear(config.width, config.mlp_width, bias=config.bias)
+        self.down = Linear(config.mlp_width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
