@@ -23,7 +23,7 @@ from tinylm.model._dtypes import compute_dtype, wide
 IGNORED = -100  # a target that counts for nothing
 CHUNK_NUMBERS = 1 << 20  # logits per chunk of a small vocabulary: they stay in the processor's cache (see README)
 CHUNK_BYTES = 2048  # a word, for a chunk of a large one: each passes over the whole head, which few rows do not repay
-PASS_NUMBERS = 1 << 18  # logits that are turned into their gradient at once, in the processor's cache
+PASS_NUMBERS = 1 << 19  # logits that are turned into their gradient at once, in the processor's cache
 COLUMNS = 8192  # words of the head at once in each product
 
 
@@ -123,20 +123,19 @@ class _FusedHead(torch.autograd.Function):
         for start in range(0, max(1, count), step):
             rows = slice(start, start + step)
             h, s = hidden[rows].to(narrow), per_row[rows]
-            z = h.new_empty(h.shape[0], vocabulary)
-            for words, block in _blocks(matrix, narrow):
-                torch.mm(h, block.T, out=z[:, words])
+            z = [h @ block.T for block in _blocks(matrix, narrow)]
             loss += _cross_entropy_(z, targets[rows], s, kind, wants_grad)
             if grad_hidden is not None:
                 sums = torch.zeros(h.shape, dtype=kind, device=h.device)
-                for words, block in _blocks(matrix, narrow):
-                    sums += z[:, words] @ block
+                for some, block in zip(z, _blocks(matrix, narrow), strict=True):
+                    sums += some @ block
                 grad_hidden[rows] = sums * s[:, None]
             if grad_weight is not None:
                 _add_product_(grad_weight, z, h * s[:, None].to(narrow), first=start == 0)
+            if not later:
                 del z  # before the next chunk's
         ctx.tied, ctx.dtypes = tied, (kind, weight.dtype)
-        ctx.save_for_backward(grad_hidden, grad_weight, *((z, h, per_row) if later else ()))
+        ctx.save_for_backward(grad_hidden, grad_weight, *((h, per_row, *z) if later else ()))
         return loss
 
     @staticmethod
@@ -152,8 +151,9 @@ class _FusedHead(torch.autograd.Function):
         def gradient() -> Tensor:
             if not parts:
                 return grad_weight.mul_(scale.to(kind)).to(dtype)
-            delta, h, s = parts
-            total = delta.new_empty(delta.shape[1], h.shape[1], dtype=kind)
+            h, s, *delta = parts
+            parts.clear()  # so that what _add_product_ is done with can go
+            total = h.new_empty(sum(some.shape[1] for some in delta), h.shape[1], dtype=kind)
             _add_product_(total, delta, h * (s * scale)[:, None].to(h.dtype), first=True)
             return total.to(dtype)
 
@@ -163,38 +163,47 @@ class _FusedHead(torch.autograd.Function):
         return grad_hidden, gradient(), None, None, None
 
 
-def _blocks(weight: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(weight: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """COLUMNS words of the head (V, D) at a time, in `dtype`."""
-    for start in range(0, weight.shape[0], COLUMNS):
-        words = slice(start, start + COLUMNS)
-        yield words, weight[words].to(dtype)
+    for some in weight.split(COLUMNS):
+        yield some.to(dtype)
 
 
-def _cross_entropy_(z: Tensor, targets: Tensor, s: Tensor, kind: torch.dtype, wants_grad: bool) -> Tensor:
-    """Σₙ sₙ (logsumexp(zₙ) − zₙ[tₙ]) of logits z (N, V); with wants_grad z becomes softmax(z) − onehot(t)."""
-    loss = torch.zeros((), dtype=kind, device=z.device)
-    step = max(1, PASS_NUMBERS // z.shape[1])
-    for start in range(0, z.shape[0], step):
+def _cross_entropy_(z: list[Tensor], targets: Tensor, s: Tensor, kind: torch.dtype, wants_grad: bool) -> Tensor:
+    """Σₙ sₙ (logsumexp(zₙ) − zₙ[tₙ]) of logits (N, V) in blocks of words; with wants_grad z becomes softmax(z) −
+    onehot(t)."""
+    loss = torch.zeros((), dtype=kind, device=s.device)
+    sizes = [some.shape[1] for some in z]
+    step = max(1, PASS_NUMBERS // sum(sizes))
+    scratch = torch.empty(min(step, len(s)), sum(sizes), dtype=kind, device=s.device)
+    for start in range(0, len(s), step):
         rows = slice(start, start + step)
         t = targets[rows, None]
-        log_p = torch.log_softmax(z[rows].to(kind), dim=-1)
+        whole = scratch[: len(t)]
+        pieces = whole.split(sizes, dim=1)
+        for piece, some in zip(pieces, z, strict=True):
+            piece.copy_(some[rows])
+        log_p = torch.log_softmax(whole, dim=-1)
         loss -= (log_p.gather(1, t)[:, 0] * s[rows]).sum()
         if wants_grad:
-            z[rows] = log_p.exp_().scatter_add_(1, t, torch.full_like(t, -1, dtype=kind))
+            torch.exp(log_p, out=whole).scatter_add_(1, t, torch.full_like(t, -1, dtype=kind))
+            for piece, some in zip(pieces, z, strict=True):
+                some[rows] = piece
         del log_p  # before the next rows'
     return loss
 
 
-def _add_product_(total: Tensor, delta: Tensor, h: Tensor, first: bool) -> None:
-    """total (V, D) += deltaᵀ h, of delta (N, V) and h (N, D); the first product is written, not added."""
-    if delta.dtype == total.dtype:
-        total.addmm_(delta.T, h, beta=0 if first else 1)
-        return
-    across = h.T.contiguous()  # (hᵀ delta)ᵀ: of the two it is the narrow one that oneDNN should not have to turn
-    for start in range(0, total.shape[0], COLUMNS):
-        words = slice(start, start + COLUMNS)
-        product = (across @ delta[:, words]).T
-        total[words] = product if first else total[words] + product
+def _add_product_(total: Tensor, delta: list[Tensor], h: Tensor, first: bool) -> None:
+    """total (V, D) += deltaᵀ h, of delta (N, V) in blocks of words, which are used up, and h (N, D); the first product
+    is written, not added."""
+    for words in total.split(COLUMNS):
+        some = delta.pop(0)
+        if some.dtype == total.dtype:
+            words.addmm_(some.T, h, beta=0 if first else 1)
+        elif first:
+            words.copy_(some.T @ h)
+        else:
+            words += some.T @ h
 
 
 def _rowwise(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

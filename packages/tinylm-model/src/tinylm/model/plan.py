@@ -24,7 +24,7 @@ MEMORY_IS = (
     "the CPU path's; CUDA's kernels keep less in a block (SwiGLU 3/4, no copy of RoPE's result), "
     "and up to 2^27 logits at once, not 2^20"
 )
-_CHUNK, _CHUNK_BYTES, _PASS, _COLUMNS = 1 << 20, 2048, 1 << 18, 8192  # as in loss.py, without importing torch
+_CHUNK, _CHUNK_BYTES, _PASS, _COLUMNS = 1 << 20, 2048, 1 << 19, 8192  # as in loss.py, without importing torch
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,9 @@ def _head(config: TransformerConfig, tokens: int, dtype: str, tensor: int) -> tu
     passing = 2.0 * s * tokens * config.width + 4 * rows * config.width
     if s == 2:
         whole = 0.0 if tokens <= most else table / 2  # the head's copy, for several chunks
-        passing += max(whole + (0 if later else 2 * block), 2 * block, whole + 8 * _PASS)
+        passing += max(whole + (0 if later else 2 * block), 2 * block, whole + 8 * min(_PASS, rows * config.vocab_size))
     else:
-        passing += 4 * _PASS
+        passing += 8 * min(_PASS, rows * config.vocab_size)
     return (logits, passing, True) if later else (table, passing + logits, False)
 
 
