@@ -75,6 +75,44 @@ def test_adam_clips_as_it_reads(model):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
+def test_adamw_reads_gradients_in_16_bits_and_nobody_else_is_given_them(model):
+    """The step of one pass in bfloat16 is that of the same gradients in float32, clipped or not; with sums of several
+    passes, or another optimizer, they are float32."""
+    other = copy.deepcopy(model)
+    inputs, targets = ids()
+    steps = [
+        Step(m, {"a": AdamW(m.parameters())}, torch.device("cpu"), 0.25, 1, SingleProcess()) for m in (model, other)
+    ]
+    for parameter in other.parameters():
+        parameter.grad_dtype = torch.float32
+    norms = []
+    for step in steps:
+        step.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+        step.optimizers["a"].param_groups[0]["peak_lr"] = 1e-3
+    for seed in range(2):
+        inputs, targets = ids(seed=seed)
+        norms.append([step.gradient(inputs, targets).norm for step in steps])
+        kinds = [{p.grad.dtype for p in m.parameters()} for m in (model, other)]
+        for step in steps:
+            step.update(1.0)
+    assert kinds == [{torch.bfloat16, torch.float32}, {torch.float32}]
+    assert norms[0][0] > 0.25
+    for mine, wide in norms:
+        assert mine == pytest.approx(wide, rel=1e-3)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+    fresh = copy.deepcopy(other)
+    for step in (
+        step_of(fresh),
+        Step(fresh, {"a": AdamW(fresh.parameters())}, torch.device("cpu"), 1, 2, SingleProcess()),
+    ):
+        step.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+        step.gradient(inputs, targets)
+        assert {p.grad.dtype for p in fresh.parameters()} == {torch.float32}
+        step.discard()
+
+
 def test_the_gradient_is_clipped_to_a_length(model):
     step, before = step_of(model, clip=0.25), copy.deepcopy(model)
     step.optimizers["sgd"].param_groups[0]["peak_lr"] = 1.0

@@ -100,7 +100,7 @@ def use_kernels(model: Transformer) -> None:
     for module in model.blocks.modules():
         if type(module) is MLP and module.gate is None:
             module.__class__ = KernelMLP
-        if type(module) is nn.Linear:
+        if isinstance(module, nn.Linear):
             matrices[module] = matrix = plain_matrix(module.weight, module.bias)
             if getattr(matrix, "takes_prompts", False):  # a module that was built before has none
                 module.__class__ = KernelLinear

@@ -1,12 +1,12 @@
-"""Linear layers, and in 16 bits on the CPU their products by hand: a weight is cast for each product and forgotten,
-where autocast keeps all the casts of a model until backward, half as much again as its weights.
+"""Linear layers, and in 16 bits on the CPU their products by hand: a weight's gradient is computed into the memory of
+the cast that the products read, instead of being one more tensor beside it.
 
 Not here: the head's product (loss.py), the experts' (experts.py). Next: norm.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -28,15 +28,16 @@ class Linear(nn.Linear):
         return apply(x.to(kind), self.weight, self.bias)
 
 
-def narrow_gradients(model: nn.Module) -> None:
-    """From now on the weights' gradients that this file computes in 16 bits stay in 16 bits, as they are, instead of
-    being widened to the weight's type: the same numbers, in half the memory.
+def narrow_gradients(model: nn.Module, parameters: Iterable[Tensor] | None = None) -> None:
+    """From now on the gradients that this file computes in bfloat16 stay in bfloat16, as they are, instead of being
+    widened to the weight's type: the same numbers, in half the memory. parameters: those alone; by default all.
 
     For one backward pass an update: sums of several passes would be rounded to 16 bits. What reads `grad` must take
     them (tinylm-train's AdamW and Adam do).
     """
+    chosen = None if parameters is None else {id(parameter) for parameter in parameters}
     for module in model.modules():
-        if isinstance(module, Linear):
+        if isinstance(module, Linear) and (chosen is None or id(module.weight) in chosen):
             module.weight.grad_dtype = None  # torch: a gradient of any type is kept as it comes
 
 
@@ -49,13 +50,15 @@ def _by_hand(x: Tensor, weight: Tensor, kind: torch.dtype) -> bool:
 class _LinearOnCPU(torch.autograd.Function):
     """y = x Wᵀ + b:  ∂x = ∂y W,  ∂W = ∂yᵀ x,  ∂b = Σ ∂y, sums over all rows; each in the type of x.
 
-    ∂yᵀ is copied where it is the smaller of the two: oneDNN is slower with a transposed first matrix.
+    ∂W is written over the cast of W, which nothing wants any more: torch refuses a second backward pass. ∂yᵀ is copied
+    where it is the smaller of the two: oneDNN is slower with a transposed first matrix.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        narrow = weight.to(x.dtype)
+        ctx.save_for_backward(x, narrow)
+        return F.linear(x, narrow, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -64,8 +67,10 @@ class _LinearOnCPU(torch.autograd.Function):
         dy, (for_x, for_weight, for_bias) = upstream[0].flatten(0, -2), ctx.needs_input_grad
         dx = dw = None
         if for_x:
-            dx = (dy @ weight.to(dy.dtype)).view_as(x)
+            dx = (dy @ weight).view_as(x)
         if for_weight:
             across = dy.mT.contiguous() if weight.shape[0] < weight.shape[1] else dy.mT
-            dw = across @ x.flatten(0, -2)
+            dw = torch.mm(across, x.flatten(0, -2), out=weight)
+            if dw.dtype == torch.float16:  # which is scaled, and what undoes the scale needs float32's range
+                dw = dw.float()
         return dx, dw, dy.sum(0) if for_bias else None

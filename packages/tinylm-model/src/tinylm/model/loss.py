@@ -23,7 +23,7 @@ from tinylm.model._dtypes import compute_dtype, wide
 IGNORED = -100  # a target that counts for nothing
 CHUNK_NUMBERS = 1 << 20  # logits per chunk of a small vocabulary: they stay in the processor's cache (see README)
 CHUNK_BYTES = 2048  # a word, for a chunk of a large one: each passes over the whole head, which few rows do not repay
-PASS_NUMBERS = 1 << 19  # logits that are turned into their gradient at once, in the processor's cache
+PASS_NUMBERS = 1 << 18  # logits that are turned into their gradient at once, in the processor's cache
 COLUMNS = 8192  # words of the head at once in each product
 
 
@@ -129,6 +129,7 @@ class _FusedHead(torch.autograd.Function):
                 sums = torch.zeros(h.shape, dtype=kind, device=h.device)
                 for some, block in zip(z, _blocks(matrix, narrow), strict=True):
                     sums += some @ block
+                del some, block  # before the next product's
                 grad_hidden[rows] = sums * s[:, None]
             if grad_weight is not None:
                 _add_product_(grad_weight, z, h * s[:, None].to(narrow), first=start == 0)
@@ -183,13 +184,13 @@ def _cross_entropy_(z: list[Tensor], targets: Tensor, s: Tensor, kind: torch.dty
         pieces = whole.split(sizes, dim=1)
         for piece, some in zip(pieces, z, strict=True):
             piece.copy_(some[rows])
-        log_p = torch.log_softmax(whole, dim=-1)
-        loss -= (log_p.gather(1, t)[:, 0] * s[rows]).sum()
+        top, wanted = whole.amax(1, keepdim=True), whole.gather(1, t)
+        total = whole.sub_(top).exp_().sum(1, keepdim=True)  # one exp a logit, for the loss and for the gradient
+        loss += ((total.log() + top - wanted)[:, 0] * s[rows]).sum()
         if wants_grad:
-            torch.exp(log_p, out=whole).scatter_add_(1, t, torch.full_like(t, -1, dtype=kind))
+            whole.div_(total).scatter_add_(1, t, torch.full_like(t, -1, dtype=kind))
             for piece, some in zip(pieces, z, strict=True):
                 some[rows] = piece
-        del log_p  # before the next rows'
     return loss
 
 

@@ -61,7 +61,8 @@ class _LayerNormOnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         y, mean, r = torch.native_layer_norm(x, weight.shape, weight, bias, eps)
-        ctx.save_for_backward((x - mean).to(dtype), r, weight)
+        c = torch.sub(x, mean, out=torch.empty_like(x, dtype=dtype))
+        ctx.save_for_backward(c, r, weight)
         return y.to(dtype)
 
     @staticmethod

@@ -24,7 +24,7 @@ MEMORY_IS = (
     "the CPU path's; CUDA's kernels keep less in a block (SwiGLU 3/4, no copy of RoPE's result), "
     "and up to 2^27 logits at once, not 2^20"
 )
-_CHUNK, _CHUNK_BYTES, _PASS, _COLUMNS = 1 << 20, 2048, 1 << 19, 8192  # as in loss.py, without importing torch
+_CHUNK, _CHUNK_BYTES, _PASS, _COLUMNS = 1 << 20, 2048, 1 << 18, 8192  # as in loss.py, without importing torch
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def training_memory(
     """Bytes by kind on one device, for a step over `batch_tokens` tokens on it; "peak" is not their sum.
 
         weights       4P                 gradients   4P            AdamW     8P (Loshchilov and Hutter 2019)
-        copies        16 bits only: s times the experts' matrices, which autocast keeps until backward; other matrices
-                      are cast for each product
+        copies        16 bits only: s times the matrices and biases of the blocks, which wait for the backward and
+                      become the matrices' gradients in 16 bits
         activations   `activations`
         head          what waits for the backward, and what is there only while the loss is computed: a chunk of logits,
                       what the final norm gives and its gradient, blocks of words, sums over words. What waits is the
@@ -135,17 +135,19 @@ def training_memory(
     inner = config.parameter_count(embeddings=False) / layout.tensor
     kept = activations(config, batch_tokens, dtype, checkpointing, layout.tensor)
     experts = 3 * config.width * config.mlp_width * config.experts / layout.tensor  # of one block
-    copies = s * config.depth * experts if s == 2 and layout.fsdp == 1 and not checkpointing else 0.0
+    copies = s * inner if s == 2 and layout.fsdp == 1 else 0.0
     outer = (count - config.parameter_count(embeddings=False)) / layout.tensor
     gathered = s * (2 * inner / config.depth + outer) if layout.fsdp > 1 else 0.0
     waiting, passing, deferred = _head(config, batch_tokens, dtype, layout.tensor)
     table = 4 * config.vocab_size * config.width / layout.tensor
     inner_rows = (config.experts_per_token or 1) * (2 if config.activation == "swiglu" else 1) * config.mlp_width
     inside = batch_tokens * (8 * config.width + s * inner_rows)
-    again = 0.0
+    again, once = 0.0, copies
     if checkpointing:
         again = batch_tokens * sum(block_activations(config, dtype, layout.tensor).values())
-        again += (4 + s * (s == 2)) * experts  # a block's experts: gradients (and copies) before the first is done with
+        again += 4 * experts  # the gradients of a block's experts are there before the first of them is done with
+        once = copies / config.depth
+        copies = 0.0  # each block's are gone with it
     after = waiting if config.tie_embeddings or not deferred else table
     end = 0.0 if config.experts else again
     if deferred and config.tie_embeddings:
@@ -153,7 +155,7 @@ def training_memory(
     moments = {
         "loss": copies + gathered + kept + waiting + passing,
         "head's backward": copies + gathered + kept + (waiting + table if deferred and after == table else 0.0),
-        "first block's backward": copies + gathered + kept + again + after + inside / layout.tensor,
+        "first block's backward": once + gathered + kept + again + after + inside / layout.tensor,
         "end of backward": 4 * count / shards + end,
     }
     peak = (4 + 8) * count / shards + max(moments.values())
@@ -182,9 +184,9 @@ def _head(config: TransformerConfig, tokens: int, dtype: str, tensor: int) -> tu
     passing = 2.0 * s * tokens * config.width + 4 * rows * config.width
     if s == 2:
         whole = 0.0 if tokens <= most else table / 2  # the head's copy, for several chunks
-        passing += max(whole + (0 if later else 2 * block), 2 * block, whole + 8 * min(_PASS, rows * config.vocab_size))
+        passing += max(whole + (0 if later else 2 * block), 2 * block, whole + 4 * min(_PASS, rows * config.vocab_size))
     else:
-        passing += 8 * min(_PASS, rows * config.vocab_size)
+        passing += 4 * min(_PASS, rows * config.vocab_size)
     return (logits, passing, True) if later else (table, passing + logits, False)
 
 

@@ -161,7 +161,9 @@ class Watch:
             if not own:
                 return
             gradients = [parameter.grad for parameter in own]
-            self._sum_squares("gradient_norm", own, torch._foreach_norm(gradients))
+            kinds = [torch.promote_types(gradient.dtype, torch.float32) for gradient in gradients]  # some have 16 bits
+            norms = [torch.linalg.vector_norm(g, dtype=kind) for g, kind in zip(gradients, kinds, strict=True)]
+            self._sum_squares("gradient_norm", own, norms)
             self._sum_squares("weight_norm", own, torch._foreach_norm(own))
             for parameter in own:
                 layer = self._layer_of.get(id(parameter), "(model)")

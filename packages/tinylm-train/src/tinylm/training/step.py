@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tinylm.model import Transformer
+from tinylm.model.linear import narrow_gradients
 from tinylm.training.optimizers import Adam
 from tinylm.training.scaling import LossScale
 from tinylm.training.spread import local
@@ -50,6 +51,9 @@ class Step:
         self.scale: LossScale | None = None  # in float16 only
         self.parameters: list[Tensor] = list(model.parameters())
         self._factor = 1.0  # that clips the gradient
+        if parts == 1 and strategy.world_size == 1:  # no sum of gradients is rounded
+            adams = [optimizer for optimizer in optimizers.values() if isinstance(optimizer, Adam)]
+            narrow_gradients(model, (p for adam in adams for group in adam.param_groups for p in group["params"]))
 
     def gradient(self, inputs: Tensor, targets: Tensor) -> Gradient:
         """inputs, targets (B, T) int64 -> gradients in the parameters, which `update` clips."""

@@ -1,7 +1,8 @@
 """The same rules with fewer passes over memory: what the trainer uses.
 
 A foreach line reads and writes every number; Adam has eight such lines. torch's fused kernels read a parameter, its
-gradient and its moments once and write them once (CPU, CUDA, MPS). Muon's time is its matrix products: baddbmm adds and
+gradient and its moments once and write them once (CPU, CUDA, MPS). A gradient in 16 bits, which they do not take, is
+widened a block at a time, in the cache. Muon's time is its matrix products: baddbmm adds and
 scales inside the product, five passes fewer an iteration. Lion has no kernel in torch: its lines go over blocks that
 stay in the cache from one line to the next, so that memory is still read and written once.
 The numbers are the loop's up to the rounding of an operation. Equations: loop.py.
@@ -13,8 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
-from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from tinylm.training.optimizers import foreach, loop
@@ -71,6 +70,7 @@ class Adam(foreach.Adam):
         self, parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: Group
     ) -> None:
         if not _kernels_take(parameters):
+            gradients = [gradient.to(p.dtype) for gradient, p in zip(gradients, parameters, strict=True)]
             if self.gradient_factor != 1:
                 gradients = list(torch._foreach_mul(gradients, self.gradient_factor))
             super().update_group(parameters, gradients, states, group)
@@ -78,31 +78,59 @@ class Adam(foreach.Adam):
         for state, parameter in zip(states, parameters, strict=True):
             if not state:
                 state |= {"step": 0, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
-        for members in foreach.of_one_device(parameters).values():
+        narrow = [g.dtype != p.dtype and p.is_contiguous() for g, p in zip(gradients, parameters, strict=True)]
+        for i in (place for place, is_narrow in enumerate(narrow) if is_narrow):
+            self._by_blocks(parameters[i], gradients[i].contiguous(), states[i], group)
+        wide = [place for place, is_narrow in enumerate(narrow) if not is_narrow]
+        for places in foreach.of_one_device([parameters[i] for i in wide]).values():
+            members = [wide[place] for place in places]
             self._kernel(
-                [parameters[i] for i in members], [gradients[i] for i in members], [states[i] for i in members], group
+                [parameters[i] for i in members],
+                [gradients[i].to(parameters[i].dtype) for i in members],
+                [states[i]["exp_avg"] for i in members],
+                [states[i]["exp_avg_sq"] for i in members],
+                [states[i]["step"] for i in members],
+                group,
             )
-
-    def _kernel(self, parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: Group) -> None:
-        beta1, beta2 = group["betas"]
-        done = torch.tensor([float(s["step"]) for s in states], device=parameters[0].device)  # the kernel adds one
-        options: dict[str, Any] = {
-            "foreach": False,
-            "fused": True,
-            "amsgrad": False,
-            "beta1": beta1,
-            "beta2": beta2,
-            "lr": group["lr"],
-            "weight_decay": group["weight_decay"],
-            "eps": group["eps"],
-            "maximize": False,
-        }
-        if self.gradient_factor != 1:  # the kernel divides by a scale
-            options["grad_scale"] = torch.tensor(1 / self.gradient_factor, device=parameters[0].device)
-        rule = adamw if self.decoupled else adam
-        means, squares = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
-        rule(parameters, gradients, means, squares, [], list(done.unbind()), **options)
         foreach.count_steps(states)
+
+    def _by_blocks(self, parameter: Tensor, gradient: Tensor, state: State, group: Group) -> None:
+        block = _BLOCK * torch.get_num_threads()
+        scratch = torch.empty(min(block, parameter.numel()), dtype=parameter.dtype, device=parameter.device)
+        flat = (tensor.view(-1).split(block) for tensor in (parameter, gradient, state["exp_avg"], state["exp_avg_sq"]))
+        for weights, slope, mean, square in zip(*flat, strict=True):
+            widened = scratch[: len(slope)].copy_(slope)
+            self._kernel([weights], [widened], [mean], [square], [state["step"]], group)
+
+    def _kernel(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        steps: list[int],
+        group: Group,
+    ) -> None:
+        """One call of torch's kernel; `steps`: updates before this one. It multiplies `gradients` in place where they
+        are to be clipped."""
+        kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
+        device, factor = parameters[0].device, self.gradient_factor
+        kernel(
+            parameters,
+            gradients,
+            means,
+            squares,
+            [],
+            [torch.tensor(float(step + 1), device=device) for step in steps],
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            grad_scale=None if factor == 1 else torch.tensor(1 / factor, device=device),  # the kernel divides
+        )
 
 
 class AdamW(Adam, loop.AdamW):
