@@ -34,10 +34,13 @@ PRECISIONS = ("float32", "bfloat16")
 
 def ours() -> tuple[Any, Callable[[Any, Any, Any], Any]]:
     from tinylm.model import Transformer, TransformerConfig
+    from tinylm.model.linear import narrow_gradients
 
     shape = {"width": 768, "heads": 12, "context": 1024}
     config = TransformerConfig.preset("gpt2", vocab_size=VOCABULARY, depth=12, **shape)
-    return Transformer(config), lambda model, ids, targets: model.loss(ids, targets)
+    model = Transformer(config)
+    narrow_gradients(model)  # as tinylm-train does for AdamW
+    return model, lambda model, ids, targets: model.loss(ids, targets)
 
 
 def nanogpt(directory: str) -> tuple[Any, Callable[[Any, Any, Any], Any]]:

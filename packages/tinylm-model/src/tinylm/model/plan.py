@@ -25,6 +25,7 @@ MEMORY_IS = (
     "and up to 2^27 logits at once, not 2^20"
 )
 _CHUNK, _CHUNK_BYTES, _PASS, _COLUMNS = 1 << 20, 2048, 1 << 18, 8192  # as in loss.py, without importing torch
+_QUERIES, _PATTERNS = 256, 1 << 20  # as in attention.py
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,11 @@ def training_memory(
                       head's gradient (4VD); or, if the tokens are one chunk and that is less, the logits' (s a logit).
 
     P is divided by fsdp and tensor; FSDP gathers two blocks and the tables whole, in s bytes, instead of copies.
-    Gradients appear while activations go, so the peak is the largest of four moments: the head's loss; the head's
+    Gradients appear while activations go, so the peak is the largest of these moments: the head's loss; the head's
     backward, if its matrix is its own and the gradient is computed then; the first block's backward (with
-    checkpointing: the block's activations as well); the end of backward, when every gradient is there (with
-    checkpointing: beside the last block's activations; with experts, as measured, those are gone by then), and with a
-    tied table whose gradient is computed then, what that is computed from.
+    checkpointing: the block's activations as well); with checkpointing the last block's, beside the others' gradients;
+    the end of backward, when every gradient is there, and with a tied table whose gradient is computed then, what that
+    is computed from.
     """
     layout.check(config)
     if batch_tokens < 1:
@@ -149,15 +150,22 @@ def training_memory(
         once = copies / config.depth
         copies = 0.0  # each block's are gone with it
     after = waiting if config.tie_embeddings or not deferred else table
-    end = 0.0 if config.experts else again
+    hidden = 8.0 * batch_tokens * config.width
+    attention, gelu, mlp = _inside_a_block(config, batch_tokens, dtype, layout.tensor)
+    inside = max(inside / layout.tensor, hidden + attention - mlp)
+    end = hidden if checkpointing else 0.0
     if deferred and config.tie_embeddings:
         end = max(end, waiting + s * (s == 2) * min(_COLUMNS, config.vocab_size) * config.width / layout.tensor)
     moments = {
         "loss": copies + gathered + kept + waiting + passing,
         "head's backward": copies + gathered + kept + (waiting + table if deferred and after == table else 0.0),
-        "first block's backward": once + gathered + kept + again + after + inside / layout.tensor,
+        "first block's backward": once + gathered + kept + again + after + inside,
         "end of backward": 4 * count / shards + end,
     }
+    if checkpointing and not config.experts:
+        there = 4 * (count - inner / config.depth) / shards  # the other blocks'
+        there -= table if deferred or not config.tie_embeddings else 0.0  # the embedding's, not there yet
+        moments["in the first block, computed again"] = there + again + max(gelu, hidden + attention - mlp)
     peak = (4 + 8) * count / shards + max(moments.values())
     sizes = {
         "weights": 4 * count / shards,
@@ -170,6 +178,22 @@ def training_memory(
         "peak": peak,
     }
     return {kind: round(size) for kind, size in sizes.items()}
+
+
+def _inside_a_block(config: TransformerConfig, tokens: int, dtype: str, tensor: int) -> tuple[float, float, float]:
+    """Bytes that are there only in attention's backward (in bfloat16 three patterns of a few heads, as attention.py has
+    it), and only while GELU is computed; and what the MLP has kept, gone before the former."""
+    s = _size(dtype)
+    heads = config.heads * config.head_dim / tensor
+    attention = 3.0 * s * heads * tokens
+    if dtype == "bfloat16":
+        time = min(config.context, tokens)
+        rows = min(_QUERIES, time)
+        several = min(tokens / time * config.heads / tensor, max(1, _PATTERNS // rows**2))
+        attention = 7.0 * s * heads * tokens + 3 * s * several * rows * time
+    width = config.mlp_width / tensor
+    gelu = 0.0 if config.activation == "swiglu" else s * tokens * width + 20 * min(65536, tokens * width)
+    return attention, gelu, tokens * block_activations(config, dtype, tensor)["MLP"]
 
 
 def _head(config: TransformerConfig, tokens: int, dtype: str, tensor: int) -> tuple[float, float, bool]:
