@@ -151,12 +151,14 @@ class _FusedHead(torch.autograd.Function):
 
         def gradient() -> Tensor:
             if not parts:
-                return grad_weight.mul_(scale.to(kind)).to(dtype)
+                scaled: Tensor = grad_weight.mul_(scale.to(kind)).to(dtype)
+                return scaled
             h, s, *delta = parts
             parts.clear()  # so that what _add_product_ is done with can go
             total = h.new_empty(sum(some.shape[1] for some in delta), h.shape[1], dtype=kind)
             _add_product_(total, delta, h * (s * scale)[:, None].to(h.dtype), first=True)
-            return total.to(dtype)
+            cast: Tensor = total.to(dtype)
+            return cast
 
         if ctx.tied is not None:
             ctx.tied.gradient = gradient
@@ -166,7 +168,7 @@ class _FusedHead(torch.autograd.Function):
 
 def _blocks(weight: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """COLUMNS words of the head (V, D) at a time, in `dtype`."""
-    for some in weight.split(COLUMNS):
+    for some in torch.split(weight, COLUMNS):
         yield some.to(dtype)
 
 
@@ -181,7 +183,7 @@ def _cross_entropy_(z: list[Tensor], targets: Tensor, s: Tensor, kind: torch.dty
         rows = slice(start, start + step)
         t = targets[rows, None]
         whole = scratch[: len(t)]
-        pieces = whole.split(sizes, dim=1)
+        pieces = torch.split(whole, sizes, dim=1)
         for piece, some in zip(pieces, z, strict=True):
             piece.copy_(some[rows])
         top, wanted = whole.amax(1, keepdim=True), whole.gather(1, t)
@@ -197,7 +199,7 @@ def _cross_entropy_(z: list[Tensor], targets: Tensor, s: Tensor, kind: torch.dty
 def _add_product_(total: Tensor, delta: list[Tensor], h: Tensor, first: bool) -> None:
     """total (V, D) += deltaᵀ h, of delta (N, V) in blocks of words, which are used up, and h (N, D); the first product
     is written, not added."""
-    for words in total.split(COLUMNS):
+    for words in torch.split(total, COLUMNS):
         some = delta.pop(0)
         if some.dtype == total.dtype:
             words.addmm_(some.T, h, beta=0 if first else 1)

@@ -152,14 +152,14 @@ def training_memory(
     after = waiting if config.tie_embeddings or not deferred else table
     hidden = 8.0 * batch_tokens * config.width
     attention, gelu, mlp = _inside_a_block(config, batch_tokens, dtype, layout.tensor)
-    inside = max(inside / layout.tensor, hidden + attention - mlp)
+    inside_block = max(inside / layout.tensor, hidden + attention - mlp)
     end = hidden if checkpointing else 0.0
     if deferred and config.tie_embeddings:
         end = max(end, waiting + s * (s == 2) * min(_COLUMNS, config.vocab_size) * config.width / layout.tensor)
     moments = {
         "loss": copies + gathered + kept + waiting + passing,
         "head's backward": copies + gathered + kept + (waiting + table if deferred and after == table else 0.0),
-        "first block's backward": once + gathered + kept + again + after + inside,
+        "first block's backward": once + gathered + kept + again + after + inside_block,
         "end of backward": 4 * count / shards + end,
     }
     if checkpointing and not config.experts:

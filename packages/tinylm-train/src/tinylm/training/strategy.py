@@ -87,7 +87,8 @@ class SingleProcess:
         # In 16 bits torch rounds each norm once, at its end; over thousands of rows those roundings cancel. One norm of
         # the whole in float32 would copy it first.
         norms = [torch.linalg.vector_norm(gradient, dim=-1).flatten().float() for gradient in gradients]
-        return torch.linalg.vector_norm(torch.cat(norms))
+        norm: Tensor = torch.linalg.vector_norm(torch.cat(norms))
+        return norm
 
     def in_words(self, error: BaseException) -> BaseException:
         """Of an error that says that another process has gone, one that says what to do; any other as it is."""
