@@ -173,7 +173,7 @@ def test_a_batch_that_does_not_fit_names_one_that_does(tiny, tmp_path, monkeypat
     [
         (30e9, ["accumulate"]),
         (5e9, ["activation_checkpointing", "accumulate"]),
-        (3e9, ["context", "batch_size", "accumulate"]),
+        (2.8e9, ["context", "batch_size", "accumulate"]),
         (2e9, ["depth"]),
     ],
 )
