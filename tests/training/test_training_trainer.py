@@ -173,7 +173,7 @@ def test_minutes_become_steps_once_and_for_all(tiny, tmp_path):
 
 
 def test_a_stop_before_the_length_is_known_goes_on_with_the_timing(tiny, tmp_path):
-    config = tiny(tmp_path / "m", steps=None, minutes=0.01, validate_every=1000)
+    config = tiny(tmp_path / "m", steps=None, minutes=0.05, validate_every=1000)
     trainer = Trainer(config)
     trainer.report = lambda status: trainer.request_stop()
     first = trainer.train()
