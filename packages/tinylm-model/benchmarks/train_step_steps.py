@@ -77,7 +77,7 @@ def plain_table() -> None:
 
 
 def plain_linear() -> None:
-    """Autocast's casts of all weights wait for the backward, and so do LayerNorm's inputs in float32."""
+    """Autocast's casts, and each weight's gradient beside them in float32; LayerNorm keeps its input in float32."""
     linear.Linear.forward = torch.nn.Linear.forward
     layer_norm = norm.LayerNorm
     layer_norm.forward = lambda self, x: torch.nn.LayerNorm.forward(self, x).to(norm.compute_dtype(x))
@@ -100,7 +100,7 @@ STEPS: list[tuple[str, Callable[[], None]]] = [
     ("attention's backward by hand (16 bits)", plain_attention),
     ("GELU keeps its derivative, in cache", plain_gelu),
     ("one gradient of the tied table", plain_table),
-    ("weights cast for each product, LayerNorm keeps 16 bits", plain_linear),
+    ("weights' gradients in the memory of their casts, LayerNorm keeps 16 bits", plain_linear),
     ("huge pages (as tinylm-train does)", plain_pages),
 ]
 

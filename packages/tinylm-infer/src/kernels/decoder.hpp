@@ -3,8 +3,8 @@
 //
 // All threads of a team run `Decoder::run` together; each line of it that splits work ends at a barrier. Every token's
 // numbers are computed in an order that depends on no other token, but for bfloat16 on AMX: kernels_amx.cpp has another
-// one for a token alone. Not here: the matrices (kernels.inc) and what stands
-// between them (elementwise.inc). Next: module.cpp.
+// one for a token alone. Not here: the matrices (kernels.inc) and what stands between them (elementwise.inc). Next:
+// module.cpp.
 #pragma once
 
 #include <algorithm>
