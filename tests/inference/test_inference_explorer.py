@@ -142,7 +142,7 @@ def test_a_text_that_is_not_unicode_is_refused_in_words(readings):
 
 
 def test_the_merges_in_their_order_end_at_the_tokens(readings):
-    answer = tokens.tokenise(readings.library.open(0), TEXT)
+    answer = tokens.tokenize(readings.library.open(0), TEXT)
     assert answer.merges
     borders = set(range(len(TEXT.encode()) + 1))
     for step in answer.steps:
@@ -255,7 +255,7 @@ def test_sentencepiece_steps_are_listed_not_merged(make_checkpoint, tmp_path):
     del config["tinylm"]["tokenizer_sha256"]
     (folder / "config.json").write_text(json.dumps(config))
     checkpoint = Library([folder]).open(0)
-    answer = tokens.tokenise(checkpoint, "The cook")
+    answer = tokens.tokenize(checkpoint, "The cook")
     assert not answer.merges
     assert all(step.says for step in answer.steps)
     assert read(checkpoint, "The cook").ids == checkpoint.tokenizer.encode("The cook", add_special_tokens=True)

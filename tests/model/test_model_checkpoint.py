@@ -18,7 +18,7 @@ SHAPES = {
     "llama": [{}, {"kv_heads": 1}, {"tie_embeddings": True, "attention_bias": True, "bias": True}],
     "qwen3": [{}, {"kv_heads": 2, "head_dim": 32}, {"tie_embeddings": False, "rope_theta": 1e6}],
     "mistral": [{"rope_scaling": {"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 32}}],
-    "qwen3-moe": [{}, {"normalise_experts": False, "balance_weight": 0.0, "window": 9}],
+    "qwen3-moe": [{}, {"normalize_experts": False, "balance_weight": 0.0, "window": 9}],
     "smollm2": [{"attention_bias": "qkv", "window": 9, "window_from": 1}],
 }
 CASES = [(preset, overrides) for preset, several in SHAPES.items() for overrides in several]
@@ -178,7 +178,7 @@ BROKEN_EXPERTS = {
     "too few in the file": ({"num_experts": 9}, "20 missing|experts"),
     "a billion": ({"num_experts": 10**9}, "1000000000 experts"),
     "a negative loss": ({"router_aux_loss_coef": -1}, "balance_weight"),
-    "text for a bool": ({"norm_topk_prob": "yes"}, "normalise_experts"),
+    "text for a bool": ({"norm_topk_prob": "yes"}, "normalize_experts"),
     "one of another width": ({"moe_intermediate_size": 81}, r"\(48, 81\)|\(81, 48\)"),
 }
 

@@ -79,7 +79,7 @@ def test_every_field_can_be_given():
         ({"experts": 2, "experts_per_token": 1, "bias": True}, "no bias"),
         ({"experts": 2, "experts_per_token": 1, "activation": "gelu"}, "swiglu"),
         ({"balance_weight": -0.1}, "balance_weight"),
-        ({"normalise_experts": "no"}, "normalise_experts"),
+        ({"normalize_experts": "no"}, "normalize_experts"),
         ({"rope_scaling": "yarn"}, "rope_scaling"),
         ({"rope_scaling": {"rope_type": "spiral"}}, "spiral"),
         ({"rope_scaling": {"rope_type": "linear"}}, "wanted factor"),

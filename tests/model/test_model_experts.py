@@ -40,7 +40,7 @@ def by_token(layer, x):
 @given(st.data())
 def test_the_sorted_form_and_its_gradients_are_those_of_a_loop_over_tokens(data):
     experts = data.draw(st.integers(1, 6))
-    layer = make(experts, data.draw(st.integers(1, experts)), normalise_experts=data.draw(st.booleans()))
+    layer = make(experts, data.draw(st.integers(1, experts)), normalize_experts=data.draw(st.booleans()))
     shape = (data.draw(st.integers(1, 3)), data.draw(st.integers(1, 7)), 16)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(shape, dtype=torch.float64)

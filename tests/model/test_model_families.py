@@ -48,7 +48,7 @@ FAMILIES = {
     "qwen3-moe, window": (
         "Qwen3MoeForCausalLM",
         "qwen3-moe",
-        {"window": 6, "experts": 5, "experts_per_token": 3, "normalise_experts": False, "tie_embeddings": True},
+        {"window": 6, "experts": 5, "experts_per_token": 3, "normalize_experts": False, "tie_embeddings": True},
     ),
 }
 

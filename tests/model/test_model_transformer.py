@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm.model import ModelError, Transformer, TransformerConfig, attention, initialise
+from tinylm.model import ModelError, Transformer, TransformerConfig, attention, initialize
 from tinylm.model.attention import attend, attend_with_pattern, causal_mask, padding_mask
 
 PRESETS = ("gpt2", "llama", "mistral", "qwen3", "qwen3-moe")
@@ -181,7 +181,7 @@ def test_initialisation_follows_its_rules(preset):
     torch.manual_seed(0)
     model = Transformer(TransformerConfig.preset(preset, 500, 4, tie_embeddings=False))
     for residual, shrink in (("scaled", 1 / math.sqrt(8)), ("zero", 0.0)):
-        initialise(model, residual)
+        initialize(model, residual)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 wanted, mean = 0.0, 0.0
@@ -201,12 +201,12 @@ def test_initialisation_follows_its_rules(preset):
 
 def test_initialisation_by_seed_and_by_wrong_name(small):
     model = small("qwen3")
-    initialise(model, generator=torch.Generator().manual_seed(3))
+    initialize(model, generator=torch.Generator().manual_seed(3))
     first = model.embed.weight.clone()
-    initialise(model, generator=torch.Generator().manual_seed(3))
+    initialize(model, generator=torch.Generator().manual_seed(3))
     assert torch.equal(first, model.embed.weight)
     with pytest.raises(ModelError, match="residual"):
-        initialise(model, "identity")
+        initialize(model, "identity")
 
 
 def test_activations_keep_their_size_at_any_width():

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinylm.model import Transformer, TransformerConfig, initialise
+from tinylm.model import Transformer, TransformerConfig, initialize
 from tinylm.training import AdamW, Muon
 
 
@@ -86,7 +86,7 @@ def build(recipe: Recipe, vocab_size: int, seed: int) -> Transformer:
         tie_embeddings=False,
     )
     model = Transformer(config)
-    initialise(model, residual=recipe.residual)
+    initialize(model, residual=recipe.residual)
     if recipe.residual == "zero":
         assert model.head is not None
         nn.init.zeros_(model.head.weight)

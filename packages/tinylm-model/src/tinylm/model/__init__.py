@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tinylm.model.config import TransformerConfig
     from tinylm.model.decoding import generate
     from tinylm.model.device import keep_freed_memory, pick_device
-    from tinylm.model.initialisation import initialise
+    from tinylm.model.initialization import initialize
     from tinylm.model.taps import Taps, logit_lens
     from tinylm.model.transformer import Transformer
 
@@ -29,7 +29,7 @@ _HOME = {
     "generate": "decoding",
     "keep_freed_memory": "device",
     "pick_device": "device",
-    "initialise": "initialisation",
+    "initialize": "initialization",
     "Taps": "taps",
     "logit_lens": "taps",
     "Transformer": "transformer",
@@ -43,7 +43,7 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "generate",
-    "initialise",
+    "initialize",
     "keep_freed_memory",
     "logit_lens",
     "pick_device",

@@ -59,7 +59,7 @@ _EXPERTS = _BIASED | {
     "mlp_width": ("moe_intermediate_size", 768),
     "experts": ("num_experts", 128),
     "experts_per_token": ("num_experts_per_tok", 8),
-    "normalise_experts": ("norm_topk_prob", False),
+    "normalize_experts": ("norm_topk_prob", False),
     "balance_weight": ("router_aux_loss_coef", 0.001),
     "kv_heads": ("num_key_value_heads", 4),
 }

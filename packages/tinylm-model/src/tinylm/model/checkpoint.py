@@ -27,7 +27,7 @@ from tinylm.model._huggingface import check_format, from_json, to_json
 from tinylm.model._layout import Stored, check_shapes, shapes, tensors
 from tinylm.model.config import TransformerConfig
 from tinylm.model.device import pick_device
-from tinylm.model.initialisation import uninitialised
+from tinylm.model.initialization import uninitialized
 from tinylm.model.transformer import Transformer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -106,7 +106,7 @@ def load(
             target = tensor.to(device=device, dtype=wanted, copy=True)  # the file's own memory is mapped read-only
             check_numbers(folder, name, target)
             _unpack(table[name], target, ours, loaded)
-    with uninitialised():
+    with uninitialized():
         model = Transformer(config)
     for name in ours:
         module, _, leaf = name.rpartition(".")

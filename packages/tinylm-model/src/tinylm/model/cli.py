@@ -75,11 +75,11 @@ def init(
         model_type(config)  # before anything is made: a shape that could not be saved
         import torch
 
-        from tinylm.model.initialisation import initialise
+        from tinylm.model.initialization import initialize
         from tinylm.model.transformer import Transformer
 
         model = Transformer(config)
-        initialise(model, residual, torch.Generator().manual_seed(seed))
+        initialize(model, residual, torch.Generator().manual_seed(seed))
         model.to(getattr(torch, dtype)).save(out)
         _say(f"{out}: {preset}, {config.depth} layers of width {config.width}, {config.parameter_count():,} parameters")
 

@@ -28,7 +28,7 @@ _CHOICES = {
 _POSITIVE_INTS = ("vocab_size", "context", "depth", "width", "heads", "kv_heads", "head_dim", "mlp_width")
 _INTS = ("window_from", "experts", "experts_per_token")
 _POSITIVE_FLOATS = ("norm_eps", "rope_theta")
-_BOOLS = ("bias", "qk_norm", "tie_embeddings", "normalise_experts")
+_BOOLS = ("bias", "qk_norm", "tie_embeddings", "normalize_experts")
 _LARGEST = (1 << 32) - 1
 _LARGEST_FLOAT = 1e30  # float32 holds it, and its square root times any size
 
@@ -44,7 +44,7 @@ class TransformerConfig:
     - `window`: a token attends to itself and the window - 1 before it, in the layers from `window_from` on (Beltagy et
       al. 2020; Jiang et al. 2023). None: to all before it.
     - `experts` above 0 makes every MLP that many of width `mlp_width`, of which a router picks `experts_per_token` for
-      each token (Shazeer et al. 2017); their probabilities are divided by their sum if `normalise_experts`.
+      each token (Shazeer et al. 2017); their probabilities are divided by their sum if `normalize_experts`.
       `balance_weight` times the load-balancing loss is part of the training loss (experts.py).
     """
 
@@ -66,7 +66,7 @@ class TransformerConfig:
     activation: Activation = "swiglu"
     experts: int = 0
     experts_per_token: int = 0
-    normalise_experts: bool = True
+    normalize_experts: bool = True
     balance_weight: float = 0.001
     bias: bool = False
     attention_bias: bool | Literal["qkv"] = False

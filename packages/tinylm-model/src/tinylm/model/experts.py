@@ -26,7 +26,7 @@ class Experts(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.per_token, self.normalise = config.experts_per_token, config.normalise_experts
+        self.per_token, self.normalise = config.experts_per_token, config.normalize_experts
         self.router = nn.Linear(config.width, config.experts, bias=False)
         self.gate = _Matrices(config.experts, config.mlp_width, config.width)
         self.up = _Matrices(config.experts, config.mlp_width, config.width)

@@ -48,7 +48,7 @@ from tinylm.model.cache import Cache, KVCache
 from tinylm.model.config import TransformerConfig
 from tinylm.model.experts import Experts, Routing, balance_loss
 from tinylm.model.gelu import gelu
-from tinylm.model.initialisation import initialise
+from tinylm.model.initialization import initialize
 from tinylm.model.linear import Linear
 from tinylm.model.loss import IGNORED, Tied, chunked_cross_entropy, tied_on_cpu
 from tinylm.model.norm import LayerNorm, RMSNorm
@@ -154,7 +154,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A decoder-only language model of the given shape, freshly initialised (initialisation.py).
+    """A decoder-only language model of the given shape, freshly initialised (initialization.py).
 
     With `activation_checkpointing` set to True, training keeps what enters each block and computes the block again in
     the backward pass (Chen et al. 2016): a third more work, the same loss and gradients to the last bit.
@@ -172,7 +172,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         self.final_norm = _norm(config, config.width)
         self.head = None if config.tie_embeddings else nn.Linear(config.width, config.vocab_size, bias=False)
-        initialise(self)
+        initialize(self)
 
     def hidden(
         self,

@@ -134,7 +134,7 @@ def build_app(library: Library, background: Background | None = None) -> FastAPI
 
     @app.post("/api/tokens")
     async def of_tokens(ask: Ask) -> Response:
-        return await answer(lambda: tokens.tokenise(library.open(ask.point), ask.text))
+        return await answer(lambda: tokens.tokenize(library.open(ask.point), ask.text))
 
     @app.post("/api/layers")
     async def of_layers(ask: Ask) -> Response:

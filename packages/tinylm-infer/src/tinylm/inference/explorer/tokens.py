@@ -35,7 +35,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Tokenised:
+class Tokenized:
     """`pieces`, `spans`: (start, end) in bytes, of the pieces that are never merged across and of the tokens.
 
     `merges`: whether the steps, carried out on single bytes, end at the tokens: then they can be watched.
@@ -51,12 +51,12 @@ class Tokenised:
     merges: bool
 
 
-def tokenise(checkpoint: Checkpoint, text: str) -> Tokenised:
+def tokenize(checkpoint: Checkpoint, text: str) -> Tokenized:
     """What the tokenizer does with the text, as far as it is looked at. Raises what `read` raises."""
     found, tokenizer = read(checkpoint, text), tokenizer_of(checkpoint)
     spans = tokenizer.offsets(found.text, "byte")
     cut = getattr(tokenizer.engine, "pieces", None)
-    return Tokenised(
+    return Tokenized(
         found,
         tokenizer.algorithm,
         tokenizer.backend,

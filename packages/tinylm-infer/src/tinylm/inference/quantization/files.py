@@ -30,7 +30,7 @@ from tinylm.inference.quantization.model import QuantizedTransformer, quantize
 from tinylm.inference.quantization.weights import GROUP, QuantizedWeight, round_weight
 from tinylm.model import Transformer, TransformerConfig, read_config
 from tinylm.model.checkpoint import stored_tensors
-from tinylm.model.initialisation import uninitialised
+from tinylm.model.initialization import uninitialized
 
 _FORMATS = {"int8": "int-quantized", "int4": "pack-quantized"}
 _COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
@@ -85,7 +85,7 @@ def load_quantized(directory: str | os.PathLike[str]) -> QuantizedTransformer:
     if scheme is None:
         raise InferenceError(f"{folder}: wanted a quantised checkpoint, got one of floats; open it with LLM")
     config = read_config(folder)
-    with uninitialised():
+    with uninitialized():
         model = Transformer(config)
     path = folder / "model.safetensors"
     try:

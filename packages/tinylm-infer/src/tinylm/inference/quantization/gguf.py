@@ -22,7 +22,7 @@ from tinylm.model import Transformer
 from tinylm.model.gguf.layout import Placed, check_shapes, tensors, to_halves
 from tinylm.model.gguf.metadata import read_config
 from tinylm.model.gguf.reader import GGUF
-from tinylm.model.initialisation import uninitialised
+from tinylm.model.initialization import uninitialized
 
 _BLOCKS = ("Q4_0", "Q4_1", "Q8_0")
 
@@ -43,7 +43,7 @@ def load_gguf(path: str | os.PathLike[str]) -> QuantizedTransformer:
     check_shapes(config, {name: tensor.shape for name, tensor in file.tensors.items()}, str(path))
     if config.experts:
         raise InferenceError(f"{path}: quantised experts do not run here; open it with dtype='float32'")
-    with uninitialised():
+    with uninitialized():
         model = Transformer(config)
     matrices = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     sizes = {name: parameter.shape[0] for name, parameter in model.named_parameters()}

@@ -22,7 +22,7 @@ from tinylm.inference.quantization import packing
 from tinylm.inference.quantization.linear import QuantizedLinear
 from tinylm.inference.quantization.weights import QuantizedWeight, round_weight
 from tinylm.model import Cache, Transformer
-from tinylm.model.initialisation import uninitialised
+from tinylm.model.initialization import uninitialized
 
 SCHEMES = {"int8": 8, "int4": 4}
 
@@ -35,7 +35,7 @@ class QuantizedTransformer(CompiledTransformer):
 
     def __init__(self, model: Transformer, scheme: str, weights: dict[str, QuantizedWeight]) -> None:
         """weights: by module name, in order of use; "head" is the head, tied to the embedding or not."""
-        with uninitialised():
+        with uninitialized():
             super().__init__(model.config)
         self.scheme = scheme
         sizes = [packing.packed_bytes(weight) for weight in weights.values()] if kernels.available() else []

@@ -21,7 +21,7 @@ from tinylm.model.gguf.layout import Placed, check_shapes, tensors, to_halves, t
 from tinylm.model.gguf.metadata import read_config, write_config
 from tinylm.model.gguf.reader import GGUF, UINT32, Pair
 from tinylm.model.gguf.writer import Source, write
-from tinylm.model.initialisation import uninitialised
+from tinylm.model.initialization import uninitialized
 from tinylm.model.transformer import Transformer
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
@@ -38,7 +38,7 @@ def load(
     file = GGUF(path)
     config = read_config(file)
     check_shapes(config, {name: tensor.shape for name, tensor in file.tensors.items()}, str(path))
-    with uninitialised():
+    with uninitialized():
         model = Transformer(config)
     sizes = {name: parameter.shape[0] for name, parameter in model.named_parameters()}
     for name, placed in tensors(config).items():

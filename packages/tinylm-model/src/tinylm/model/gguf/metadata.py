@@ -60,8 +60,8 @@ def architecture(config: TransformerConfig) -> str:
         )
     if kind.startswith("qwen3") and config.attention_bias:
         raise ModelError(f"GGUF: wanted {kind} without attention_bias, got {config.attention_bias}: llama.cpp has none")
-    if config.experts and not config.normalise_experts:
-        raise ModelError("GGUF: wanted normalise_experts, got none: llama.cpp always does")
+    if config.experts and not config.normalize_experts:
+        raise ModelError("GGUF: wanted normalize_experts, got none: llama.cpp always does")
     return kind
 
 

@@ -44,7 +44,7 @@ def encode(name: str) -> list[int]:
 
 
 def start(config: TransformerConfig, seed: int = 0) -> Weights:
-    """Weights to begin with, by the rules of ../initialisation.py ("scaled")."""
+    """Weights to begin with, by the rules of ../initialization.py ("scaled")."""
     chance = random.Random(seed)
     ours = shapes(config)
     weights: Weights = {}

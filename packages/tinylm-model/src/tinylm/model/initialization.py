@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def uninitialised() -> Iterator[None]:
+def uninitialized() -> Iterator[None]:
     """A model made within has its parameters on the meta device, without numbers: those of a file take their place.
 
     `torch.device("meta")` alone would do, but drawing numbers there imports torch's compiler, a second or more.
@@ -42,7 +42,7 @@ _FILLING = ("normal_", "uniform_", "fill_", "zero_")
 
 
 @torch.no_grad()
-def initialise(
+def initialize(
     model: Transformer, residual: Literal["scaled", "zero"] = "scaled", generator: torch.Generator | None = None
 ) -> None:
     """Fill every parameter of `model` in place.
@@ -56,7 +56,7 @@ def initialise(
     - biases 0, norm weights 1.
     """
     if residual not in ("scaled", "zero"):
-        raise ModelError(f"initialise: wanted residual to be 'scaled' or 'zero', got {residual!r}")
+        raise ModelError(f"initialize: wanted residual to be 'scaled' or 'zero', got {residual!r}")
     shrink = 0.0 if residual == "zero" else 1 / math.sqrt(2 * model.config.depth)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
