@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tinylm.model import ModelError, Transformer, TransformerConfig, read_config, read_provenance
 from tinylm.model._contents import read_contents
+from tinylm.model.arrays.checkpoint import read_checkpoint as read_arrays
 
 SHAPES = {
     "gpt2": [{}, {"tie_embeddings": False}, {"mlp_width": 37}],
@@ -156,8 +157,19 @@ BROKEN = {
     "text for weights": (lambda d: (d / "model.safetensors").write_text("hello" * 9), "whole safetensors"),
     "a folder": (
         lambda d: ((d / "model.safetensors").unlink(), (d / "model.safetensors").mkdir()),
-        "whole safetensors",
+        "wanted a safetensors file, got a directory",
     ),
+    "a folder for config.json": (
+        lambda d: ((d / "config.json").unlink(), (d / "config.json").mkdir()),
+        "no config.json but a directory of that name",
+    ),
+    "a pickle": (
+        lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),
+        "got neither, but pytorch_model.bin: a pickle",
+    ),
+    "two thetas": (lambda d: edit_config(d, rope_theta=5.0), "rope_theta and the one within rope_parameters"),
+    "no depth": (lambda d: edit_config(d, num_hidden_layers=None), r"field\(s\) num_hidden_layers"),
+    "an epsilon that float32 has not": (lambda d: edit_config(d, rms_norm_eps=1e-320), "norm_eps"),
 }
 
 
@@ -207,8 +219,9 @@ def test_a_tensor_in_two_shards_is_named(small, tmp_path):
     save_file({"model.norm.weight": torch.ones(48)}, tmp_path / "b.safetensors")
     index = {"weight_map": {"x": "a.safetensors", "model.norm.weight": "b.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match=r"got model.norm.weight again"):
-        Transformer.load(tmp_path)
+    for load in (Transformer.load, read_arrays):
+        with pytest.raises(ModelError, match=r"got model.norm.weight again"):
+            load(tmp_path)
 
 
 FIELDS = ["hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "n_inner"]
@@ -288,13 +301,53 @@ def test_truncated_weights_are_named(part, small, tmp_path):
         Transformer.load(tmp_path)
 
 
-@pytest.mark.parametrize("weight_map", [None, {"a": "../x.safetensors"}, {"a": 3}, {"a": "absent.safetensors"}])
-def test_a_broken_index_is_named(weight_map, small, tmp_path):
+@pytest.mark.parametrize(
+    ("weight_map", "words"),
+    [
+        (None, "weight_map of file names, got None"),
+        ({}, "weight_map of file names, got {}"),
+        *(
+            ({"a": name}, f"all beside it, got {name!r}")
+            for name in ("../x.safetensors", "/x", "..", ".", "", "b/x", 3)
+        ),
+        ({"a": "x", "b": "absent", "c": "gone"}, "wanted the 3 files .* got 2 missing .*absent, gone"),
+        ({"a": "x", "b": "folder"}, "folder: wanted a safetensors file, got a directory"),
+    ],
+)
+def test_a_broken_index_is_named(weight_map, words, small, tmp_path):
     small("qwen3").save(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").rename(tmp_path / "x")
+    (tmp_path / "folder").mkdir()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(ModelError, match="wanted"):
-        Transformer.load(tmp_path)
+    for load in (Transformer.load, read_contents, read_arrays):
+        with pytest.raises(ModelError, match=words):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("wide", ["norm", "embed", "mlp", "lm_head"])
+@pytest.mark.parametrize("preset", ["gpt2", "qwen3", "qwen3-moe"])
+def test_a_file_of_several_types_becomes_one_of_most_numbers(wide, preset, small, ids, tmp_path):
+    model = small(preset, tie_embeddings=False)
+    model.save(tmp_path)
+
+    def narrow(tensors):
+        tensors.update({name: t if wide in name else t.bfloat16() for name, t in tensors.items()})
+
+    edit_tensors(tmp_path, narrow)
+    read, tokens = Transformer.load(tmp_path), ids(1, 9)
+    kept = sum(t.numel() for name, t in load_file(tmp_path / "model.safetensors").items() if t.dtype == torch.float32)
+    wanted = torch.float32 if 2 * kept > model.config.parameter_count() else torch.bfloat16
+    assert {parameter.dtype for parameter in read.parameters()} == {wanted}
+    with torch.no_grad():
+        assert (read(tokens) - model(tokens)).norm() < 0.03 * model(tokens).norm()
+    read.loss(tokens, tokens).backward()
+
+
+def test_a_file_in_place_of_a_directory_is_named(small, tmp_path):
+    small("qwen3").save(tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        with pytest.raises(ModelError, match="got a file; give the directory"):
+            Transformer.load(tmp_path / name)
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path):

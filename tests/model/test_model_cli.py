@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -212,6 +214,54 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert done.stderr.startswith("error: ")
     assert "No space" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+STOPS = {
+    "no room": (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "No space left on device; free some space"),
+    "no permission": (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), 1, "Permission denied; change its"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, "interrupted"),
+}
+PLACES = {  # what fails while --out is written
+    "x.gguf": ("tinylm.model.gguf.writer.encode", "tinylm.model._atomic.os.fsync", "tempfile.mkstemp"),
+    "x": ("tinylm.model.checkpoint.save_file", "tinylm.model._convert.shutil.copyfile", "tempfile.mkstemp"),
+}
+
+
+@pytest.mark.parametrize(("out", "place"), [(out, place) for out, places in PLACES.items() for place in places])
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_convert_that_ends_early_leaves_nothing(stop, out, place, tmp_path, monkeypatch):
+    ok("init", tmp_path / "a", *SMALL)
+    (tmp_path / "a/generation_config.json").write_text("{}")
+    error, code, words = STOPS[stop]
+
+    def end(*_, **__):
+        raise error
+
+    monkeypatch.setattr(place, end)
+    message = refused("convert", tmp_path / "a", "--out", tmp_path / out, code=code)
+    assert words in message
+    assert message.count("\n") == 1
+    assert stop == "Ctrl-C" or f"{tmp_path / out}" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path):
+    ok("init", tmp_path / "a", *SMALL)
+    path = tmp_path / "a/model.safetensors"
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root may read everything")
+    assert refused("inspect", tmp_path / "a").startswith(f"error: {path}: wanted to read or write it, got: Permission")
+
+
+def test_a_gguf_file_is_known_by_how_it_begins(tmp_path):
+    ok("init", tmp_path / "a", *SMALL)
+    ok("convert", tmp_path / "a", "--out", tmp_path / "a.gguf")
+    assert "which exists" in refused("convert", tmp_path / "a", "--out", tmp_path / "a.gguf", "--dtype", "q8_0")
+    (tmp_path / "a.gguf").rename(tmp_path / "sha256-0123")  # as caches name it
+    assert "GGUF version 3" in ok("inspect", tmp_path / "sha256-0123")
+    ok("convert", tmp_path / "sha256-0123", "--out", tmp_path / "b")
+    assert "got a file" in refused("convert", tmp_path / "b", "--out", tmp_path / "sha256-0123")
 
 
 def test_experts_windows_and_stretched_rope_in_the_commands(tmp_path):

@@ -6,6 +6,7 @@ Repeated in every package on purpose. Not here: the commands (cli.py). Next: cli
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import sys
@@ -14,6 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from tinylm.model._errors import ModelError
 
+_ADVICE = {
+    errno.ENOSPC: "free some space, or choose another place",
+    errno.EDQUOT: "free some space, or choose another place",
+    errno.EROFS: "choose another place",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+}
 _NO_ROOM = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")  # torch, in words only
 
 
@@ -42,7 +50,7 @@ def boundary() -> Iterator[None]:
         _drop_stdout()
         raise SystemExit(1) from None
     except (ModelError, OSError, MemoryError) as error:
-        print(f"error: {error or 'out of memory'}", file=sys.stderr)
+        print(f"error: {_in_words(error)}", file=sys.stderr)
         _drop_stdout()
         raise SystemExit(1) from None
     except RuntimeError as error:
@@ -54,6 +62,14 @@ def boundary() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _in_words(error: Exception) -> str:
+    """The message; of the system's refusals the file, the reason without its number, and what to do."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error) or "out of memory"
+    place = "" if error.filename is None else f"{error.filename}: "
+    return f"{place}wanted to read or write it, got: {error.strerror}; {_ADVICE.get(error.errno, 'check the path')}"
 
 
 def _drop_stdout() -> None:

@@ -47,6 +47,8 @@ def _to_gguf(source: Path, out: Path, dtype: str | None) -> list[str]:
 
     if not ends_in_gguf(out) or out.is_dir():
         raise ModelError(f"--out: wanted the name of a file that ends in .gguf, got {out}")
+    if out.exists():
+        raise ModelError(f"--out: wanted the name of a file to be made, got {out}, which exists; choose another")
     if not out.parent.is_dir():
         raise ModelError(f"--out: wanted a file in a directory that exists, got {out}")
     model = load(source)
@@ -69,21 +71,25 @@ def _to_huggingface(source: Path, out: Path, dtype: str | None) -> list[str]:
     if dtype == "q8_0":
         raise ModelError("--dtype: q8_0 is a type of GGUF's; give --to gguf, or another type")
     check_new_directory(out)
-    if is_gguf(source):
-        model = load(source, dtype)
-        ids, notes = _ends(source, out)
-        save(model, out)
-    else:
-        ids, notes = _special_ids(source), []
-        model = load(source, dtype)
-        save(model, out, read_provenance(source))
-        for name in COMPANIONS:
+    gguf = is_gguf(source)
+    ids, notes = _ends(source, out) if gguf else (_special_ids(source), [])
+    model = load(source, dtype)
+    provenance = {} if gguf else read_provenance(source)
+    is_new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in () if gguf else COMPANIONS:  # before the model: what has a config.json is whole
             if (source / name).exists():
                 with atomic_path(out / name) as path:
                     shutil.copyfile(source / name, path)
-    if ids:
-        with atomic_path(out / "generation_config.json") as path:
-            path.write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+        if ids:
+            with atomic_path(out / "generation_config.json") as path:
+                path.write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+        save(model, out, provenance)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
     return [f"{out}: {model.config.parameter_count():,} parameters in {str(model.embed.weight.dtype)[6:]}", *notes]
 
 

@@ -169,6 +169,9 @@ def _rope(fields: Mapping[str, Any]) -> tuple[Any, RopeScaling | None]:
     if len(found) == 2 and found[0] != found[1]:
         raise ModelError("wanted rope_scaling and rope_parameters to say the same, got two that differ; remove one")
     theta, scaling = found[0] if found else (fields.get("rope_theta"), None)
+    if fields.get("rope_theta") not in (None, theta):  # transformers 4 takes this one, 5 the other
+        got = f"{fields['rope_theta']!r:.40} and {theta!r:.40}"
+        raise ModelError(f"wanted rope_theta and the one within rope_parameters to be the same, got {got}; remove one")
     return (10000.0 if theta is None else theta), scaling
 
 
@@ -190,14 +193,14 @@ def _window(kind: str, fields: Mapping[str, Any], depth: Any) -> tuple[Any, Any]
 
 def _check_layer_types(fields: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     given, depth = fields.get("layer_types"), ours["depth"]
-    if given is None:
+    if given is None or not isinstance(depth, int):  # the latter is refused by its own name
         return
     window, first = ours.get("window"), ours.get("window_from", 0)
     mixed = not isinstance(given, list) or len(given) != depth
     if mixed or given != [_SLIDING if window is not None and i >= first else _FULL for i in range(depth)]:
         raise ModelError(
-            f"wanted layer_types of num_hidden_layers entries, {_FULL!r} and from some layer on, if there is a window, "
-            f"{_SLIDING!r}, got {given!r:.80}: not supported here"
+            f"wanted layer_types of num_hidden_layers ({depth!r:.20}) entries, {_FULL!r} and from some layer on, if "
+            f"there is a window, {_SLIDING!r}, got {given!r:.80}: not supported here"
         )
 
 

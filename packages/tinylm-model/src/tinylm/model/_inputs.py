@@ -38,6 +38,8 @@ def split_documents(targets: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_whole(name: str, values: Tensor) -> None:
     """Types that torch looks up by."""
+    if not isinstance(values, Tensor):
+        raise ModelError(f"{name}: wanted a tensor of whole numbers, got a {type(values).__name__}; use torch.tensor")
     if values.dtype not in (torch.int64, torch.int32):
         raise ModelError(f"{name}: wanted whole numbers (int64 or int32), got {values.dtype}")
 

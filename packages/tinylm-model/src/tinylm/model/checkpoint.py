@@ -8,6 +8,7 @@ beside). Nothing is ever unpickled: a *.bin or *.pt file is refused. Next: _layo
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from tinylm.model._atomic import atomic_path
 from tinylm.model._errors import ModelError
-from tinylm.model._files import is_gguf, read_json, usual_name, weight_files
+from tinylm.model._files import check_file, is_gguf, read_json, usual_name, weight_files
 from tinylm.model._huggingface import check_format, from_json, to_json
 from tinylm.model._layout import Stored, check_shapes, shapes, tensors
 from tinylm.model.config import TransformerConfig
@@ -31,7 +32,7 @@ from tinylm.model.initialization import uninitialized
 from tinylm.model.transformer import Transformer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_STORED = ("F32", "BF16", "F16", "F64")  # the same in a safetensors file
+_STORED = dict(zip(("F32", "BF16", "F16", "F64"), _DTYPES.values(), strict=True))  # in a safetensors file
 
 
 def save(
@@ -80,7 +81,8 @@ def load(
     """Read a checkpoint of one of the families in _families.py, one file or sharded with an index, or a GGUF file
     (*.gguf).
 
-    dtype: "float32", "bfloat16", "float16", "float64" or torch's; None keeps the file's (float32 for a GGUF file).
+    dtype: "float32", "bfloat16", "float16", "float64" or torch's; None keeps the file's (float32 for a GGUF file; where
+    tensors differ, the type of most numbers, so that all products are of one type).
     device: as `device.pick_device` takes it, "auto" too.
     ModelError says what is wrong with the files: missing, truncated, of another shape, with a tensor too few or too
     many, with a weight that is no number.
@@ -100,7 +102,7 @@ def load(
     config = read_config(folder)
     loaded: dict[str, Tensor] = {}
     with checked_tensors(folder, config) as found:
-        ours, table = shapes(config), tensors(config)
+        ours, table, wanted = shapes(config), tensors(config), wanted or _most(found)
         for name, (file, stored) in found.items():
             tensor: Tensor = file.get_tensor(stored)
             target = tensor.to(device=device, dtype=wanted, copy=True)  # the file's own memory is mapped read-only
@@ -145,6 +147,7 @@ def checked_tensors(folder: Path, config: TransformerConfig) -> Iterator[dict[st
     with ExitStack() as stack:
         where: dict[str, Any] = {}
         for path in weight_files(folder):
+            check_file(path)
             try:
                 file = stack.enter_context(safe_open(path, framework="pt"))
                 names = [(usual_name(name, config), name) for name in file.keys()]  # noqa: SIM118  # not a dict
@@ -163,6 +166,15 @@ def checked_tensors(folder: Path, config: TransformerConfig) -> Iterator[dict[st
             if part.get_dtype() not in _STORED:
                 raise ModelError(f"{folder}: wanted {name} in one of {sorted(_DTYPES)}, got {part.get_dtype()}")
         yield where
+
+
+def _most(found: Mapping[str, tuple[Any, str]]) -> torch.dtype:
+    """The type of most numbers."""
+    counts: dict[str, int] = {}
+    for file, stored in found.values():
+        part = file.get_slice(stored)
+        counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + math.prod(part.get_shape())
+    return _STORED[max(counts, key=lambda kind: counts[kind])]
 
 
 def check_numbers(folder: Path, name: str, tensor: Tensor) -> None:

@@ -30,7 +30,7 @@ _INTS = ("window_from", "experts", "experts_per_token")
 _POSITIVE_FLOATS = ("norm_eps", "rope_theta")
 _BOOLS = ("bias", "qk_norm", "tie_embeddings", "normalize_experts")
 _LARGEST = (1 << 32) - 1
-_LARGEST_FLOAT = 1e30  # float32 holds it, and its square root times any size
+_SMALLEST_FLOAT, _LARGEST_FLOAT = 1e-30, 1e30  # float32 holds both, and their square roots times any size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,11 @@ class TransformerConfig:
             self._whole("window", 1)
         for name in _POSITIVE_FLOATS:
             value = getattr(self, name)
-            if not _is_number(value) or not 0 < value < _LARGEST_FLOAT:
-                raise ModelError(f"config: wanted {name} to be a number above 0, got {value!r:.80}")
+            if not _is_number(value) or not _SMALLEST_FLOAT <= value <= _LARGEST_FLOAT:
+                raise ModelError(
+                    f"config: wanted {name} to be a number above 0 ({_SMALLEST_FLOAT} to {_LARGEST_FLOAT}), "
+                    f"got {value!r:.80}"
+                )
         if not _is_number(self.balance_weight) or not 0 <= self.balance_weight < _LARGEST_FLOAT:
             got = f"{self.balance_weight!r:.80}"
             raise ModelError(f"config: wanted balance_weight to be a number of at least 0, got {got}")
@@ -133,7 +136,8 @@ class TransformerConfig:
         """
         unknown = overrides.keys() - {field.name for field in dataclasses.fields(cls)}
         if unknown:
-            raise ModelError(f"config: no such field: {', '.join(sorted(unknown))}")
+            names = ", ".join(field.name for field in dataclasses.fields(cls))
+            raise ModelError(f"config: no such field: {', '.join(sorted(unknown))}; there are {names}")
         return cls(vocab_size=vocab_size, depth=depth, **presets.fields(name, depth, overrides))
 
     def parameter_count(self, embeddings: bool = True, active: bool = False) -> int:

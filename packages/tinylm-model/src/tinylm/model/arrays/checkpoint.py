@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from tinylm.model._errors import ModelError
-from tinylm.model._files import read_json, usual_name, weight_files
+from tinylm.model._files import check_file, read_json, usual_name, weight_files
 from tinylm.model._huggingface import from_json
 from tinylm.model._layout import check_shapes, shapes, tensors
 from tinylm.model.arrays.layers import Array
@@ -28,7 +28,11 @@ def read_checkpoint(directory: str | os.PathLike[str]) -> tuple[TransformerConfi
     config.plain_or_refuse(f"{folder}: arrays and tensors")
     found: dict[str, Array] = {}
     for path in weight_files(folder):
-        found |= _read_safetensors(path, config)
+        more = _read_safetensors(path, config)
+        twice = sorted(found.keys() & more.keys())
+        if twice:
+            raise ModelError(f"{path}: wanted each tensor once, got {twice[0]} again; remove the files of one copy")
+        found |= more
     check_shapes(config, {name: array.shape for name, array in found.items()}, str(folder))
     ours = shapes(config)
     out: dict[str, Array] = {}
@@ -44,6 +48,7 @@ def read_checkpoint(directory: str | os.PathLike[str]) -> tuple[TransformerConfi
 
 
 def _read_safetensors(path: Path, config: TransformerConfig) -> dict[str, Array]:
+    check_file(path)
     try:
         entries = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (SafetensorError, OSError) as error:
