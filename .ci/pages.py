@@ -1,7 +1,8 @@
 """Writes the pages of the site that are made from the code: `python .ci/pages.py`, and by itself before `mkdocs build`.
 
 Made here, ignored by git: what each command's --help says, every notebook as a page, a picture of every ladder, the map
-of the modules, the list of error messages, and copies of the sources in which a document can name a function:
+of the modules, the list of error messages, how to contribute, and copies of the sources in which a document can name a
+function:
 
     --8<-- "tinylm/model/scalar/autograd.py:Value-backward"
 
@@ -96,9 +97,9 @@ def in_full(name: str, text: str) -> str:
         return f"* `{listed[1]}`: {' '.join(section.partition(chr(10) * 2)[0].split())}"
 
     text = re.sub(r"^\* `([a-z]+)`: .*\.\.\.$", sentence, text, flags=re.MULTILINE)
-    example = re.compile(rf"^((?:[a-z]+ +|[A-Z][a-z]+: |or: )?)({name} .+?)(?=\. [A-Z]|$| · |   )", re.MULTILINE)
+    example = re.compile(rf"^ *((?:[a-z]+ +|[A-Z][a-z]+: |or: )?)({name} .+?)(?=\. [A-Z]|$| · |   )", re.MULTILINE)
     text = example.sub(r"\1`\2`", text)
-    text = re.sub(r"(?<=`) +(or|then): ([^`\n]+)$", r" \1: `\2`", text, flags=re.MULTILINE)
+    text = re.sub(r"(?<=`) +(or|then|several): ([^`\n]+)$", r" \1: `\2`", text, flags=re.MULTILINE)
     return re.sub(rf" · ({name} .+?|--.+?)(?=$| · )", r" · `\1`", text, flags=re.MULTILINE)
 
 
@@ -141,6 +142,12 @@ def spoken(node: ast.expr) -> str:
     if isinstance(node, ast.JoinedStr):
         return "".join(spoken(part) for part in node.values)
     return "…"
+
+
+def contributing() -> None:
+    """GitHub's file on how to contribute, as a page."""
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    write(DOCS / "contributing.md", text.replace("](../docs/", "]("))
 
 
 def pictures() -> None:
@@ -192,7 +199,7 @@ def notebooks() -> None:
 def main() -> None:
     """Make everything."""
     sys.path += SOURCES  # here, because MkDocs puts sys.path back after it has read a hook
-    for make in (sources, commands, code_map, messages, pictures, notebooks):
+    for make in (sources, commands, code_map, messages, contributing, pictures, notebooks):
         make()
 
 

@@ -82,10 +82,17 @@ def test_zensical_builds_the_same_pages() -> None:
     assert ours == theirs
 
 
+def index(site: Path) -> dict[str, Any]:
+    """What a reader's browser is given to search in."""
+    read: dict[str, Any] = json.loads(
+        (site / ("search/search_index.json" if site == SITE else "search.json")).read_text()
+    )
+    return read
+
+
 def searched(site: Path) -> list[dict[str, str]]:
     """What the search knows: a location, a title and a text for each heading of each page."""
-    file, key = ("search/search_index.json", "docs") if site == SITE else ("search.json", "items")
-    entries: list[dict[str, str]] = json.loads((site / file).read_text())[key]
+    entries: list[dict[str, str]] = index(site)["docs" if site == SITE else "items"]
     return entries
 
 
@@ -93,7 +100,10 @@ def searched(site: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("site", BUILDERS, ids=["mkdocs", "zensical"])
 def test_a_search_finds_every_public_name(site: Path, phase: str) -> None:
     page = f"reference/api/{phase}/#"
-    found = {entry["title"].split(".")[-1] for entry in searched(site) if entry["location"].startswith(page)}
+    words = re.compile(index(site)["config"]["separator"])  # where the search cuts: a name must be a word of a title
+    found = {
+        word for entry in searched(site) if entry["location"].startswith(page) for word in words.split(entry["title"])
+    }
     assert [name for name in importlib.import_module(f"tinylm.{phase}").__all__ if name not in found] == []
 
 
@@ -103,6 +113,17 @@ def test_markdown_takes_nothing_in_a_docstring_for_markup(site: Path) -> None:
     pages = {page.parent.name: page.read_text() for page in (site / "reference" / "api").rglob("*.html")}
     assert len(pages) == len(PHASES)
     assert {name: found for name, text in pages.items() if (found := re.findall("<(?:[bisu]|blockquote)>", text))} == {}
+
+
+def test_examples_of_commands_are_in_the_type_of_code() -> None:
+    pages = sorted((ROOT / "docs" / "reference" / "commands").glob("*.md"))
+    assert len(pages) == len(PHASES)
+    code = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
+    left = {
+        page.stem: re.findall(rf"(?:^|: ) *{page.stem} .*", code.sub("", page.read_text()), re.MULTILINE)
+        for page in pages
+    }
+    assert {name: lines for name, lines in left.items() if lines} == {}
 
 
 def test_every_page_has_a_title_of_its_own() -> None:
