@@ -22,6 +22,7 @@ class Derived(ObservabilityError):
         (ObservabilityError("wanted a, got b"), 1, "error: wanted a, got b\n"),
         (Derived("wanted c, got d"), 1, "error: wanted c, got d\n"),
         (KeyboardInterrupt(), 130, "\n"),
+        (KeyboardInterrupt("stopped, and more"), 130, "\nstopped, and more\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x.txt"), 1, "error: wanted to use x.txt, got No such file\n"),
         (OSError("could not write y"), 1, "error: could not write y\n"),
         (MemoryError(), 1, "error: the machine is out of memory: take less\n"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import signal
 import threading
 
 import pytest
@@ -224,6 +227,41 @@ def test_a_stopped_run_leaves_a_whole_model_and_a_diverged_one_none(checkpoint, 
     Transformer.load(checkpoint).save(tmp_path / "c")
     with pytest.raises(TrainingError, match="a checkpoint stands at"):
         finetune(FinetuneConfig(**make, out=str(tmp_path / "c")))
+
+
+def test_ctrl_c_before_the_first_step_leaves_no_model_and_says_so(run, checkpoint, tmp_path, monkeypatch):
+    from tinylm.training.finetuning import run as module
+
+    begin = module._begin
+    monkeypatch.setattr(module, "_begin", lambda *given: os.kill(os.getpid(), signal.SIGINT) or begin(*given))
+    data = write(tmp_path / "f", {"messages": [USER, ANSWER]})
+    code, out, _ = run("finetune", checkpoint, "--data", data, "--out", tmp_path / "m", "--steps", 3)
+    assert code == 130
+    assert "stopped: 0 of 3 steps. The same command again goes on." in out
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["run"]
+
+
+def test_a_learning_rate_that_ends_in_guessing_is_told(checkpoint, tmp_path):
+    data = write(tmp_path / "f", *[{"prompt": f"{n}", "completion": f"{n + 1}"} for n in range(9)])
+    for rate, told in ((1e6, 1), (1e-2, 0)):
+        said: list[str] = []
+        make = {"checkpoint": str(checkpoint), "data": str(data), "out": str(tmp_path / str(rate)), "device": "cpu"}
+        finetune(FinetuneConfig(**make, steps=12, learning_rate=rate), say=said.append)
+        assert len([line for line in said if "no better than guessing" in line and "--learning-rate" in line]) == told
+
+
+def test_the_file_in_the_run_repeats_it(run, checkpoint, tmp_path):
+    data = write(tmp_path / "f", *[{"prompt": f"{n}", "completion": f"{n + 1}"} for n in range(9)])
+    out = tmp_path / "it's m"
+    command = ["finetune", checkpoint, "--data", data, "--out", out, "--method", "lora", "--steps", 3]
+    assert run(*command, "--rank", 2, "--batch-size", 4)[0] == 0
+    first = (out / "run" / "config.toml").read_text("utf-8").splitlines()[0]
+    threads, _, *again = shlex.split(first.removeprefix("# The same run again: "))
+    assert threads == f"OMP_NUM_THREADS={torch.get_num_threads()}"
+    assert again[-1] == "ANOTHER_DIR"
+    assert run(*again[:-1], tmp_path / "again")[0] == 0
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 def test_the_same_seed_gives_the_same_model(checkpoint, tmp_path):

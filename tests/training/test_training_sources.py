@@ -276,7 +276,7 @@ def test_ctrl_c_keeps_what_stands(house, lines, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr("tinylm.training._sources.BLOCK", 1500)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="The same command again goes on from its last whole shard"):
         prepare([lines], house.tokenizer, tmp_path / "out", field="body", report=stop)
     assert (tmp_path / ".out.partial" / "state.json").exists()
     prepare([lines], house.tokenizer, tmp_path / "out", field="body", report=lambda done, total: seen.append(done))

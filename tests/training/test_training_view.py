@@ -141,6 +141,9 @@ def test_changes_are_accepted_only_when_told(tiny, tmp_path):
     assert "steps was 12, now 8" in line
     rates = {row["step"]: row["learning_rate"] for row in obs.read_metrics(tmp_path / "m" / "run")}
     assert rates[5] < 0.001 < rates[4]
+    options = (tmp_path / "m" / "run" / "config.toml").read_text("utf-8")
+    assert options.startswith("# These options from the start: tinylm-train pretrain --config")
+    assert re.search(r"^# after step 4: .*learning_rate was 0\.02, now 0\.001", options, re.M)
     assert Trainer(tiny(tmp_path / "m", **changed)).train().finished  # they are its options now
 
 

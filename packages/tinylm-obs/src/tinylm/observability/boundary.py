@@ -24,7 +24,8 @@ def bounded(out_of_memory: str = "try something smaller") -> Callable[[Callable[
     """Decorate a command. `out_of_memory`: what to do when the device has too little.
 
     Exit codes: 1 for an error of TinyLM's own classes, an OSError, or too little memory, with `error: ...` on stderr;
-    130 for Ctrl-C; 1 in silence when the reader of a pipe (`head` for one) has left. Warnings become one line.
+    130 for Ctrl-C, with what the interrupt says, if anything; 1 in silence when the reader of a pipe (`head` for one)
+    has left. Warnings become one line.
     """
 
     def around(command: Callable[P, R]) -> Callable[P, R]:
@@ -38,8 +39,8 @@ def bounded(out_of_memory: str = "try something smaller") -> Callable[[Callable[
                 result = command(*args, **kwargs)
                 sys.stdout.flush()  # a full disk shows here, not in a traceback at exit
                 return result
-            except KeyboardInterrupt:
-                print(file=sys.stderr)
+            except KeyboardInterrupt as stopped:
+                print("", *stopped.args, sep="\n", file=sys.stderr)
                 raise SystemExit(130) from None
             except BrokenPipeError:
                 _discard_stdout()

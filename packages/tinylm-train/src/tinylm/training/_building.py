@@ -90,6 +90,8 @@ def building(final: Path, facts: dict[str, Any], splits: list[str]) -> Iterator[
             (folder / _STATE).unlink(missing_ok=True)
             put_in_place(folder, final)
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and work.continues:
+                raise KeyboardInterrupt("stopped. The same command again goes on from its last whole shard.") from None
             if not isinstance(error, Exception) and work.continues:
                 raise
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,12 @@
-"""Options from a TOML file, with flags over them, checked before a dataclass sees them.
+"""Options from a TOML file, with flags over them, checked before a dataclass sees them; and back into such a file.
 
 Not here: which options there are (config.py, finetuning/config.py), what they may be (their own checks).
 """
 
 from __future__ import annotations
 
+import json
+import os
 import tomllib
 import types
 import typing
@@ -37,6 +39,15 @@ def options(kind: type, file: str | Path | None, flags: Mapping[str, Any], neede
     if missing:
         raise TrainingError(f"wanted {' and '.join(missing)} among the options, got none")
     return {name: _typed(name, value, hints[name]) for name, value in values.items()}
+
+
+def write(path: Path, comments: list[str], values: Mapping[str, Any]) -> None:
+    """Put `values` into a TOML file as a whole, but those that are None."""
+    lines = [f"# {comment}" for comment in comments]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text("\n".join(lines) + "\n", "utf-8")
+    temporary.replace(path)
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:

@@ -5,14 +5,15 @@ Over many processes one alone writes here. Not here: run.json and the rows (tiny
 
 from __future__ import annotations
 
-import json
 import os
+import shlex
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tinylm import observability as obs
+from tinylm.training import _options_file
 from tinylm.training._errors import TrainingError
 from tinylm.training.checkpoint import Progress
 from tinylm.training.config import TrainConfig
@@ -82,8 +83,9 @@ def repeat(out: Path, config: TrainConfig, progress: Progress) -> None:
         values |= {"steps": progress.total_steps, "minutes": None}
     del values["out"]
     path = out / "run" / "config.toml"
-    lines = [f"# The same run again: tinylm-train pretrain --config {path.resolve()} --out ANOTHER_DIR"]
-    lines += [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("\n".join(lines) + "\n", "utf-8")
-    temporary.replace(path)
+    command = f"tinylm-train pretrain --config {shlex.quote(str(path.resolve()))} --out ANOTHER_DIR"
+    comments = [f"The same run again: {command}"]
+    if progress.changes:
+        comments = [f"These options from the start: {command}. Not this run, which began with others:"]
+        comments += progress.changes
+    _options_file.write(path, comments, values)

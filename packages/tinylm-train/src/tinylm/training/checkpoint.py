@@ -59,6 +59,7 @@ class Progress:
     losses: tuple[float, ...] = ()  # of the newest steps, and their gradient norms: what a spike is told by
     norms: tuple[float, ...] = ()
     skipped: tuple[int, ...] = ()  # steps whose batches are passed over since a rollback
+    changes: tuple[str, ...] = ()  # of options in mid-run, as accepted, in words
     best_step: int | None = None  # of the best validation that has a step folder
     best_validation: float | None = None
 

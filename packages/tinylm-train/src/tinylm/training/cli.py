@@ -230,7 +230,8 @@ def finetune(
         result = run(options, lines.report, lines.say, stop)
     steps = f"{result.step} of {result.total_steps} steps"
     if not result.finished:
-        print(f"stopped: {steps}; the model is saved in {out}. The same command again goes on.")
+        saved = f"; the model is saved in {out}" if result.step else ""
+        print(f"stopped: {steps}{saved}. The same command again goes on.")
         raise typer.Exit(130)
     if not result.figures:
         print(f"already finished: {steps}. The model is in {out}; another run needs another --out, or --overwrite.")

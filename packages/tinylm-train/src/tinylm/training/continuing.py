@@ -53,6 +53,7 @@ def continued(found: Progress, now: Progress, config: TrainConfig, data: Path, s
     return dataclasses.replace(
         found,
         options=now.options,
+        changes=(*found.changes, f"after step {found.step}: {changes}"),
         total_steps=now.total_steps if set(different) & set(_LENGTH) else found.total_steps,
         threads=now.threads if "threads" in different else found.threads,
         compiled=config.compile == "always" if "compile" in different else found.compiled,

@@ -5,11 +5,14 @@ Not here: when (trainer.py); how bits per character are counted (evaluation.py).
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from tinylm.model import generate
 from tinylm.model.decoding import recompute
 from tinylm.training._setup import Setup
+from tinylm.training.divergence import no_better_than_guessing
 from tinylm.training.evaluation import bits_per_character
 
 _WINDOWS = 16  # in mid-run; the last validation reads the whole split
@@ -21,6 +24,16 @@ def bits(setup: Setup, whole: bool) -> float:
     windows = None if whole else _WINDOWS
     return bits_per_character(
         setup.model, setup.validation_data, max_windows=windows, autocast=setup.step.autocast, strategy=setup.strategy
+    )
+
+
+def learned_nothing(setup: Setup, bits: float) -> str | None:
+    """What to say of a run that ends at so many bits per character, if guessing comes to the same."""
+    data, config = setup.validation_data, setup.config
+    sign = no_better_than_guessing(bits * math.log(2) * data.characters / data.tokens, setup.shape.vocab_size)
+    return sign and (
+        f"at the end {sign}: too few steps, or learning rates ({config.learning_rate:g} and "
+        f"{config.embedding_learning_rate:g}) that are far too high or too low"
     )
 
 

@@ -112,7 +112,7 @@ def lines(setup: Setup) -> list[str]:
         f"data:      {data.tokens:,} tokens to train on, {setup.validation_data.tokens:,} to validate",
         f"batch:     {setup.batch_size} windows of {shape.context}: {tokens:,} tokens{parts}",
         f"optimiser: {config.optimizer}, rates {config.learning_rate:g} and {config.embedding_learning_rate:g}, "
-        f"{config.schedule}, warm-up {config.warmup_steps}",
+        f"{config.schedule}, warm-up {config.warmup_steps}, weight decay {config.weight_decay:g}",
         f"length:    {about}{steps:,} steps, {steps * tokens:,} tokens, {steps * tokens / data.tokens:.2f} epochs",
         f"time:      {seconds:.3f} s a step without the optimiser ({rate:.0%} of the measured peak of "
         f"{setup.peak_flops / 1e9:,.0f} GFLOP/s): about {steps * seconds / 60:.1f} minutes",

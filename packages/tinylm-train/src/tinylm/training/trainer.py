@@ -222,6 +222,8 @@ class Trainer:
                 row["validation_bits_per_character"] = judging.bits(self.setup, whole=True)
             row["sample"] = judging.sample(self.setup)
         self.validation = row["validation_bits_per_character"]
+        if self._finished and (sign := judging.learned_nothing(self.setup, row["validation_bits_per_character"])):
+            self.say(sign)
         if not self.config.keep_best or not estimate < (self.progress.best_validation or math.inf):
             return False
         self.progress = dataclasses.replace(self.progress, best_step=self.progress.step, best_validation=estimate)

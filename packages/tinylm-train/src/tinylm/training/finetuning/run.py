@@ -4,7 +4,7 @@
       config.json model.safetensors tokenizer.json ...     as pre-training's: opens in transformers and tinylm-infer
       adapter/                                             --method lora: what peft loads; the model above is merged
       steps/00000120/                                      what a run goes on from (resuming.py)
-      run/                                                 run.json, metrics.jsonl
+      run/                                                 run.json, metrics.jsonl, config.toml (repeats the run)
 
 Not here: data and optimisers (methods.py), the losses (sft.py, lora.py, dpo.py, grpo.py).
 """
@@ -16,6 +16,7 @@ import dataclasses
 import itertools
 import json
 import math
+import shlex
 import shutil
 import threading
 import time
@@ -29,11 +30,12 @@ from torch import nn
 from tinylm import observability as obs
 from tinylm.model import Transformer, pick_device, read_provenance
 from tinylm.tokenizer import Tokenizer
+from tinylm.training import _options_file
 from tinylm.training._errors import TrainingError
 from tinylm.training._files import only_writer, remove_leftovers, sha256
 from tinylm.training._watching import sampled
 from tinylm.training.checkpoint import step_folders
-from tinylm.training.divergence import all_finite
+from tinylm.training.divergence import all_finite, no_better_than_guessing
 from tinylm.training.finetuning import chat_data, lora, resuming
 from tinylm.training.finetuning.config import FinetuneConfig
 from tinylm.training.finetuning.methods import Method, make_method, optimizers_for
@@ -103,10 +105,34 @@ def finetune(
         if done == config.steps:
             return Finetuned(done, done, True, 0.0, {})
         with obs.init(directory=out / "run", config=dataclasses.asdict(config), name=out.name) as run:
+            _repeatable(config, out)
             with sampled(run):
                 result = _train(config, method, model, optimizers, done, save, run, report, stop or threading.Event())
             run.finish("finished" if result.finished else "interrupted")
+    if result.finished and (sign := _learned_nothing(config, model, result)):
+        say(sign)
     return result
+
+
+def _learned_nothing(config: FinetuneConfig, model: Transformer, result: Finetuned) -> str | None:
+    """What to say of a run whose loss is that of guessing; a preference and a reward have no such measure."""
+    if config.method not in ("sft", "lora"):
+        return None
+    sign = no_better_than_guessing(result.figures["loss"], model.config.vocab_size)
+    return (
+        sign and f"at the end {sign}: too few steps, or a --learning-rate far above or below {config.learning_rate:g}"
+    )
+
+
+def _repeatable(config: FinetuneConfig, out: Path) -> None:
+    """run/config.toml: every option as it came out, and the command that makes the same model of them."""
+    path = (out / "run" / "config.toml").resolve()
+    data = config.data if config.data.startswith("task:") else str(Path(config.data).resolve())
+    checkpoint, data, file = (shlex.quote(word) for word in (str(Path(config.checkpoint).resolve()), data, str(path)))
+    command = f"OMP_NUM_THREADS={torch.get_num_threads()} tinylm-train finetune {checkpoint} --data {data}"
+    elsewhere = ("checkpoint", "data", "out", "overwrite")
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in elsewhere}
+    _options_file.write(path, [f"The same run again: {command} --config {file} --out ANOTHER_DIR"], values)
 
 
 def _begin(
