@@ -131,6 +131,18 @@ def test_every_set_that_is_fetched_is_described_with_its_sum(monkeypatch: pytest
             assert wanted in row
 
 
+def test_a_readmes_picture_of_a_ladder_is_that_of_its_table() -> None:
+    from tinylm.observability import plot, tables
+
+    results = sorted(ROOT.glob("packages/*/benchmarks/results/ladder_*.json"))
+    assert len(results) > 5
+    drawn = {path.with_suffix(".svg"): plot.ladders(tables.read_table(path)) for path in results}
+    stale = [path.name for path, svg in drawn.items() if path.read_text(encoding="utf-8") != svg]
+    assert stale == [], (
+        "`tinylm-obs ladder` draws with --plot FILE.svg; or write plot.ladders(tables.read_table(json)) there"
+    )
+
+
 def test_the_namespace_belongs_to_no_package() -> None:
     assert [path for source in sources() for path in source.glob("tinylm/__init__.py")] == []
 
