@@ -127,6 +127,7 @@ def test_the_command_runs_fits_plots_and_goes_on(run, config, house, tmp_path, m
     monkeypatch.setattr(sweep.Trainer, "train", trained)
     code, said, err = run(*command)
     assert code == 0, err
+    assert len(re.findall(r"^step \d+/\d+ · loss \d+\.\d+ · seconds left 0$", said, re.M)) == 4  # what was not run yet
     found = json.loads((out / "sweep.json").read_text("utf-8"))
     assert len(found["runs"]) == 6
     assert len(found["isoflop"]) == 2

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from tinylm.training.status import Status
+    from tinylm.training.status import Result, Status
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE = 48  # columns of the loss curve
@@ -141,6 +141,19 @@ class CharacterBar:
 
     def __exit__(self, *exception: object) -> None:
         self.progress.stop()
+
+
+def conclude(result: Result, out: str) -> None:
+    """Print how a run of pretrain ended."""
+    if not result.finished:
+        of = f" of {result.total_steps}" if result.total_steps else ""
+        saved = f"; the model is saved in {out}" if result.step else ""
+        print(f"stopped after step {result.step}{of}{saved}. The same command again goes on.")
+    elif result.validation_bits_per_character is None:
+        print(f"already finished: {result.step} steps. The model is in {out}; another run needs another --out.")
+    else:
+        print(f"finished: {result.step} steps in {result.seconds / 60:.1f} minutes. The model is in {out}")
+        print(f"validation: {result.validation_bits_per_character:.3f} bits per character")
 
 
 def _place(status: Status) -> str:

@@ -14,7 +14,7 @@ import os
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,9 +23,6 @@ from tinylm.training._signals import stop_after_step
 from tinylm.training.config import TrainConfig
 from tinylm.training.finetuning.config import FinetuneConfig
 from tinylm.training.launched import refuse_many_processes
-
-if TYPE_CHECKING:
-    from tinylm.training.status import Result
 
 app = typer.Typer(
     name="tinylm-train",
@@ -148,7 +145,7 @@ def pretrain(
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from tinylm.training import planning
-    from tinylm.training._report import Display
+    from tinylm.training._report import Display, conclude
     from tinylm.training.parallel import strategy_for
     from tinylm.training.trainer import Trainer
 
@@ -172,21 +169,9 @@ def pretrain(
         with stop_after_step(trainer.request_stop, display.say):
             result = trainer.train()
     if strategy.is_writer:
-        _conclude(result, options.out)
+        conclude(result, options.out)
     if not result.finished:
         raise typer.Exit(130)
-
-
-def _conclude(result: Result, out: str) -> None:
-    if not result.finished:
-        of = f" of {result.total_steps}" if result.total_steps else ""
-        saved = f"; the model is saved in {out}" if result.step else ""
-        print(f"stopped after step {result.step}{of}{saved}. The same command again goes on.")
-    elif result.validation_bits_per_character is None:
-        print(f"already finished: {result.step} steps. The model is in {out}; another run needs another --out.")
-    else:
-        print(f"finished: {result.step} steps in {result.seconds / 60:.1f} minutes. The model is in {out}")
-        print(f"validation: {result.validation_bits_per_character:.3f} bits per character")
 
 
 @app.command(
@@ -308,6 +293,7 @@ def sweep(
 ) -> None:
     """Train models of several depths for equal FLOPs, fit the law of scaling, and plot it (sweep.svg)."""
     from tinylm.training._errors import TrainingError
+    from tinylm.training._report import Lines
     from tinylm.training.sweep import Sweep, lines, numbers, plan
     from tinylm.training.sweep_plot import plot
 
@@ -317,8 +303,9 @@ def sweep(
         print(f"{run.name}: {run.parameters:,} parameters, {run.config.steps:,} steps, {run.tokens:,} tokens")
     if dry_run:
         return
-    ladder = Sweep(runs, out)
-    with stop_after_step(ladder.request_stop, print):
+    shown = Lines()
+    ladder = Sweep(runs, out, shown.say, shown.report)
+    with stop_after_step(ladder.request_stop, shown.say):
         found = ladder.run()
     if found is None:
         print("stopped. The same command again goes on.")

@@ -27,6 +27,7 @@ from tinylm.training.data import TokenDataset
 from tinylm.training.divergence import no_better_than_guessing
 from tinylm.training.policy import Diverged
 from tinylm.training.scaling_law import Point, isoflops, law, optimum
+from tinylm.training.status import Status
 from tinylm.training.trainer import Trainer
 
 _LEAST = 10  # steps: fewer say nothing about a size
@@ -87,10 +88,18 @@ def plan(config: TrainConfig, depths: Sequence[float], budgets: Sequence[float])
 
 
 class Sweep:
-    """Runs what `plan` says, one after another. `request_stop()` ends it after the current step, with a checkpoint."""
+    """Runs what `plan` says, one after another. `request_stop()` ends it after the current step, with a checkpoint.
 
-    def __init__(self, runs: Sequence[Planned], out: Path, say: Callable[[str], None] = print) -> None:
-        self.runs, self.out, self.say = runs, out, say
+    say: called with a line for each run; report: after each step of one, with it, their number, and figures."""
+
+    def __init__(
+        self,
+        runs: Sequence[Planned],
+        out: Path,
+        say: Callable[[str], None] = print,
+        report: Callable[[int, int, dict[str, float]], None] = lambda step, steps, figures: None,
+    ) -> None:
+        self.runs, self.out, self.say, self.report = runs, out, say, report
         self.trainer: Trainer | None = None
         self.stop_requested = False
 
@@ -125,7 +134,7 @@ class Sweep:
 
     def _train(self, planned: Planned) -> Point | str | None:
         """What the run came to; in words, why it says nothing; None when it was stopped."""
-        self.trainer = Trainer(planned.config)
+        self.trainer = Trainer(planned.config, report=self._step)
         if self.stop_requested:
             self.trainer.request_stop()
         try:
@@ -136,6 +145,11 @@ class Sweep:
         loss = _loss(planned, self.trainer.setup.validation_data)
         guessing = no_better_than_guessing(loss, self.trainer.shape.vocab_size)
         return guessing or Point(planned.flops, planned.parameters, planned.tokens, loss)
+
+    def _step(self, status: Status) -> None:
+        figures = {"loss": status.loss, "seconds_left": status.seconds_left}
+        known = {name: value for name, value in figures.items() if value is not None}
+        self.report(status.step, status.total_steps or status.step, known)
 
     def _write(self, points: Mapping[str, Point], left_out: Mapping[str, str]) -> dict[str, Any]:
         curves, fitted = isoflops(list(points.values())), law(list(points.values()))
