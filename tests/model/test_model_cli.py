@@ -122,6 +122,18 @@ def test_the_examples_of_help_work_as_typed(tmp_path, monkeypatch):
             ok(*example)
 
 
+def test_an_output_without_blocks_and_umlauts(tmp_path):
+    """As on a console of Windows."""
+    command = [sys.executable, "-m", "tinylm.model", "init", tmp_path / "Ü", *SMALL]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "120"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert b"\\xdc: qwen3, 1 layers" in done.stdout
+    command[3:] = ["inspect", tmp_path / "Ü"]
+    shown = subprocess.run(command, env=environment, capture_output=True, check=True).stdout
+    assert b"embed.weight" in shown
+    assert b"###" in shown
+
+
 def test_help_does_not_import_torch():
     code = (
         "import sys; sys.modules['torch'] = None\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import platform
 import sys
@@ -42,7 +43,10 @@ def print_version() -> None:
 
 @contextlib.contextmanager
 def boundary() -> Iterator[None]:
-    """Expected errors become one line on stderr and exit code 1; Ctrl-C becomes 130."""
+    """Expected errors become one line on stderr and exit code 1; Ctrl-C becomes 130. What stdout's encoding does not
+    have, in a file's name for one, is written as \\u and its number."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
         sys.stdout.flush()

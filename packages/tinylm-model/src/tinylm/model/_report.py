@@ -95,7 +95,8 @@ def as_json(fields: Mapping[str, Any]) -> str:
 
 def bar(share: float) -> str:
     """A share from 0 to 1 as a bar and per cent."""
-    return f"[cyan]{'█' * math.ceil(min(share, 1) * _BAR - 0.5):{_BAR}}[/cyan] {share:6.1%}"
+    full = "█" if (sys.stdout.encoding or "utf-8").lower().startswith("utf") else "#"  # as rich draws its lines
+    return f"[cyan]{full * math.ceil(min(share, 1) * _BAR - 0.5):{_BAR}}[/cyan] {share:6.1%}"
 
 
 def memory(count: float) -> str:

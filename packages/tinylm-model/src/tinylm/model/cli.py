@@ -25,18 +25,25 @@ from tinylm.model._huggingface import model_type
 from tinylm.model.config import TransformerConfig
 from tinylm.model.hardware import DEVICES
 
+
+def _examples(*commands: str) -> str:
+    """The end of a --help: what can be typed as it stands, a line each."""
+    return "Examples:\n\n" + "\n\n".join(f"  {command}" for command in commands)
+
+
 app = typer.Typer(
     help="Make, look at, convert and plan language models in Hugging Face layout.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    epilog=_examples(
+        "tinylm-model init model --preset qwen3 --depth 4 --vocab-size 2048",
+        "tinylm-model inspect model",
+        "tinylm-model convert model --out model.gguf --dtype q8_0",
+        "tinylm-model plan --preset gpt2 --depth 12 --device h100",
+    ),
 )
-
-
-def _examples(*commands: str) -> str:
-    """The end of a --help: what can be typed as it stands, a line each."""
-    return "Examples:\n\n" + "\n\n".join(f"  {command}" for command in commands)
 
 
 PresetName = Literal["gpt2", "llama", "mistral", "qwen3", "qwen3-moe", "smollm2"]
