@@ -89,6 +89,13 @@ def test_each_backward_is_autograds(time, size, out, seed):
     for one, other in zip(got, wanted, strict=True):
         close(one, other)
 
+    ids, table = [chance.randrange(3) for _ in range(time)], numbers((3, size), chance)
+    d_table, d_places = ([[0.0] * size for _ in range(rows)] for rows in (3, time))
+    derived.embed_backward(dy, ids, d_table, d_places)
+    wanted = by_autograd(lambda e, p: derived.embed(ids, e, p), (table, x), dy)
+    for one, other in zip((d_table, d_places), wanted, strict=True):
+        close(one, other)
+
     scale, shift = numbers((size,), chance), numbers((size,), chance)
     _, saved = derived.layer_norm(x, scale, shift, 1e-3)
     wanted = by_autograd(lambda x, w, b: [gpt.layer_norm(row, w, b, 1e-3) for row in x], (x, scale, shift), dy)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.model.attention import attend
-from tinylm.model.tensors import activations, attention, layers, loss, norms, positions
+from tinylm.model.tensors import activations, attention, blocked_attention, layers, loss, norms, positions
 
 SIZES, SEEDS = st.integers(1, 7), st.integers(0, 2**16)
 some = settings(max_examples=15, deadline=None)
@@ -198,6 +198,35 @@ def test_attention(batch, heads, time, size, seed):
         return attention.attention_backward(dy, q, k, v, bias, y, log_sum)
 
     check(lambda q, k, v: attention.attention(q, k, v, bias)[0], backward, attend, q, k, v)
+
+
+@some
+@given(st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1)]), SIZES, st.integers(1, 4), st.integers(1, 8), SEEDS)
+def test_attention_in_blocks(heads, time, size, block, seed):
+    q, k, v = (normal(seed + i, 1, count, time, size) for i, count in enumerate((heads[0], heads[1], heads[1])))
+
+    def forward(q, k, v):
+        return blocked_attention.blocked_attention(q, k, v, block)[0]
+
+    def backward(dy, q, k, v):
+        kept = blocked_attention.blocked_attention(q, k, v, block)
+        return blocked_attention.blocked_attention_backward(dy, q, k, v, *kept, block)
+
+    check(forward, backward, attend, q, k, v)
+
+
+@pytest.mark.parametrize("time", [63, 64, 65, 131, 257])
+def test_blocks_of_the_usual_size_at_odd_lengths(time):
+    q, k, v, dy = (3 * normal(time + i, 2, heads, time, 8) for i, heads in enumerate((4, 2, 2, 4)))
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    wanted = attend(*leaves)
+    exact = torch.autograd.grad(wanted, leaves, dy)
+    with torch.no_grad():
+        y, log_sum = blocked_attention.blocked_attention(q, k, v)
+        assert relative(y, wanted) <= 1e-12
+        got = blocked_attention.blocked_attention_backward(dy, q, k, v, y, log_sum)
+    for one, automatic in zip(got, exact, strict=True):
+        assert relative(one, automatic) <= 1e-10
 
 
 @some

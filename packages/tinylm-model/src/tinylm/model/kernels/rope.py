@@ -1,6 +1,7 @@
 """RoPE: every pair of numbers of a head turned by its position's angle, in one pass over memory.
 
     y[i] = x[i] cos − x[i + D/2] sin        y[i + D/2] = x[i + D/2] cos + x[i] sin        (Su et al. 2021, eq. 34)
+    ∂x[i] = ∂y[i] cos + ∂y[i + D/2] sin     ∂x[i + D/2] = ∂y[i + D/2] cos − ∂y[i] sin
 
 in Hugging Face's half-split layout. A rotation's transpose is the rotation back, so the backward pass is the same
 kernel with −sin. Memory traffic for N numbers: reads N and writes N, forward and backward; the tables of cosines and
