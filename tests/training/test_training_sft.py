@@ -318,6 +318,14 @@ def test_options_come_from_a_file_and_flags_win(run, checkpoint, tmp_path):
         FinetuneConfig.load(toml, **given)
 
 
+def test_a_checkpoint_that_is_not_there_is_not_called_a_tokenizer(run, tmp_path):
+    data = write(tmp_path / "f", {"messages": [USER, ANSWER]})
+    code, _, err = run("finetune", tmp_path / "nowhere", "--data", data, "--out", tmp_path / "m")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(f"error: {tmp_path / 'nowhere'}: wanted a checkpoint directory")
+    assert not (tmp_path / "m").exists()
+
+
 def test_what_stands_at_out_is_not_lost(checkpoint, tmp_path):
     data = write(tmp_path / "f", {"messages": [USER, ANSWER]})
     for out, words in ((checkpoint, "the checkpoint itself"), (tmp_path, "something else")):

@@ -71,8 +71,8 @@ def finetune(
     out = Path(config.out)
     _check_out(config, out)
     torch.manual_seed(config.seed)
-    tokenizer = Tokenizer.load(Path(config.checkpoint) / "tokenizer.json")
     model = Transformer.load(config.checkpoint, device=pick_device(config.device))
+    tokenizer = Tokenizer.load(Path(config.checkpoint) / "tokenizer.json")
     stored = model.embed.weight.dtype
     model = model.float()
     if tokenizer.vocab_size > model.config.vocab_size:
