@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tinylm import observability as obs
 from tinylm.training import TrainConfig, Trainer, TrainingError, planning
-from tinylm.training._report import Display, duration, sparkline
+from tinylm.training._report import Display, Lines, duration, sparkline
 from tinylm.training.compiling import compiled
 from tinylm.training.device import pick_threads
 from tinylm.training.status import Status
@@ -58,6 +58,22 @@ def test_elsewhere_a_line_now_and_then_and_each_validation(monkeypatch):
     assert "MFU 31%" in lines[0]
     assert lines[2] == "step 7/20: validation 2.345 bits per character, and it writes: to be or"
     assert len(lines) == 3
+
+
+def test_what_is_said_of_a_fine_tuning_stands_below_the_line_that_is_written_over(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tinylm.training._report.time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), force_terminal=True, width=30, highlight=False)
+    lines = Lines(console)
+    now[0] = 1.0
+    lines.report(1, 3, {"loss": 2.5})
+    lines.say("stopping")
+    now[0] = 2.0
+    lines.report(2, 3, {"loss": 2.25})
+    lines.report(3, 3, {"loss": 2.0})
+    lines.say("stopped")
+    steps = [f"step {n}/3 · loss {loss}".ljust(29) for n, loss in ((1, "2.5"), (2, "2.25"), (3, "2"))]
+    assert console.file.getvalue() == f"{steps[0]}\r\nstopping\n{steps[1]}\r{steps[2]}\nstopped\n"
 
 
 def test_curve_and_duration():

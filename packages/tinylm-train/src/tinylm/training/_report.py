@@ -98,9 +98,13 @@ class Lines:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self.last_line = time.monotonic()
+        self._open = False  # whether the cursor stands on a line that is written over
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """A line that stays, below the figures."""
+        if self._open:
+            self.console.print()
+            self._open = False
         self.console.print(line, markup=False, soft_wrap=True)
 
     def report(self, step: int, steps: int, figures: Mapping[str, float]) -> None:
@@ -112,9 +116,10 @@ class Lines:
         shown = " · ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
         line = f"step {step}/{steps} · {shown}"
         width = self.console.width - 1
+        self._open = terminal and step < steps
         self.console.print(
             line[:width].ljust(width) if terminal else line,
-            end="\r" if terminal and step < steps else "\n",
+            end="\r" if self._open else "\n",
             markup=False,
             soft_wrap=True,
         )

@@ -216,7 +216,7 @@ def finetune(
     steps = f"{result.step} of {result.total_steps} steps"
     if not result.finished:
         saved = f"; the model is saved in {out}" if result.step else ""
-        print(f"stopped: {steps}{saved}. The same command again goes on.")
+        lines.say(f"stopped: {steps}{saved}. The same command again goes on.")
         raise typer.Exit(130)
     if not result.figures:
         print(f"already finished: {steps}. The model is in {out}; another run needs another --out, or --overwrite.")
@@ -308,7 +308,7 @@ def sweep(
     with stop_after_step(ladder.request_stop, shown.say):
         found = ladder.run()
     if found is None:
-        print("stopped. The same command again goes on.")
+        shown.say("stopped. The same command again goes on.")
         raise typer.Exit(130)
     for line in lines(found):
         print(line)
