@@ -85,6 +85,14 @@ def test_plan_names_devices():
     assert "2 x h100's" in ok("plan", "--device", "h100", "--fsdp", "2")
 
 
+def test_plan_says_what_does_not_fit():
+    large = ["plan", "--depth", 48, "--device", "l4"]
+    assert "are more than l4 has: --checkpointing" in ok(*large)
+    assert json.loads(ok(*large, "--json"))["fits"] is False
+    assert "does not fit" not in ok("plan", "--device", "l4")
+    assert json.loads(ok("plan", "--device", "l4", "--json"))["fits"] is True
+
+
 def test_plan_names_every_device_and_whose_memory_it_counts():
     assert "8 (2 data x 4 FSDP x 1 tensor)" in ok("plan", "--data", 2, "--fsdp", 4)
     assert "the CPU path's" in ok("plan", "--device", "h100")
@@ -182,6 +190,7 @@ def test_wrong_use_ends_with_2(tmp_path):
         (["plan", "--mfu", "0.5", "--flops-per-second", "1e9"], "--device"),
         (["plan", "--device", "h100", "--dtype", "float32"], "bfloat16"),
         (["plan", "--tokens", "5", "--flops-per-second", "0"], "above 0"),
+        (["plan", "--flops-per-second", "inf"], "--flops-per-second"),
         (["plan", "--tokens", "nan"], "--tokens"),
         (["plan", "--price", "2"], "got neither"),
         (["plan", "--price", "nan", "--device", "h100"], "--price"),

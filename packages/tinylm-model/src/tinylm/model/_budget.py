@@ -13,6 +13,7 @@ from tinylm.model.config import TransformerConfig
 from tinylm.model.hardware import DEVICES
 from tinylm.model.plan import Layout, training_seconds
 
+SMALLER = "--checkpointing, fewer --batch-tokens, --fsdp or --tensor make it less"
 USUAL_MFU = 0.4  # of a device's peak, where none is given
 
 
@@ -20,6 +21,8 @@ def rate(
     device: str | None, mfu: float | None, flops_per_second: float | None, dtype: str, layout: Layout
 ) -> float | None:
     """FLOP/s of all devices together, or None where nothing is known of them."""
+    if flops_per_second is not None and not 0 < flops_per_second < float("inf"):
+        raise ModelError(f"--flops-per-second: wanted a number above 0, got {flops_per_second}")
     if mfu is not None and not 0 < mfu <= 1:
         raise ModelError(f"--mfu: wanted a part of the peak, above 0 and at most 1, got {mfu}")
     if device is None:

@@ -204,6 +204,7 @@ def plan(
             }
             said |= {"flops_per_token": config.flops_per_token(), "training_flops": count * config.flops_per_token()}
             said |= {"memory_is": planning.MEMORY_IS}
+            said |= {} if device is None else {"fits": memory["peak"] <= DEVICES[device].memory}
             _say(report.as_json({**said, "memory": memory, "serving": serving, **cost}))
             return
         facts = report.facts(config)
@@ -214,6 +215,8 @@ def plan(
         peak = memory.pop("peak")
         room = 0.0 if device is None else DEVICES[device].memory
         whole = f"peak, {peak / room:.0%} of {device}'s {report.memory(room)}" if room else "peak"
+        if room and peak > room:
+            facts["does not fit"] = f"{report.memory(peak)} are more than {device} has: {budget.SMALLER}"
         report.show(
             report.words(f"{preset}, depth {config.depth}", facts),
             report.sizes(f"memory to train, {batch_tokens:,} tokens at once on a device", memory, peak, whole),
