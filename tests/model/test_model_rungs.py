@@ -1,4 +1,5 @@
-"""One conformance suite: every rung gives the same logits, loss and gradients from one checkpoint."""
+"""One conformance suite: every rung gives the same logits, loss and gradients from one checkpoint of each shape that it
+carries."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinylm.model import ModelError, Transformer
+from tinylm.model import ModelError, Transformer, kernels
 from tinylm.model._layout import tensors
 from tinylm.model.arrays.transformer import Transformer as Arrays
 from tinylm.model.scalar import derived, gpt
@@ -57,26 +58,52 @@ def transformer(folder):
     return logits.detach().numpy(), loss.item(), in_file_layout(model.config, gradients)
 
 
-RUNGS = {
-    "scalar, autograd": scalar(gpt.GPT),
-    "scalar, derived": scalar(derived.GPT),
-    "arrays": arrays,
-    "tensors": tensors_by_hand,
+def fused(folder, dtype="float64"):
+    """The transformer with its own loss, which has backwards by hand."""
+    model = Transformer.load(folder, dtype)
+    loss = model.loss(torch.tensor([IDS]), torch.tensor([TARGETS]))
+    loss.backward()
+    gradients = {name: parameter.grad.double().numpy() for name, parameter in model.named_parameters()}
+    logits = model(torch.tensor([IDS]))[0].detach().numpy()
+    return logits, loss.item(), in_file_layout(model.config, gradients)
+
+
+def with_kernels(folder):
+    """In float32, by Triton's interpreter."""
+    pytest.importorskip("triton", reason="Triton is not installed: it has wheels for Linux only")
+    if torch.cuda.is_available():
+        pytest.skip("on a GPU: tests/model/test_model_cuda.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_DEVICES", {"cpu"})
+        return fused(folder, "float32")
+
+
+GPT2, MODERN = ("gpt2",), ("gpt2", "llama", "qwen3")
+RUNGS = {  # what runs it, the shapes that it carries, the bound on logits and gradients
+    "scalar, autograd": (scalar(gpt.GPT), GPT2, 1e-12),
+    "scalar, derived": (scalar(derived.GPT), GPT2, 1e-12),
+    "arrays": (arrays, MODERN, 1e-12),
+    "tensors": (tensors_by_hand, MODERN, 1e-12),
+    "transformer": (fused, MODERN, 1e-12),
+    "kernels": (with_kernels, MODERN, 1e-5),
 }
 
 
 @pytest.mark.parametrize("tie", [True, False])
-@pytest.mark.parametrize("rung", RUNGS)
-def test_logits_loss_and_gradients_are_the_transformers(rung, tie, small, tmp_path):
+@pytest.mark.parametrize(
+    ("rung", "preset"), [(rung, shape) for rung, (_, shapes, _) in RUNGS.items() for shape in shapes]
+)
+def test_logits_loss_and_gradients_are_the_transformers(rung, preset, tie, small, tmp_path):
     shape = {"width": 12, "heads": 3, "mlp_width": 20, "context": 9, "vocab_size": 29, "tie_embeddings": tie}
-    small("gpt2", **shape).double().save(tmp_path)
-    logits, loss, gradients = RUNGS[rung](tmp_path)
+    small(preset, **shape | ({} if preset == "gpt2" else {"kv_heads": 1, "head_dim": 6})).double().save(tmp_path)
+    run, _, bound = RUNGS[rung]
+    logits, loss, gradients = run(tmp_path)
     wanted_logits, wanted_loss, wanted = transformer(tmp_path)
-    assert np.abs(np.array(logits) - wanted_logits).max() <= 1e-12
-    assert loss == pytest.approx(wanted_loss, rel=1e-12)
+    assert np.abs(np.array(logits) - wanted_logits).max() <= bound
+    assert loss == pytest.approx(wanted_loss, rel=bound)
     assert gradients.keys() == wanted.keys()
     for name, gradient in wanted.items():
-        assert np.abs(np.array(gradients[name]) - gradient).max() <= 1e-12, name
+        assert np.abs(np.array(gradients[name]) - gradient).max() <= bound, name
 
 
 @pytest.mark.parametrize("load", [gpt.GPT.load, derived.GPT.load, Arrays.load, Tensors.load, Transformer.load])
