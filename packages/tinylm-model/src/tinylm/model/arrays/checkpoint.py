@@ -25,7 +25,7 @@ def read_checkpoint(directory: str | os.PathLike[str]) -> tuple[TransformerConfi
     """The shape, and every parameter by our name (blocks.0.attention.q.weight, (out, in))."""
     folder = Path(directory)
     config = from_json(read_json(folder / "config.json"), str(folder / "config.json"))
-    config.plain_or_refuse(f"{folder}: arrays and tensors")
+    config.plain_or_refuse(f"{folder}: a rung in arrays/ or tensors/")
     found: dict[str, Array] = {}
     for path in weight_files(folder):
         more = _read_safetensors(path, config)

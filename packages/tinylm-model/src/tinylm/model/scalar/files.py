@@ -16,6 +16,7 @@ from typing import Any
 
 from tinylm.model._atomic import atomic_path
 from tinylm.model._errors import ModelError
+from tinylm.model._files import check_file, read_json
 from tinylm.model._huggingface import from_json, to_json
 from tinylm.model._layout import check_shapes
 from tinylm.model.config import TransformerConfig
@@ -26,20 +27,13 @@ Weights = dict[str, Any]  # a list of floats or a list of rows for each name of 
 def read_checkpoint(directory: str | os.PathLike[str]) -> tuple[TransformerConfig, Weights]:
     """config.json and model.safetensors (float32 or float64) of a GPT-2-shaped checkpoint."""
     folder = Path(directory)
-    try:
-        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(fields, dict):
-            raise ModelError(f"{folder}/config.json: wanted a JSON object, got {type(fields).__name__}")
-        config = from_json(fields, str(folder / "config.json"))
-        shapes, weights = read_safetensors(folder / "model.safetensors")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelError(f"{folder}: wanted config.json and model.safetensors, got no {error.filename}") from None
-    except ModelError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{folder}/config.json: wanted JSON, got {error}") from None
+    fields = read_json(folder / "config.json")
+    config = from_json(fields, str(folder / "config.json"))
     if config.position != "learned":
         raise ModelError(f"{folder}: the scalar rung wants a gpt2 checkpoint, got {fields['model_type']}")
+    if not (folder / "model.safetensors").exists():
+        raise ModelError(f"{folder}: the scalar rung wants its weights in one model.safetensors, got none")
+    shapes, weights = read_safetensors(folder / "model.safetensors")
     check_shapes(config, shapes, str(folder))
     for name, tensor in weights.items():
         bad = sum(not math.isfinite(number) for row in rows(tensor) for number in row)
@@ -72,8 +66,14 @@ def write_checkpoint(directory: str | os.PathLike[str], config: TransformerConfi
 
 def read_safetensors(path: Path) -> tuple[dict[str, tuple[int, ...]], Weights]:
     """Shapes and nested lists of floats by name."""
+    check_file(path)
     raw = path.read_bytes()
     end = 8 + int.from_bytes(raw[:8], "little")
+    if len(raw) < max(8, end):
+        raise ModelError(
+            f"{path}: wanted a whole safetensors file, got {len(raw):,} bytes that end within its header; copy or "
+            "download it again"
+        )
     try:
         header = json.loads(raw[8:end])
         header.pop("__metadata__", None)
@@ -88,7 +88,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, tuple[int, ...]], Weights]:
             weights[name] = _nest(list(numbers), shapes[name])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ModelError(
-            f"{path}: wanted a whole safetensors file with float32 or float64 numbers, got {error!r:.80}"
+            f"{path}: wanted a whole safetensors file with float32 or float64 numbers, got {error!r:.80}; copy or "
+            "download it again"
         ) from None
     return shapes, weights
 
