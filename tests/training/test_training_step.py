@@ -72,7 +72,8 @@ def test_adam_clips_as_it_reads(model):
         reference.zero_grad()
         assert step.optimizers["adamw"].gradient_factor == 1
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+        rounding = 1e-3 * 2**-7 if a is model.embed.weight else 1e-6  # a tied table's sum of two is rounded to 16 bits
+        torch.testing.assert_close(a, b, atol=rounding, rtol=1e-5)
 
 
 def test_adamw_reads_gradients_in_16_bits_and_nobody_else_is_given_them(model):
@@ -100,7 +101,8 @@ def test_adamw_reads_gradients_in_16_bits_and_nobody_else_is_given_them(model):
     for mine, wide in norms:
         assert mine == pytest.approx(wide, rel=1e-3)
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+        rounding = 1e-3 * 2**-7 if a is model.embed.weight else 1e-6  # a tied table's sum of two is rounded to 16 bits
+        torch.testing.assert_close(a, b, atol=rounding, rtol=1e-5)
 
     fresh = copy.deepcopy(other)
     for step in (

@@ -4,7 +4,7 @@
         [--json FILE] [--quick]
 
 A step is forward, loss and backward of 4 x 256 tokens, as each project's own trainer runs it: float32, or autocast to
-bfloat16; "as trained" is with freed memory kept and huge pages asked for, as tinylm-train does, and for comparison
+bfloat16; "as trained" is with freed memory kept in large pages, as tinylm-train does, and for comparison
 nanoGPT with the same. Each figure is of a fresh process, whose first two steps only set things up; the ways take turns
 and the median stands. Peak is what the process grew by from before the model was made, gradients included.
 --nanogpt is a clone of github.com/karpathy/nanoGPT, whose model.py is imported from there; without it that row is
@@ -67,7 +67,6 @@ def measure(way: str, directory: str, precision: str, steps: int) -> None:
     if way.endswith(KEPT):
         from tinylm.model import keep_freed_memory
 
-        os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # read at the first tensor: tinylm.training.device.use_huge_pages
         keep_freed_memory()
         way = way.removesuffix(KEPT)
     torch.set_num_threads(1)

@@ -5,8 +5,8 @@
 A step is forward, loss, backward, clipping to a norm of 1 and the update, of 4 x 256 tokens in bfloat16 (autocast),
 each as its own project does it: ours with tinylm-train's Step (AdamW for everything, as the others have it; and Muon,
 the default of pretrain), nanoGPT with its configure_optimizers and torch's fused AdamW, transformers with what its
-Trainer uses (torch's fused AdamW). Ours keeps freed memory and takes huge pages as tinylm-train does; "memory kept"
-gives nanoGPT and transformers the former. Each figure is of a fresh process, whose first two steps only set things up;
+Trainer uses (torch's fused AdamW). Ours keeps freed memory in large pages as tinylm-train does; "memory kept"
+gives nanoGPT and transformers the same. Each figure is of a fresh process, whose first two steps only set things up;
 the ways take turns, and the median of CPU times stands. Not here: the model alone (tinylm-model's train_step.py), data,
 logging and checkpoints (data.py).
 """
@@ -109,10 +109,6 @@ def measure(way: str, directory: str, steps: int) -> None:
     """In a process of its own: print CPU seconds a step."""
     import torch
 
-    if way.startswith("ours"):  # as tinylm-train does before its first tensor
-        from tinylm.training.device import use_huge_pages
-
-        use_huge_pages()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if way.startswith("ours") or way.endswith(KEPT):

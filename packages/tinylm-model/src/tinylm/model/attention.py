@@ -97,7 +97,7 @@ class _AttentionOnCPU(torch.autograd.Function):
         batch, heads, time, size = q.shape
         group, scale = heads // k.shape[1], 1 / math.sqrt(size)
         keys, values = (x.repeat_interleave(group, dim=1).flatten(0, 1) for x in (k, v))
-        queries, d_y = (q * scale).flatten(0, 1), upstream[0].flatten(0, 1)
+        queries, d_y = q.flatten(0, 1), upstream[0].flatten(0, 1)
         dq = torch.empty_like(queries)
         once = time <= BLOCK and group == 1  # nothing is summed
         dk, dv = (torch.zeros(keys.shape, dtype=q.dtype if once else wide(q.dtype)) for _ in range(2))
@@ -108,14 +108,22 @@ class _AttentionOnCPU(torch.autograd.Function):
             for first in range(0, batch * heads, several):
                 some = slice(first, first + several)
                 rows, d_rows, seen = queries[some, start:stop], d_y[some, start:stop], keys[some, :stop]
-                p = torch.softmax(torch.bmm(rows, seen.mT).add_(hidden), dim=-1)
-                dv[some, :stop] += torch.bmm(p.mT, d_rows)
+                p = torch.softmax(torch.baddbmm(hidden, rows, seen.mT, alpha=scale), dim=-1)
                 ds = torch._softmax_backward_data(torch.bmm(d_rows, values[some, :stop].mT), p, -1, q.dtype)
-                dq[some, start:stop] = torch.bmm(ds, seen)
-                dk[some, :stop] += torch.bmm(ds.mT, rows)
+                _add_product_(dv[some, :stop], p.mT, d_rows, 1.0, once)
+                _add_product_(dk[some, :stop], ds.mT, rows, scale, once)
+                _add_product_(dq[some, start:stop], ds, seen, scale, True)
         if not once:
             dk, dv = (x.view(batch, -1, group, time, size).sum(dim=2).to(q.dtype) for x in (dk, dv))
-        return dq.mul_(scale).view(q.shape), dk.view(k.shape), dv.view(v.shape)
+        return dq.view(q.shape), dk.view(k.shape), dv.view(v.shape)
+
+
+def _add_product_(total: Tensor, a: Tensor, b: Tensor, scale: float, first: bool) -> None:
+    """total += scale · a b, of stacks of matrices; the first product is written, not added."""
+    if first:
+        torch.baddbmm(total, a, b, beta=0, alpha=scale, out=total)
+    else:
+        total.add_(torch.bmm(a, b), alpha=scale)
 
 
 def attend_with_pattern(

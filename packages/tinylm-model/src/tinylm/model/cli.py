@@ -191,7 +191,7 @@ def plan(
         if tokens is not None and not 1 <= tokens < float("inf"):
             raise ModelError(f"--tokens: wanted a number of at least 1, got {tokens}")
         count = 20 * config.parameter_count() if tokens is None else int(tokens)
-        memory = planning.training_memory(config, batch_tokens, dtype, checkpointing, layout)
+        memory = planning.training_memory(config, batch_tokens, dtype, checkpointing, layout, gpu=device is not None)
         rate = budget.rate(device, mfu, flops_per_second, dtype, layout)
         cost = budget.cost(config, count, batch_tokens, checkpointing, layout, rate, price)
         serving = planning.serving_memory(config, config.context, "bfloat16")

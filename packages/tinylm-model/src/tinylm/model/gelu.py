@@ -45,12 +45,13 @@ class _GELUOnCPU(torch.autograd.Function):
         size = min(_BLOCK * torch.get_num_threads(), max(1, x.numel()))
         scratch = [torch.empty(size, dtype=wide(x.dtype)) for _ in range(4)]
         constant = torch.full((size,), _S, dtype=wide(x.dtype))
-        flat = [tensor.view(-1) for tensor in (x, y, slope)]
-        for start in range(0, x.numel(), size):
-            xs, ys, slopes = (tensor[start : start + size] for tensor in flat)
-            s, block, v, sigma, z = (tensor[: len(xs)] for tensor in (constant, *scratch))
+        blocks = (torch.split(tensor.view(-1), size) for tensor in (x, y, slope))
+        for xs, ys, slopes in zip(*blocks, strict=True):
+            if len(xs) < size:
+                constant, *scratch = (tensor[: len(xs)] for tensor in (constant, *scratch))
+            block, v, sigma, z = scratch
             block.copy_(xs)
-            torch.addcmul(s, block, block, value=_S * _C, out=v)
+            torch.addcmul(constant, block, block, value=_S * _C, out=v)
             torch.mul(v, block, out=sigma).sigmoid_()
             ys.copy_(block.mul_(sigma))
             torch.addcmul(block, block, sigma, value=-1, out=z)

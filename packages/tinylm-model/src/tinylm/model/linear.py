@@ -29,15 +29,16 @@ class Linear(nn.Linear):
 
 
 def narrow_gradients(model: nn.Module, parameters: Iterable[Tensor] | None = None) -> None:
-    """From now on the gradients that this file computes in bfloat16 stay in bfloat16, as they are, instead of being
-    widened to the weight's type: the same numbers, in half the memory. parameters: those alone; by default all.
+    """From now on the gradients that are computed in bfloat16, here and in loss.py, stay in bfloat16 instead of being
+    widened to the weight's type: half the memory, and the same numbers but for a table that is embedding and head, the
+    sum of whose two gradients is rounded. parameters: those alone; by default all.
 
     For one backward pass an update: sums of several passes would be rounded to 16 bits. What reads `grad` must take
     them (tinylm-train's AdamW and Adam do).
     """
     chosen = None if parameters is None else {id(parameter) for parameter in parameters}
     for module in model.modules():
-        if isinstance(module, Linear) and (chosen is None or id(module.weight) in chosen):
+        if isinstance(module, (Linear, nn.Embedding)) and (chosen is None or id(module.weight) in chosen):
             module.weight.grad_dtype = None  # torch: a gradient of any type is kept as it comes
 
 
@@ -50,27 +51,28 @@ def _by_hand(x: Tensor, weight: Tensor, kind: torch.dtype) -> bool:
 class _LinearOnCPU(torch.autograd.Function):
     """y = x Wᵀ + b:  ∂x = ∂y W,  ∂W = ∂yᵀ x,  ∂b = Σ ∂y, sums over all rows; each in the type of x.
 
-    ∂W is written over the cast of W, which nothing wants any more: torch refuses a second backward pass. ∂yᵀ is copied
-    where it is the smaller of the two: oneDNN is slower with a transposed first matrix.
+    W is cast for each product instead of once: between the two the copies of all layers would be in memory. ∂W is
+    written over the second. ∂yᵀ is copied where it is the smaller of the two: oneDNN is slower with a transposed first
+    matrix.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        narrow = weight.to(x.dtype)
-        ctx.save_for_backward(x, narrow)
-        return F.linear(x, narrow, None if bias is None else bias.to(x.dtype))
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        narrow = weight.to(x.dtype)
         dy, (for_x, for_weight, for_bias) = upstream[0].flatten(0, -2), ctx.needs_input_grad
         dx = dw = None
         if for_x:
-            dx = (dy @ weight).view_as(x)
+            dx = (dy @ narrow).view_as(x)
         if for_weight:
             across = dy.mT.contiguous() if weight.shape[0] < weight.shape[1] else dy.mT
-            dw = torch.mm(across, x.flatten(0, -2), out=weight)
+            dw = torch.mm(across, x.flatten(0, -2), out=narrow)
             if dw.dtype == torch.float16:  # which is scaled, and what undoes the scale needs float32's range
                 dw = dw.float()
         return dx, dw, dy.sum(0) if for_bias else None

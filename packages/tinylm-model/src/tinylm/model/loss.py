@@ -45,7 +45,7 @@ class Tied:
 
 
 class _LookUp(torch.autograd.Function):
-    """x = W[ids];  ∂W = the head's ∂W, and at row ids[n] Σ ∂xₙ."""
+    """x = W[ids];  ∂W = the head's ∂W, and at row ids[n] Σ ∂xₙ, which is summed in float32 at least."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor, tied: Tied) -> Tensor:
@@ -59,7 +59,12 @@ class _LookUp(torch.autograd.Function):
         (ids,), tied = ctx.saved_tensors, ctx.tied
         gradient = torch.zeros_like(tied.weight) if tied.gradient is None else tied.gradient()
         tied.gradient = None
-        gradient.index_add_(0, ids.flatten(), upstream[0].flatten(0, -2).to(gradient.dtype))
+        words, rows = ids.flatten(), upstream[0].flatten(0, -2)
+        kind = wide(gradient.dtype)
+        if gradient.dtype == kind:
+            return gradient.index_add_(0, words, rows.to(kind)), None, None
+        words, places = words.unique(return_inverse=True)  # each row's sum is rounded once
+        gradient[words] = gradient[words].to(kind).index_add_(0, places, rows.to(kind)).to(gradient.dtype)
         return gradient, None, None
 
 
@@ -135,7 +140,8 @@ class _FusedHead(torch.autograd.Function):
                 _add_product_(grad_weight, z, h * s[:, None].to(narrow), first=start == 0)
             if not later:
                 del z  # before the next chunk's
-        ctx.tied, ctx.dtypes = tied, (kind, weight.dtype)
+        keeps = narrow if later and tied is not None and tied.weight.grad_dtype is None else None
+        ctx.tied, ctx.dtypes = tied, (keeps or kind, keeps or weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, *((h, per_row, *z) if later else ()))
         return loss
 

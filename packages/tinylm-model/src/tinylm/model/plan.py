@@ -110,12 +110,14 @@ def training_memory(
     dtype: str = "float32",
     checkpointing: bool = False,
     layout: Layout = Layout(),  # frozen
+    gpu: bool = False,
 ) -> dict[str, int]:
     """Bytes by kind on one device, for a step over `batch_tokens` tokens on it; "peak" is not their sum.
 
         weights       4P                 gradients   4P            AdamW     8P (Loshchilov and Hutter 2019)
-        copies        16 bits only: s times the matrices and biases of the blocks, which wait for the backward and
-                      become the matrices' gradients in 16 bits
+        copies        16 bits only, s times: on a GPU the matrices and biases of the blocks, autocast's, which wait for
+                      the backward; on a CPU the experts alone, or else the largest matrix, since each product has its
+                      own (linear.py)
         activations   `activations`
         head          what waits for the backward, and what is there only while the loss is computed: a chunk of logits,
                       what the final norm gives and its gradient, blocks of words, sums over words. What waits is the
@@ -136,7 +138,10 @@ def training_memory(
     inner = config.parameter_count(embeddings=False) / layout.tensor
     kept = activations(config, batch_tokens, dtype, checkpointing, layout.tensor)
     experts = 3 * config.width * config.mlp_width * config.experts / layout.tensor  # of one block
-    copies = s * inner if s == 2 and layout.fsdp == 1 else 0.0
+    largest = config.width * max(config.mlp_width, config.heads * config.head_dim) / layout.tensor
+    waits = gpu or bool(config.experts)
+    in_products = inner if gpu else config.depth * experts or largest
+    copies = s * in_products if s == 2 and layout.fsdp == 1 else 0.0
     outer = (count - config.parameter_count(embeddings=False)) / layout.tensor
     gathered = s * (2 * inner / config.depth + outer) if layout.fsdp > 1 else 0.0
     waiting, passing, deferred = _head(config, batch_tokens, dtype, layout.tensor)
@@ -147,8 +152,8 @@ def training_memory(
     if checkpointing:
         again = batch_tokens * sum(block_activations(config, dtype, layout.tensor).values())
         again += 4 * experts  # the gradients of a block's experts are there before the first of them is done with
-        once = copies / config.depth
-        copies = 0.0  # each block's are gone with it
+        once = copies / config.depth if waits else copies
+        copies = 0.0 if waits else copies  # each block's are gone with it
     after = waiting if config.tie_embeddings or not deferred else table
     hidden = 8.0 * batch_tokens * config.width
     attention, gelu, mlp = _inside_a_block(config, batch_tokens, dtype, layout.tensor)

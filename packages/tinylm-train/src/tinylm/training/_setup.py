@@ -39,7 +39,7 @@ class Setup:
     """What a Trainer works with. Raises TrainingError for what cannot be trained."""
 
     def __init__(self, config: TrainConfig, strategy: SingleProcess, say: Callable[[str], None]) -> None:
-        machine.use_huge_pages()  # before there is any tensor
+        keep_freed_memory()  # before there is any tensor
         self.strategy, self.say = strategy, say
         self.train_data = TokenDataset(config.data, "train")
         self.validation_data = TokenDataset(config.data, "validation")
@@ -57,7 +57,6 @@ class Setup:
         planning.refuse_what_does_not_fit(self.config, self.shape, self.device, strategy.data_ranks)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        keep_freed_memory()
         torch.manual_seed(config.seed)
         self.model = Transformer(self.shape).to(self.device)
         self.model.separate_documents = config.packing == "documents"

@@ -14,15 +14,6 @@ from pathlib import Path
 import torch
 
 
-def use_huge_pages() -> None:
-    """Ask for pages of 2 MB under every tensor of that size or more: products read rows that lie far apart, and with
-    pages of 4 KB each is another entry of the page table.
-
-    torch reads the variable once, at the first tensor of the process: later it changes nothing. Linux only.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
 def pick_dtype(name: str, device: torch.device, seconds: Callable[[torch.dtype], float]) -> torch.dtype:
     """auto: bfloat16 where it is faster than float32, else float32.
 

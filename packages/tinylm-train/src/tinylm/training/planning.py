@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tinylm.model import TransformerConfig
+from tinylm.model import TransformerConfig, pick_device
 from tinylm.model.plan import Layout, training_memory
 from tinylm.training._errors import TrainingError
 from tinylm.training.config import SAVED_WITHIN, TrainConfig
@@ -30,7 +30,8 @@ def memory(
     windows = (windows or (config.batch_size or 1) // config.accumulate) // data_ranks
     layout = Layout(fsdp=data_ranks if config.data_parallel == "fsdp" else 1, tensor=config.tensor_parallel)
     dtype = "float32" if config.dtype == "auto" else config.dtype
-    return training_memory(shape, windows * shape.context, dtype, config.activation_checkpointing, layout)
+    gpu = pick_device(config.device).type == "cuda"
+    return training_memory(shape, windows * shape.context, dtype, config.activation_checkpointing, layout, gpu)
 
 
 def refuse_what_does_not_fit(
