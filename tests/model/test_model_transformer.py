@@ -283,6 +283,22 @@ def test_compiles_without_a_graph_break(preset, checkpointing, small, ids):
     close(torch.compile(model, fullgraph=True, backend="aot_eager")(tokens), model(tokens))
 
 
+@pytest.mark.parametrize("preset", ["gpt2", "qwen3"])
+def test_training_as_it_is_done_compiles_without_a_graph_break(preset, small, ids):
+    """In bfloat16 by autocast, with several documents in a row."""
+    torch._dynamo.reset()
+    model, tokens = small(preset, depth=1), ids(2, 12)
+    model.separate_documents = True
+    targets = tokens.roll(-1, 1)
+    targets[0, 4] = -100
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = torch.compile(model.loss, fullgraph=True, backend="aot_eager")(tokens, targets)
+        plain = model.loss(tokens, targets)
+    loss.backward()
+    torch.testing.assert_close(loss, plain, atol=1e-3, rtol=1e-3)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 @settings(max_examples=30, deadline=None)
 @given(rows=st.integers(1, 5), size=st.integers(1, 40), scale=st.sampled_from([1e-3, 1.0, 1e3]))
 def test_rmsnorm_and_its_backward_by_hand(rows, size, scale):
