@@ -266,6 +266,23 @@ def test_a_convert_that_ends_early_leaves_nothing(stop, out, place, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("number", "named"), [(errno.EACCES, "a/tokenizer.model"), (errno.ENOSPC, "b/tokenizer.model")]
+)
+def test_whether_reading_or_writing_failed_is_said(number, named, tmp_path, monkeypatch):
+    ok("init", tmp_path / "a", *SMALL)
+    (tmp_path / "a/tokenizer.model").write_text("x")
+
+    def copyfile(source, target):  # as shutil's raises them
+        pair = (source,) if number == errno.EACCES else (source, None, target)
+        raise OSError(number, os.strerror(number), *(path and str(path) for path in pair))
+
+    monkeypatch.setattr("shutil.copyfile", copyfile)
+    message = refused("convert", tmp_path / "a", "--out", tmp_path / "b")
+    assert message.startswith(f"error: {tmp_path / named}: wanted to read or write it")
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_file_that_may_not_be_read_is_named(tmp_path):
     ok("init", tmp_path / "a", *SMALL)
     path = tmp_path / "a/model.safetensors"

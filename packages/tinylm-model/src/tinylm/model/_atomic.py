@@ -13,7 +13,7 @@ from pathlib import Path
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success fsync it and rename it over `path`, on failure remove it. An
-    OSError names `path`."""
+    OSError in writing it names `path`."""
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -30,6 +30,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None:
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise
+        if not isinstance(error, OSError) or error.errno is None:
+            raise
+        if error.filename is not None and name not in (error.filename, error.filename2):  # of what is read meanwhile
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
