@@ -24,7 +24,7 @@ from tinylm.inference.quantization import place, quantize
 from tinylm.inference.sampling_params import SamplingParams
 from tinylm.inference.sequence import Sequence as SequenceOfTokens
 from tinylm.inference.speculation import proposer
-from tinylm.model import keep_freed_memory
+from tinylm.model import keep_freed_memory, pick_device
 
 _OPTIONS = ", ".join([*(field.name for field in dataclasses.fields(EngineConfig)), "speculative_config"])
 
@@ -77,9 +77,10 @@ class LLM:
             enable_prefix_caching=enable_prefix_caching,
             batch_invariant=batch_invariant,
         )
-        checkpoint = open_checkpoint(model, *place(quantization, dtype, device), skip_tokenizer_init)
-        if checkpoint.model.embed.weight.device.type == "cpu":
+        kind, where = place(quantization, dtype, device)
+        if pick_device(where).type == "cpu":
             keep_freed_memory()
+        checkpoint = open_checkpoint(model, kind, where, skip_tokenizer_init)
         self.model = checkpoint.model if quantization is None else quantize(checkpoint.model, quantization)
         if not batch_invariant:
             use_kernels(self.model)
