@@ -55,7 +55,9 @@ class LayerNorm(nn.LayerNorm):
 
 class _LayerNormOnCPU(torch.autograd.Function):
     """torch's kernels, but what is kept for the backward is c = x − mean(x) in y's 16 bits, half of x, instead of x: it
-    has the derivatives of x and the same r = 1 / sqrt(mean(c²) + eps), and a mean of 0.
+    has the derivatives of x and the same r = 1 / sqrt(mean(c²) + eps), and a mean of 0. With x̂ = c r, g = ∂y ⊙ weight:
+
+        ∂x = r (g − mean(g) − x̂ mean(g ⊙ x̂)),    ∂weight = Σ_rows ∂y ⊙ x̂,    ∂bias = Σ_rows ∂y.
     """
 
     @staticmethod
