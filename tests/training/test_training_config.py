@@ -97,6 +97,7 @@ def test_the_dial_sets_everything(preset, depth, optimizer):
     }  # the run's length decides, or torch
     assert {name for name, value in config.description().items() if value is None} <= open_ends
     assert config.minutes == 3.0
+    assert config.weight_decay == (0.1 if optimizer == "muon" else 0.0)
     assert (shape.depth, shape.vocab_size, shape.context) == (depth, 2048, config.context)
     assert (config.width, config.heads, config.kv_heads, config.mlp_width) == (
         shape.width,
@@ -129,6 +130,7 @@ def test_everything_can_be_set_one_by_one():
         "batch_size": 3,
         "learning_rate": 0.5,
         "embedding_learning_rate": 0.25,
+        "weight_decay": 0.0,
         "steps": 9,
     }
     config, shape = TrainConfig(data="d", out="o", depth=2, **chosen).resolve(300)

@@ -1,8 +1,8 @@
 """Every option of a training run, where its value comes from, and what the one dial sets.
 
 Precedence: defaults < TOML file < flags. A field that is None is set by the dial: `depth` decides width, heads and the
-learning rates, `minutes`, `steps` or `tokens` the length (trainer.py turns minutes into steps by timing the run).
-`resolve` fills in every None, so that what a run stores says exactly how to repeat it.
+learning rates, `optimizer` the weight decay, `minutes`, `steps` or `tokens` the length (trainer.py turns minutes into
+steps by timing the run). `resolve` fills in every None, so that what a run stores says exactly how to repeat it.
 Not here: the shape that a depth stands for (tinylm.model.TransformerConfig.preset).
 """
 
@@ -20,6 +20,7 @@ from tinylm.training._errors import TrainingError
 
 # Peak rates up to a width of 128. Lion moves every number by its whole rate: a tenth of Adam's, as its paper says.
 _RATES = {"muon": 0.02, "adamw": 3e-3, "adam": 3e-3, "lion": 3e-4, "sgd": 0.1}
+_WEIGHT_DECAYS = {"muon": 0.1}  # times the rate, at each update; measured for Muon alone (docs/log.md)
 SAVED_WITHIN = 1000  # updates: by default no kill costs more than these
 _SHAPE_OPTIONS = ("width", "heads", "kv_heads", "mlp_width", "context")
 
@@ -61,7 +62,9 @@ class TrainConfig:
     )
     learning_rate: float | None = _option(None, "Optimiser", "Peak, for the matrices of the blocks.")
     embedding_learning_rate: float | None = _option(None, "Optimiser", "Peak, for embeddings, head and gains.")
-    weight_decay: float = _option(0.0, "Optimiser", "For the matrices of the blocks; gains and biases have none.")
+    weight_decay: float | None = _option(
+        None, "Optimiser", "For the matrices of the blocks; gains and biases have none. 0.1 with muon, else 0."
+    )
     embedding_weight_decay: float = _option(0.0, "Optimiser", "For the embeddings and the head.")
     clip: float = _option(1.0, "Optimiser", "Largest gradient norm.")
     average: float = _option(
@@ -156,6 +159,7 @@ class TrainConfig:
         narrower = min(1.0, 128 / shape.width)
         rate = self.learning_rate or _RATES[self.optimizer] * (1.0 if self.optimizer == "muon" else narrower)
         embedding_rate = self.embedding_learning_rate or (0.005 * narrower if self.optimizer == "muon" else rate)
+        decay = _WEIGHT_DECAYS.get(self.optimizer, 0.0) if self.weight_decay is None else self.weight_decay
         batch_size = self.batch_size or max(1, max(2048, 128 * self.depth**2) // shape.context)
         if batch_size % self.accumulate:
             raise TrainingError(
@@ -173,6 +177,7 @@ class TrainConfig:
                 batch_size=batch_size,
                 learning_rate=rate,
                 embedding_learning_rate=embedding_rate,
+                weight_decay=decay,
                 steps=steps,
                 minutes=minutes,
                 tokens=None,

@@ -31,7 +31,7 @@ def optimizers_for(model: Transformer, config: TrainConfig) -> dict[str, Optimiz
         inside = name.startswith("blocks.")
         (gains if parameter.ndim < 2 else matrices if inside else tables).append(parameter)
     rate, embedding_rate = config.learning_rate or 0.0, config.embedding_learning_rate or 0.0
-    inner: dict[str, Any] = {"params": matrices, "lr": rate, "weight_decay": config.weight_decay}
+    inner: dict[str, Any] = {"params": matrices, "lr": rate, "weight_decay": config.weight_decay or 0.0}
     outer: list[dict[str, Any]] = [
         {"params": tables, "lr": embedding_rate, "weight_decay": config.embedding_weight_decay},
         {"params": gains, "lr": embedding_rate, "weight_decay": 0.0},
