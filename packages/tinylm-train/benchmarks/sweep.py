@@ -51,7 +51,7 @@ def main() -> None:
         Tokenizer.train([text[: len(text) * 9 // 10]], vocab_size=512).save(tokenizer)
         prepare([options.text], tokenizer, data, validation="tail:0.1")
     shared = options.folder / "sweep.toml"
-    shared.write_text('batch_size = 8\ncontext = 128\nthreads = 1\ncompile = "never"\n', "utf-8")
+    shared.write_text('batch_size = 8\ncontext = 128\nthreads = 1\ncompile = "never"\nweight_decay = 0.0\n', "utf-8")
     command = [sys.executable, "-m", "tinylm.training", "sweep", "--config", shared, "--data", data, "--out", out]
     command += ["--depths", ",".join(map(str, DEPTHS)), "--flops", ",".join(map(str, FLOPS))]
     if code := subprocess.run(command).returncode:
