@@ -154,8 +154,9 @@ def test_a_run_is_watched_layer_by_layer(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("rate", "told"), [(1e6, ["64 steps after the warm-up", "at the end"]), (None, [])])
 def test_a_learning_rate_that_ends_in_guessing_is_told(tiny, tmp_path, rate, told):
-    """Norms keep all numbers finite, so that nothing else would show it."""
-    rates = {} if rate is None else {"learning_rate": rate, "embedding_learning_rate": rate}
+    """Norms keep all numbers finite, so that nothing else would show it (weight decay, a factor of 1 - rate * decay,
+    would not)."""
+    rates = {} if rate is None else {"learning_rate": rate, "embedding_learning_rate": rate, "weight_decay": 0.0}
     said: list[str] = []
     config = tiny(
         tmp_path / "m", steps=150, warmup_steps=5, validate_every=150, checkpoint_every=150, spike=0.0, **rates
