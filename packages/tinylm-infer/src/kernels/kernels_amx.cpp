@@ -53,21 +53,20 @@ void split(const float* x, int inputs, int token, int tokens, uint16_t* columns)
 
 // One row of weights times a token alone. Four sums, so that no product waits for the one before.
 float dot(const uint8_t* row, int inputs, const uint16_t* high) {
-  constexpr size_t kAhead = 8192;  // as in kernels.inc
+  constexpr size_t kAhead = 16384;  // as in kernels.inc
   const uint16_t* low = high + inputs;
   __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
-  const auto step = [&](int i, __m512& highs, __m512& lows) {
+#pragma GCC unroll 1  // one instruction reads all of a row, as in kernels.inc
+  for (int i = 0; i < inputs; i += kStep) {
     _mm_prefetch(reinterpret_cast<const char*>(row + i * 2 + kAhead), _MM_HINT_T1);
     const __m512bh w = (__m512bh)_mm512_loadu_si512(row + i * 2);
-    highs = _mm512_dpbf16_ps(highs, w, (__m512bh)_mm512_loadu_si512(high + i));
-    lows = _mm512_dpbf16_ps(lows, w, (__m512bh)_mm512_loadu_si512(low + i));
-  };
-  int i = 0;
-  for (; i + 2 * kStep <= inputs; i += 2 * kStep) {
-    step(i, sums[0], sums[1]);
-    step(i + kStep, sums[2], sums[3]);
+    const __m512 highs = _mm512_dpbf16_ps(sums[0], w, (__m512bh)_mm512_loadu_si512(high + i));
+    const __m512 lows = _mm512_dpbf16_ps(sums[1], w, (__m512bh)_mm512_loadu_si512(low + i));
+    sums[0] = sums[2];
+    sums[1] = sums[3];
+    sums[2] = highs;
+    sums[3] = lows;
   }
-  if (i < inputs) step(i, sums[0], sums[1]);
   return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[2]), _mm512_add_ps(sums[1], sums[3])));
 }
 
