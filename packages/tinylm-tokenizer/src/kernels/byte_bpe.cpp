@@ -59,14 +59,14 @@ class Encoder {
 
     nb::list encode(nb::str text) {
         Utf8Text utf8(text.ptr());
-        IntList list(utf8.length() / 3 + 16);
+        IntList list(std::min(utf8.length() / 3 + 16, IntList::kFirst));
         if (utf8.length() <= kKeepGil) {  // nobody else can be in here: one buffer is enough
             scratch_.clear();              // of what a text left that memory did not suffice for
-            while (encode_some(text, utf8, scratch_)) append(list, scratch_);
+            while (encode_some(text, utf8, scratch_)) append(list, scratch_, utf8.share());
             return list.done();
         }
         IdArray ids;
-        while (encode_some(text, utf8, ids, true)) append(list, ids);
+        while (encode_some(text, utf8, ids, true)) append(list, ids, utf8.share());
         return list.done();
     }
 
@@ -236,8 +236,8 @@ class Encoder {
         }
     }
 
-    void append(IntList& list, IdArray& ids) {
-        numbers_.append(list, ids.data(), ids.size());
+    void append(IntList& list, IdArray& ids, double share) {
+        numbers_.append(list, ids.data(), ids.size(), share);
         ids.clear();
     }
 

@@ -25,6 +25,7 @@ class Utf8Text {
 
     size_t length() const { return length_; }
     bool ascii() const { return ascii_; }
+    double share() const { return double(read_) / double(std::max(length_, size_t(1))); }  // that was given away
 
     // Gives the next stretch to `use(bytes, size, final, readable)`, which returns how many bytes it has used; the rest
     // comes again in front of the next stretch. False: there is nothing left. Throws LoneSurrogate.

@@ -3,6 +3,7 @@
 
 #include <nanobind/nanobind.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <new>
 #include <utility>
@@ -16,15 +17,20 @@ namespace tinylm {
 // integers refer to nothing, and visiting them took a third of the time of encoding short texts.
 class IntList {
   public:
+    static constexpr size_t kFirst = 1 << 16;  // a long text's list begins with so many places
+
     explicit IntList(size_t expected) : list_(nanobind::steal<nanobind::list>(PyList_New(0))) {
         if (!list_.is_valid()) throw nanobind::python_error();
         PyObject_GC_UnTrack(list_.ptr());
         reserve(expected);
     }
 
-    PyObject** room_for(size_t more) {
+    // share: which part of the text the ids are of, with these. A list that is too short gets as long as the whole will
+    // probably want: each time that it grows, pages at its end are small ones.
+    PyObject** room_for(size_t more, double share = 1) {
         const size_t size = size_t(Py_SIZE(list_.ptr()));
-        if (size + more > size_t(list()->allocated)) reserve(size + more + size / 2);
+        if (size + more > size_t(list()->allocated))
+            reserve(size + more, std::max(size + more + size / 2, size_t(double(size + more) / share * 1.02)));
         return list()->ob_item + size;
     }
 
@@ -38,9 +44,12 @@ class IntList {
   private:
     PyListObject* list() { return reinterpret_cast<PyListObject*>(list_.ptr()); }
 
-    void reserve(size_t size) {
+    void reserve(size_t size) { reserve(size, size); }
+
+    void reserve(size_t least, size_t size) {  // `least` where there is no memory for `size`
         if (size == 0) return;
         void* items = PyMem_Realloc(list()->ob_item, size * sizeof(PyObject*));
+        if (!items) items = PyMem_Realloc(list()->ob_item, (size = least) * sizeof(PyObject*));
         if (!items) throw std::bad_alloc();
         write_in_large_pages(items, size * sizeof(PyObject*));
         list()->ob_item = static_cast<PyObject**>(items);
@@ -62,8 +71,8 @@ class SharedInts {
 
     void resize(size_t size) { numbers_.resize(size); }
 
-    void append(IntList& list, const uint32_t* ids, size_t count) {
-        PyObject** items = list.room_for(count);
+    void append(IntList& list, const uint32_t* ids, size_t count, double share = 1) {
+        PyObject** items = list.room_for(count, share);
         for (size_t i = 0; i < count; i++) {
             PyObject* number = ids[i] < numbers_.size() ? numbers_[ids[i]] : nullptr;
             items[i] = number ? Py_NewRef(number) : make(ids[i]);

@@ -154,7 +154,7 @@ class SentencePieceEncoder {
 
     // The ids of one block are Python's ints before those of the next are found: they never are all in memory twice.
     nb::list encode_long(std::string_view text, bool first) {
-        IntList list(text.size() / 4 + 16);
+        IntList list(std::min(text.size() / 4 + 16, IntList::kFirst));
         std::unique_ptr<sp::Worker> worker = encoder_->take();
         sp::Encoder::Reading reading = encoder_->begin(text, first, *worker);
         for (sp::Ids ids;; encoder_->clear(*worker, ids)) {
@@ -162,7 +162,8 @@ class SentencePieceEncoder {
                 nb::gil_scoped_release unlocked;
                 if (!encoder_->next(reading, *worker, ids)) break;
             }
-            integers_.append(list, ids.data(), ids.size());
+            const size_t read = text.size() - reading.text.rest.size();
+            integers_.append(list, ids.data(), ids.size(), double(read) / double(text.size()));
         }
         encoder_->give_back(std::move(worker));
         return list.done();
