@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 _WIDTHS = (8, 16, 32, 64, 128)  # bytes; pieces up to a width stand in one table
 _FEW, _ROWS = 128, 1 << 15  # fewer rows are quicker one by one; more would need much memory
 _LEAST_TABLE = 1 << 15  # places; so large that hardly ever a third table is wanted
-_NEVER = np.iinfo(np.int32).max  # the rank of a pair that does not merge
+_PLACE_BITS = 8  # a step is a rank and, below it, the place of its left id: the least is the leftmost of the lowest
+_PLACES = np.uint32((1 << _PLACE_BITS) - 1)
+_NEVER = np.uint32(0xFFFFFFFF)  # the step of a pair that does not merge
 _NONE = -1  # where no id is: what was joined with the id to its left, and on either side of a piece
 
 Numbers = NDArray[np.int32]
@@ -29,10 +31,11 @@ class _Ranks:
 
     def __init__(self, rank: Mapping[tuple[int, int], int]) -> None:
         self._left, self._right = np.array([*rank, (-2, -2)], dtype=np.int32).T.copy()  # the last one is for "no such"
-        self._ranks = np.array([*rank.values(), _NEVER], dtype=np.int32)
+        self._steps = np.array([*rank.values(), 0], dtype=np.uint32) << np.uint32(_PLACE_BITS)
+        self._steps[-1] = _NEVER
         self._tables: list[tuple[int, Numbers]] = []
         waiting = np.arange(len(rank), dtype=np.int32)
-        while len(waiting):
+        while len(waiting) or not self._tables:
             factor = 0x9E3779B1 + 2 * len(self._tables)
             table = np.full(max(1 << (16 * len(waiting)).bit_length(), _LEAST_TABLE), len(rank), dtype=np.int32)
             place = _hash(self._left[waiting], self._right[waiting], factor, len(table))
@@ -40,13 +43,21 @@ class _Ranks:
             self._tables.append((factor, table))
             waiting = waiting[table[place] != waiting]
 
-    def of(self, left: Numbers, right: Numbers) -> Numbers:
-        """The rank of each pair; _NEVER where it does not merge."""
-        found = np.full(len(left), len(self._ranks) - 1, dtype=np.int32)
-        for factor, table in self._tables:
-            pair = table[_hash(left, right, factor, len(table))]
-            np.copyto(found, pair, where=(self._left[pair] == left) & (self._right[pair] == right))
-        return self._ranks[found]
+    def of(self, left: Numbers, right: Numbers) -> NDArray[np.uint32]:
+        """The step of each pair, its place left open; _NEVER where it does not merge."""
+        none, (factor, table) = len(self._steps) - 1, self._tables[0]
+        found = table[_hash(left, right, factor, len(table))]
+        other = np.flatnonzero((self._left[found] != left) | (self._right[found] != right))
+        for factor, table in self._tables[1:]:
+            taken = other[found[other] != none]  # hardly any: an empty place says that no table has the pair
+            found[other] = none
+            if not len(taken):
+                return self._steps[found]
+            here, there = left[taken], right[taken]
+            found[taken] = pair = table[_hash(here, there, factor, len(table))]
+            other = taken[(self._left[pair] != here) | (self._right[pair] != there)]
+        found[other] = none
+        return self._steps[found]
 
 
 def _hash(left: Numbers, right: Numbers, factor: int, size: int) -> NDArray[np.uint32]:
@@ -85,49 +96,55 @@ class SideBySide:
     def _merged(self, data: NDArray[np.uint8], sizes: Numbers) -> Numbers:
         """data: bytes, shape (rows, width), of which the first `sizes` of a row count → ids of the same shape, _NONE
         where none begins."""
-        height, width = data.shape
-        columns = width + 2  # one more on either side of the bytes, so that every id has two neighbours
-        inside = np.arange(width) < sizes[:, None]
-        ids = np.full((height, columns), _NONE, dtype=np.int32)
-        ids[:, 1:-1] = np.where(inside, self._byte_ids[data], _NONE)
-        ranks = np.full((height, columns), _NEVER, dtype=np.int32)  # of the id here and the next one
-        pairs = data[:, :-1].astype(np.int32) << 8 | data[:, 1:]
-        ranks[:, 1:-2] = np.where(inside[:, 1:], self._two_bytes[pairs], _NEVER)
-        after = np.tile(np.arange(1, columns + 1, dtype=np.uint8), (height, 1))  # where the next id is
+        width, height = data.shape[1], len(data)
+        data = np.ascontiguousarray(data.T)  # a piece is a column: the least of each takes a pass over whole lines
+        inside = np.arange(width)[:, None] < sizes
+        ids = np.full((width + 2, height), _NONE, dtype=np.int32)  # every id has a neighbour on either side
+        ids[1:-1] = np.where(inside, self._byte_ids[data], _NONE)
+        steps = np.full((width + 2, height), _NEVER, dtype=np.uint32)  # rank and place of the id here and the next one
+        pairs = data[:-1].astype(np.int32) << 8 | data[1:]
+        places = np.arange(1, width, dtype=np.uint32)[:, None]
+        steps[1:-2] = np.where(inside[1:], self._two_bytes[pairs] | places, _NEVER)
+        after = np.repeat(np.arange(1, width + 3, dtype=np.uint8)[:, None], height, axis=1)  # where the next id is
         before = after - np.uint8(2)
-        first = np.arange(height) * columns  # where a row begins in `ids`
-        flat = ids.reshape(-1)
-        while len(first):
-            left = ranks.argmin(axis=1)
-            lowest = np.take_along_axis(ranks, left[:, None], axis=1)[:, 0]
-            going = lowest != _NEVER
-            if not going.all():
-                ranks, after, before = ranks[going], after[going], before[going]
-                first, left, lowest = first[going], left[going], lowest[going]
-            self._merge_once(flat, first, left, lowest, ranks, after, before)
-        return ids[:, 1:-1]
+        whole, pieces = ids.reshape(-1), np.arange(height)
+        while len(pieces):
+            lowest = steps.min(axis=0)
+            going = np.flatnonzero(lowest != _NEVER)
+            if 4 * len(going) < 3 * len(pieces):
+                steps, after, before = (table.take(going, axis=1) for table in (steps, after, before))
+                pieces, lowest, going = pieces[going], lowest[going], np.arange(len(going))
+            else:
+                lowest = lowest[going]
+            self._merge_once(whole, height, pieces[going], going, lowest, steps, after, before)
+        return ids[1:-1].T
 
     def _merge_once(
         self,
         ids: Numbers,
-        first: NDArray[np.int64],
-        left: NDArray[np.int64],
-        lowest: Numbers,
-        ranks: Numbers,
+        height: int,
+        piece: NDArray[np.int64],
+        column: NDArray[np.int64],
+        lowest: NDArray[np.uint32],
+        steps: NDArray[np.uint32],
         after: NDArray[np.uint8],
         before: NDArray[np.uint8],
     ) -> None:
-        """In each row join the id in column `left` with the next one; `lowest` is the rank of that."""
-        row = np.arange(len(left)) * ranks.shape[1]
-        ranks_, after_, before_ = ranks.reshape(-1), after.reshape(-1), before.reshape(-1)  # views
-        at = row + left
-        right = after_[at]
-        next_ = after_[row + right]
+        """In each of these columns, which hold those pieces, take the step `lowest`."""
+        across = steps.shape[1]
+        steps_, after_, before_ = steps.reshape(-1), after.reshape(-1), before.reshape(-1)  # views
+        left = (lowest & _PLACES).astype(np.int64)
+        at = left * across + column
+        right = after_[at].astype(np.int64)
+        gone = right * across + column
+        next_ = after_[gone]
         previous = before_[at]
-        ids[first + left] = made = self._results[lowest]
-        ids[first + right] = _NONE
+        made = self._results[lowest >> _PLACE_BITS]
+        ids[left * height + piece] = made
+        ids[right * height + piece] = _NONE
         after_[at] = next_
-        before_[row + next_] = left
-        ranks_[row + right] = _NEVER
-        ranks_[at] = self._ranks.of(made, ids[first + next_])
-        ranks_[row + previous] = self._ranks.of(ids[first + previous], made)
+        following, leading = next_.astype(np.int64), previous.astype(np.int64)
+        before_[following * across + column] = left
+        steps_[gone] = _NEVER
+        steps_[at] = self._ranks.of(made, ids[following * height + piece]) | lowest & _PLACES
+        steps_[leading * across + column] = self._ranks.of(ids[leading * height + piece], made) | previous
