@@ -155,6 +155,18 @@ def test_lion_by_blocks_is_the_loop(options, monkeypatch):
     assert torch.Size([7, 5]) in cut
 
 
+@pytest.mark.parametrize("numbers", [1, 100])
+def test_muon_is_the_same_in_small_stacks(monkeypatch, numbers):
+    stacks = []
+    monkeypatch.setattr(foreach, "AT_ONCE", numbers)
+    monkeypatch.setattr(torch, "stack", lambda these, stack=torch.stack: (stacks.append(these), stack(these))[1])
+    mine, theirs = parameters("Muon") + parameters("Muon", 1), parameters("Muon") + parameters("Muon", 1)
+    for _ in both(fused.Muon(mine, lr=0.02), loop.Muon(theirs, lr=0.02), mine, theirs, steps=3):
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, atol=close(theirs), rtol=0.0)
+    assert all(len(these) == 1 or sum(part.numel() for part in these) <= numbers for these in stacks)
+
+
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.__name__.rsplit(".", 1)[-1])
 def test_muons_products_in_bfloat16_come_near_those_in_float32(rung):
     """Singular values come out between 0.7 and 1.2 either way; what is rounded is far less than that."""

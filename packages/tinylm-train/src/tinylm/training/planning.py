@@ -15,6 +15,7 @@ from tinylm.model.plan import Layout, training_memory
 from tinylm.training._errors import TrainingError
 from tinylm.training.config import SAVED_WITHIN, TrainConfig
 from tinylm.training.device import memory_free
+from tinylm.training.optimizers.foreach import AT_ONCE
 
 if TYPE_CHECKING:
     from tinylm.training._setup import Setup
@@ -31,7 +32,29 @@ def memory(
     layout = Layout(fsdp=data_ranks if config.data_parallel == "fsdp" else 1, tensor=config.tensor_parallel)
     dtype = "float32" if config.dtype == "auto" else config.dtype
     gpu = pick_device(config.device).type == "cuda"
-    return training_memory(shape, windows * shape.context, dtype, config.activation_checkpointing, layout, gpu)
+    kinds = training_memory(shape, windows * shape.context, dtype, config.activation_checkpointing, layout, gpu)
+    optimizer, adam, peak = config.optimizer, kinds.pop("optimiser (AdamW)"), kinds.pop("peak")
+    kinds[f"optimiser ({optimizer})"] = state = round(adam * _state_for_adam(optimizer, shape))
+    kinds["average of the weights"] = average = kinds["weights"] if config.average else 0
+    step = kinds["weights"] + kinds["gradients"] + state + average + _muons_copies(optimizer, shape)
+    return {**kinds, "peak": max(peak - adam + state + average, step)}
+
+
+def _state_for_adam(optimizer: str, shape: TransformerConfig) -> float:
+    """An optimiser's state for each byte of Adam's, which is two numbers a weight: Lion and SGD keep one, and so does
+    Muon of the blocks' matrices."""
+    if optimizer == "muon":
+        return 1 - shape.parameter_count(embeddings=False) / shape.parameter_count() / 2
+    return {"adam": 1.0, "adamw": 1.0, "lion": 0.5, "sgd": 0.5}[optimizer]
+
+
+def _muons_copies(optimizer: str, shape: TransformerConfig) -> int:
+    """Bytes that there are only while Muon multiplies some matrices at once (optimizers/foreach.py): where they go,
+    their stack, its multiple and the next one, and, as large where they are square, four Gram matrices."""
+    if optimizer != "muon":
+        return 0
+    largest = shape.width * max(shape.mlp_width * max(1, shape.experts), shape.heads * shape.head_dim)
+    return 32 * max(min(shape.parameter_count(embeddings=False), AT_ONCE), largest)
 
 
 def refuse_what_does_not_fit(

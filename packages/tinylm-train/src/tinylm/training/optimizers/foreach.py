@@ -16,6 +16,8 @@ from tinylm.training.optimizers import loop
 from tinylm.training.optimizers._base import Group, State
 from tinylm.training.spread import divided_as, local, spread_as, whole
 
+AT_ONCE = 1 << 22  # numbers of Muon's matrices in one stack: what is made of all of them would be twice the model
+
 
 def _buffers(name: str, states: Iterable[State], parameters: Iterable[Tensor]) -> list[Tensor]:
     return [state.setdefault(name, torch.zeros_like(p)) for state, p in zip(states, parameters, strict=True)]
@@ -87,16 +89,17 @@ class Muon(loop.Muon):
     ) -> None:
         moments = _buffers("momentum_buffer", states, parameters)
         torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
-        ahead = group["nesterov"]
-        directions = list(torch._foreach_lerp(gradients, moments, group["momentum"])) if ahead else moments
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         # a matrix that is spread over processes is gathered, and of what comes out its part is taken
         spread = [parameter for parameter in group["params"] if parameter.grad is not None]
-        directions = [whole(spread_as(part, matrix)) for part, matrix in zip(directions, spread, strict=True)]
-        for members in of_one_shape(directions).values():
-            stack = torch.stack([directions[i] for i in members])
-            rate = group["lr"] * loop.tall_scale(directions[members[0]])
-            step = self.orthogonalize(stack, group["steps"], group["dtype"]).mul_(-rate)
+        for members in few_of_one_shape(spread):
+            directions = [moments[i] for i in members]
+            if group["nesterov"]:
+                mine = [gradients[i] for i in members]
+                directions = list(torch._foreach_lerp(mine, directions, group["momentum"]))
+            wholes = [whole(spread_as(part, spread[i])) for part, i in zip(directions, members, strict=True)]
+            rate = group["lr"] * loop.tall_scale(wholes[0])
+            step = self.orthogonalize(torch.stack(wholes), group["steps"], group["dtype"]).mul_(-rate)
             moves = [local(divided_as(move, spread[i])) for move, i in zip(step.unbind(), members, strict=True)]
             torch._foreach_add_([parameters[i] for i in members], moves)
 
@@ -105,12 +108,16 @@ class Muon(loop.Muon):
         return loop.orthogonalize(stack, steps, dtype)
 
 
-def of_one_shape(tensors: list[Tensor]) -> dict[object, list[int]]:
-    """The places of the tensors that can be stacked."""
+def few_of_one_shape(tensors: list[Tensor]) -> list[list[int]]:
+    """The places of the tensors that are stacked: those of one shape, AT_ONCE numbers or one tensor at a time."""
     groups: dict[object, list[int]] = {}
     for place, tensor in enumerate(tensors):
         groups.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(place)
-    return groups
+    few: list[list[int]] = []
+    for places in groups.values():
+        several = max(1, AT_ONCE // tensors[places[0]].numel())
+        few += [places[start : start + several] for start in range(0, len(places), several)]
+    return few
 
 
 def of_one_device(tensors: list[Tensor]) -> dict[object, list[int]]:
