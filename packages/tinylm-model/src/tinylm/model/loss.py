@@ -173,9 +173,13 @@ class _FusedHead(torch.autograd.Function):
 
 
 def _blocks(weight: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """COLUMNS words of the head (V, D) at a time, in `dtype`."""
+    """COLUMNS words of the head (V, D) at a time, in `dtype`; casts all in one place, so each is gone with the next."""
+    if weight.dtype == dtype:
+        yield from torch.split(weight, COLUMNS)
+        return
+    place = torch.empty_like(weight[:COLUMNS], dtype=dtype)
     for some in torch.split(weight, COLUMNS):
-        yield some.to(dtype)
+        yield place[: len(some)].copy_(some)
 
 
 def _cross_entropy_(z: list[Tensor], targets: Tensor, s: Tensor, kind: torch.dtype, wants_grad: bool) -> Tensor:
