@@ -229,7 +229,7 @@ def minimums(session: nox.Session) -> None:
     """The oldest versions that the packages' metadata admit pass the tests of every phase (torch keeps its pin)."""
     oldest = lower_bounds(session)
     session.log(f"lower bounds: {' '.join(sorted(oldest.values()))}")
-    session.install("-c", constraints_with(session, oldest), *wheels(session), *oldest.values(), *PYTEST)
+    install(session, *wheels(session), *oldest.values(), *PYTEST, constraints=constraints_with(session, oldest))
     for phase, name in PHASES.items():
         session.run(name, "--help", silent=True)
         pytest(session, phase, "-m", DEVICES["cpu"])

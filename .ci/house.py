@@ -51,16 +51,19 @@ def say(line: str) -> None:
     print(f"\n{line}", flush=True)
 
 
-def install(session: nox.Session, *what: str, silent: bool = True, log: bool = True) -> None:
-    """Install into the session's environment, every version as tests/constraints.txt pins it.
+def install(
+    session: nox.Session, *what: str, constraints: str = CONSTRAINTS, silent: bool = True, log: bool = True
+) -> None:
+    """Install into the session's environment, every version as tests/constraints.txt (or another file) pins it.
 
     Where the test runs unwatched (CI is set) the environments of the sessions before go first: all together take 17 GB.
+    The quickstart's stays, which people use.
     """
     if os.environ.get("CI"):
         for earlier in ROOT.glob(".nox/*/pyvenv.cfg"):
-            if earlier.parent != Path(session.virtualenv.location):
-                shutil.rmtree(earlier.parent)
-    session.install("-c", CONSTRAINTS, *what, silent=silent, log=log)
+            if earlier.parent != Path(session.virtualenv.location) and earlier.parent.name != "quickstart":
+                shutil.rmtree(earlier.parent, ignore_errors=True)
+    session.install("-c", constraints, *what, silent=silent, log=log)
 
 
 def pytest(session: nox.Session, folder: str, *options: str) -> None:

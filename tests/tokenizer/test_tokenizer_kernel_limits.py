@@ -77,6 +77,14 @@ for kb in range(0, 4000, 100):
     ended.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 assert min(ended) == 0 and 3 in ended, ended
 """
+# A beginning that has an id for every character says that the list will be 100 MB long; 40 MB more there are not.
+LIST = """
+tokenizer = Tokenizer.train(["the quick brown fox " * 2000 + "0123456789"], vocab_size=300, algorithm=sys.argv[1])
+text = "0123456789" * 14_000 + "the quick brown fox " * 600_000
+wanted = tokenizer.encode_array(text).tolist()
+limit(float(sys.argv[2]))
+assert tokenizer.encode(text) == wanted
+"""
 
 
 def run(program: str, *arguments: str, stack: int) -> None:
@@ -129,6 +137,14 @@ def test_a_destructor_may_encode_while_a_list_of_ids_is_made(algorithm: str) -> 
 def test_where_no_more_threads_start_those_that_did_do_the_work(program: str, argument: str) -> None:
     """Each thread has a stack of a gigabyte, in a process that may have two and a half more."""
     run(program, argument, stack=2**30)
+
+
+@compiled
+@linux
+@pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
+@pytest.mark.parametrize("megabytes", ["1000", "60"])
+def test_a_list_for_which_there_is_no_more_memory_than_it_needs(algorithm: str, megabytes: str) -> None:
+    run(LIST, algorithm, megabytes, stack=2**23)
 
 
 @compiled

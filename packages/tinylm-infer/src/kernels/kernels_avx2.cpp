@@ -8,6 +8,7 @@ namespace tinylm {
 namespace {
 
 constexpr int kRows = 1, kTokens = 4, kRowsGrouped = 1, kTokensGrouped = 2;  // 16 registers
+constexpr int kPlainRows = 1;
 constexpr bool kOneLoad = false;
 
 struct Ints { __m256i low, high; };

@@ -9,6 +9,7 @@ namespace tinylm {
 namespace {
 
 constexpr int kRows = 4, kTokens = 6, kRowsGrouped = 2, kTokensGrouped = 4;  // 32 registers
+constexpr int kPlainRows = 4;
 constexpr bool kOneLoad = true;
 
 using Ints = __m512i;

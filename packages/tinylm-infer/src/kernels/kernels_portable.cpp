@@ -5,6 +5,7 @@ namespace tinylm {
 namespace {
 
 constexpr int kRows = 1, kTokens = 4, kRowsGrouped = 1, kTokensGrouped = 4;
+constexpr int kPlainRows = 1;
 constexpr bool kOneLoad = false;
 
 struct Ints { int32_t lane[kLanes]; };

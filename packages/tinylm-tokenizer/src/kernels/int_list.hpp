@@ -28,9 +28,10 @@ class IntList {
     // share: which part of the text the ids are of, with these. A list that is too short gets as long as the whole will
     // probably want: each time that it grows, pages at its end are small ones.
     PyObject** room_for(size_t more, double share = 1) {
-        const size_t size = size_t(Py_SIZE(list_.ptr()));
-        if (size + more > size_t(list()->allocated))
-            reserve(size + more, std::max(size + more + size / 2, size_t(double(size + more) / share * 1.02)));
+        const size_t size = size_t(Py_SIZE(list_.ptr())), least = size + more, usual = least + size / 2;
+        if (least > size_t(list()->allocated) && !grow(std::max(usual, size_t(double(least) / share * 1.02))) &&
+            !grow(usual))  // no memory for so much
+            reserve(least);
         return list()->ob_item + size;
     }
 
@@ -44,16 +45,17 @@ class IntList {
   private:
     PyListObject* list() { return reinterpret_cast<PyListObject*>(list_.ptr()); }
 
-    void reserve(size_t size) { reserve(size, size); }
+    void reserve(size_t size) {
+        if (size && !grow(size)) throw std::bad_alloc();
+    }
 
-    void reserve(size_t least, size_t size) {  // `least` where there is no memory for `size`
-        if (size == 0) return;
+    bool grow(size_t size) {
         void* items = PyMem_Realloc(list()->ob_item, size * sizeof(PyObject*));
-        if (!items) items = PyMem_Realloc(list()->ob_item, (size = least) * sizeof(PyObject*));
-        if (!items) throw std::bad_alloc();
+        if (!items) return false;
         write_in_large_pages(items, size * sizeof(PyObject*));
         list()->ob_item = static_cast<PyObject**>(items);
         list()->allocated = Py_ssize_t(size);
+        return true;
     }
 
     nanobind::list list_;

@@ -174,11 +174,12 @@ class _FusedHead(torch.autograd.Function):
 
 def _blocks(weight: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """COLUMNS words of the head (V, D) at a time, in `dtype`; casts all in one place, so each is gone with the next."""
-    if weight.dtype == dtype:
-        yield from torch.split(weight, COLUMNS)
+    blocks = torch.split(weight, COLUMNS)
+    if weight.dtype == dtype or torch.compiler.is_compiling():  # which finds places by itself
+        yield from (some.to(dtype) for some in blocks)
         return
-    place = torch.empty_like(weight[:COLUMNS], dtype=dtype)
-    for some in torch.split(weight, COLUMNS):
+    place = torch.empty_like(blocks[0], dtype=dtype)
+    for some in blocks:
         yield place[: len(some)].copy_(some)
 
 

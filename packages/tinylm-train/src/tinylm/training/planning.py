@@ -36,7 +36,8 @@ def memory(
     optimizer, adam, peak = config.optimizer, kinds.pop("optimiser (AdamW)"), kinds.pop("peak")
     kinds[f"optimiser ({optimizer})"] = state = round(adam * _state_for_adam(optimizer, shape))
     kinds["average of the weights"] = average = kinds["weights"] if config.average else 0
-    step = kinds["weights"] + kinds["gradients"] + state + average + _muons_copies(optimizer, shape)
+    inside = {"muon": _muons_copies(shape), "lion": kinds["weights"]}  # Lion: the signs of all weights, on a GPU
+    step = kinds["weights"] + kinds["gradients"] + state + average + inside.get(optimizer, 0)
     return {**kinds, "peak": max(peak - adam + state + average, step)}
 
 
@@ -48,11 +49,9 @@ def _state_for_adam(optimizer: str, shape: TransformerConfig) -> float:
     return {"adam": 1.0, "adamw": 1.0, "lion": 0.5, "sgd": 0.5}[optimizer]
 
 
-def _muons_copies(optimizer: str, shape: TransformerConfig) -> int:
+def _muons_copies(shape: TransformerConfig) -> int:
     """Bytes that there are only while Muon multiplies some matrices at once (optimizers/foreach.py): where they go,
     their stack, its multiple and the next one, and, as large where they are square, four Gram matrices."""
-    if optimizer != "muon":
-        return 0
     largest = shape.width * max(shape.mlp_width * max(1, shape.experts), shape.heads * shape.head_dim)
     return 32 * max(min(shape.parameter_count(embeddings=False), AT_ONCE), largest)
 

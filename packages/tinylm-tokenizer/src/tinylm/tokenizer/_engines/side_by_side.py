@@ -1,8 +1,8 @@
 """Byte-level BPE of many pieces at once, with NumPy: the same ids as merging one piece after the other.
 
 The steps are those of `byte_bpe.encode_piece`: the lowest rank first, of equals the leftmost. But a step is not one
-merge: the pieces stand below one another, a row each, and in a round every row makes its next merge. So the interpreter
-is paid once a round, and a merge costs what a few array look-ups cost.
+merge: the pieces stand side by side, a column each, and in a round every column makes its next merge. So the
+interpreter is paid once a round, and a merge costs what a few array look-ups cost.
 
 Does not cut text and remembers nothing: `byte_bpe_fast.Encoder` does, and asks here when a text has many new pieces.
 """
@@ -26,7 +26,7 @@ Numbers = NDArray[np.int32]
 
 
 class _Ranks:
-    """(left id, right id) → rank, for arrays of pairs: hash tables without chains. A pair that finds its place taken
+    """(left id, right id) → step, for arrays of pairs: hash tables without chains. A pair that finds its place taken
     goes to the next table, which has another hash; two or three are enough."""
 
     def __init__(self, rank: Mapping[tuple[int, int], int]) -> None:

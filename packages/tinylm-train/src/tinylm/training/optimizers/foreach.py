@@ -115,7 +115,7 @@ def few_of_one_shape(tensors: list[Tensor]) -> list[list[int]]:
         groups.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(place)
     few: list[list[int]] = []
     for places in groups.values():
-        several = max(1, AT_ONCE // tensors[places[0]].numel())
+        several = max(1, AT_ONCE // max(1, tensors[places[0]].numel()))
         few += [places[start : start + several] for start in range(0, len(places), several)]
     return few
 
