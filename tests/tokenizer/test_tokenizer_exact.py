@@ -97,6 +97,9 @@ def test_saved_file_gives_the_same_ids_in_hugging_face(
     equal()
 
 
+SPECIAL = ["<s>", "<|endoftext|>"]
+
+
 def hugging_face_made(corpus: list[str], pre_tokenizer: Any, normalizer: Any = None, bos: bool = False) -> Any:
     tokenizers = pytest.importorskip("tokenizers")
     reference = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -106,7 +109,7 @@ def hugging_face_made(corpus: list[str], pre_tokenizer: Any, normalizer: Any = N
         reference.normalizer = normalizer
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=500,
-        special_tokens=["<s>", "<|endoftext|>"],
+        special_tokens=SPECIAL,
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -143,7 +146,7 @@ def test_files_of_hugging_face_load_with_the_same_ids(
     path = write_json(reference.to_str().encode())
     tokenizer = Tokenizer.load(path)
 
-    @given(tricky)
+    @given(tricky.filter(lambda text: not any(special in text for special in SPECIAL)))  # theirs stay special in text
     @settings(deadline=None, max_examples=150)
     def equal(text: str) -> None:
         assert tokenizer.encode(text) == reference.encode(text, add_special_tokens=False).ids
