@@ -77,7 +77,7 @@ for kb in range(0, 4000, 100):
     ended.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 assert min(ended) == 0 and 3 in ended, ended
 """
-# A beginning that has an id for every character says that the list will be 100 MB long; 40 MB more there are not.
+# A beginning that has an id for every character says that the list will be 100 MB long; it becomes 20, there may be 60.
 LIST = """
 tokenizer = Tokenizer.train(["the quick brown fox " * 2000 + "0123456789"], vocab_size=300, algorithm=sys.argv[1])
 text = "0123456789" * 14_000 + "the quick brown fox " * 600_000

@@ -1,6 +1,7 @@
 """What a run will need before it runs, from tinylm.model's plan: memory by kind, time, and a batch that fits.
 
-Not here: the formulas (tinylm.model.plan), measuring (_setup.py), printing (cli.py).
+Not here: the formulas of a step, but for the optimiser's part (tinylm.model.plan); measuring (_setup.py); printing
+(cli.py).
 """
 
 from __future__ import annotations
