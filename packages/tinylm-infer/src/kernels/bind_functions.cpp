@@ -59,11 +59,40 @@ void gelu(Array<Number, 1> x, const std::string& instruction_set, int threads) {
     });
 }
 
+// Attention of a prompt's tokens: q and out (B, T, heads, size), k and v (B, keys, kv_heads, size), bfloat16 as its 16 bits.
+void attend_long(Array<const uint16_t, 4> q, Array<const uint16_t, 4> k, Array<const uint16_t, 4> v, int64_t window,
+                 Array<uint16_t, 4> out, const std::string& instruction_set, int threads) {
+    const Kernels* kernels = by_name(instruction_set);
+    const auto whole = [&](int64_t text) {
+        return PromptHeads{q.data() + text * int64_t(q.size() / q.shape(0)), k.data() + text * int64_t(k.size() / k.shape(0)),
+                           v.data() + text * int64_t(v.size() / v.shape(0)), out.data() + text * int64_t(q.size() / q.shape(0)),
+                           int64_t(q.shape(1)), int64_t(k.shape(1)), int64_t(q.shape(2)), int64_t(k.shape(2)),
+                           int64_t(q.shape(3)), window};
+    };
+    bool same = q.size() == out.size() && k.size() == v.size() && q.size() > 0 && k.size() > 0 && window >= 0;
+    for (const size_t axis : {0, 1, 2, 3}) same = same && q.shape(axis) == out.shape(axis) && k.shape(axis) == v.shape(axis);
+    if (!same || q.shape(0) != k.shape(0) || q.shape(3) != k.shape(3) || q.shape(1) > k.shape(1) || q.shape(2) % k.shape(2))
+        throw std::invalid_argument("wanted q and out (B, T, heads, size), k and v (B, keys, kv_heads, size), keys >= T");
+    if (!kernels->attend_prompt || !whole(0).fits())
+        throw std::invalid_argument("wanted heads of 32, 64, 96 or 128 numbers, and instructions that multiply bfloat16");
+    const nb::gil_scoped_release release;
+    Team& team = team_of(threads);
+    team.run([&](int thread) {
+        static thread_local std::vector<uint16_t> kept;  // it only ever grows
+        uint16_t* room = aligned(kept, whole(0).room());
+        const int64_t heads = int64_t(k.shape(2)), items = int64_t(q.shape(0)) * heads;
+        for (int64_t item = items * thread / team.size(); item < items * (thread + 1) / team.size(); ++item)
+            kernels->attend_prompt(whole(item / heads), item % heads, room);
+    });
+}
+
 }  // namespace
 
 void bind_functions(nb::module_& module) {
     module.def("gelu", &gelu<float>, nb::arg("x"), nb::arg("instruction_set"), nb::arg("threads"));
     module.def("gelu", &gelu<uint16_t>, nb::arg("x"), nb::arg("instruction_set"), nb::arg("threads"));
+    module.def("attend_long", &attend_long, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("window"), nb::arg("out"),
+               nb::arg("instruction_set"), nb::arg("threads"));
     module.def("attend", &attend_step, nb::arg("q"), nb::arg("starts"), nb::arg("cached"), nb::arg("blocks"),
                nb::arg("keys"), nb::arg("values"), nb::arg("strides"), nb::arg("block_size"), nb::arg("kv_heads"),
                nb::arg("layer"), nb::arg("window"), nb::arg("out"), nb::arg("instruction_set"), nb::arg("threads"));

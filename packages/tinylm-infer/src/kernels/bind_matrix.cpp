@@ -101,7 +101,7 @@ void Matrix::linear(Array<const float, 2> x, Array<float, 2> y, int threads) con
 bool Matrix::takes_prompts() const { return kernels_->product && packed_.splits(); }
 
 void Matrix::product(Array<const uint16_t, 2> x, Array<uint16_t, 2> y, bool gelu, int threads) const {
-    if (!takes_prompts()) throw std::invalid_argument("wanted a bfloat16 matrix that fits tiles, and AMX");
+    if (!takes_prompts()) throw std::invalid_argument("wanted a bfloat16 matrix of at least 16 outputs and a multiple of 32 inputs, and instructions that multiply bfloat16");
     if (x.shape(1) != size_t(packed_.inputs) || y.shape(1) != size_t(packed_.outputs) || x.shape(0) != y.shape(0))
         throw std::invalid_argument("wanted x (tokens, inputs) and y (tokens, outputs)");
     const nb::gil_scoped_release release;
@@ -111,12 +111,9 @@ void Matrix::product(Array<const uint16_t, 2> x, Array<uint16_t, 2> y, bool gelu
     Team& team = team_of(threads);
     team.run([&](int thread) {
         static thread_local std::vector<uint16_t> kept;  // strip and last tokens; it only ever grows
-        if (kept.size() < prompt.room() + kAlign) kept.resize(prompt.room() + kAlign);
-        void* room = kept.data();
-        size_t left = kept.size() * sizeof(uint16_t);
-        std::align(kAlign, prompt.room() * sizeof(uint16_t), room, left);
+        uint16_t* room = aligned(kept, prompt.room());
         kernels_->product(prompt, bias_ ? bias_->data() : nullptr, gelu, y.data(), int(strips * thread / team.size()),
-                          int(strips * (thread + 1) / team.size()), static_cast<uint16_t*>(room));
+                          int(strips * (thread + 1) / team.size()), room);
     });
 }
 

@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,14 @@ const Kernels* by_name(const std::string& name);
 
 // The calling thread's own team.
 Team& team_of(int threads);
+
+// Room for so many numbers at the beginning of a cache line, in memory that only ever grows.
+inline uint16_t* aligned(std::vector<uint16_t>& kept, size_t numbers) {
+    if (kept.size() < numbers + kAlign) kept.resize(numbers + kAlign);
+    void* room = kept.data();
+    size_t left = kept.size() * sizeof(uint16_t);
+    return static_cast<uint16_t*>(std::align(kAlign, numbers * sizeof(uint16_t), room, left));
+}
 
 // Each adds its part to the module.
 void bind_matrix(nb::module_& module);

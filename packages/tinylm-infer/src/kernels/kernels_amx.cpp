@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "tiles_amx.hpp"
+#include "transpose.hpp"
 
 namespace tinylm {
 namespace {
@@ -53,7 +54,6 @@ void split(const float* x, int inputs, int token, int tokens, uint16_t* columns)
 
 // One row of weights times a token alone. Four sums, so that no product waits for the one before.
 float dot(const uint8_t* row, int inputs, const uint16_t* high) {
-  constexpr size_t kAhead = 16384;  // as in kernels.inc
   const uint16_t* low = high + inputs;
   __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
 #pragma GCC unroll 1  // one instruction reads all of a row, as in kernels.inc
@@ -180,7 +180,6 @@ void linear(const Packed& m, const Activations& x, const float* bias, float* y, 
 bool granted() {
   unsigned eax, ebx, ecx, edx;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 22 & 1) || !(edx >> 24 & 1)) return false;
-  if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || !(eax >> 5 & 1)) return false;  // AVX512_BF16
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
@@ -190,7 +189,7 @@ bool granted() {
 const Kernels* amx() {
   if (!kAvx512 || !granted()) return nullptr;
   static Kernels table = *kAvx512;
-  table.name = "amx", table.linear = linear, table.split = split, table.product = prompt_product;
+  table.name = "amx", table.linear = linear, table.split = split, table.product = prompt_product, table.attend_prompt = attend_prompt;
   return &table;
 }
 

@@ -16,7 +16,7 @@ class Matrix {
     // y = x Wᵀ + bias. x (tokens, inputs), y (tokens, outputs).
     void linear(Array<const float, 2> x, Array<float, 2> y, int threads) const;
 
-    // Whether `product` works: bfloat16 that fits tiles, on AMX.
+    // Whether `product` works: bfloat16 that splits(), where there are instructions for it.
     bool takes_prompts() const;
 
     // y = x Wᵀ + bias, then GELU if wanted; all bfloat16, x (tokens, inputs), y (tokens, outputs).

@@ -12,13 +12,18 @@
 
 namespace tinylm {
 
+size_t ahead_alone = kAhead;
+
 std::vector<const Kernels*> at_hand() {
     std::vector<const Kernels*> found;
 #if defined(__x86_64__)
     static const Cpu cpu;
+    if (cpu.amd) ahead_alone = 1024;
     if (kAvx512 && cpu.avx512) {
-        static const Kernels* const tiles = amx();
+        static const Kernels* const tiles = cpu.avx512_bf16 ? amx() : nullptr;
+        static const Kernels* const pairs = cpu.avx512_bf16 ? avx512_bf16() : nullptr;
         if (tiles) found.push_back(tiles);
+        if (pairs) found.push_back(pairs);
         found.push_back(kAvx512);
     }
     if (kAvx2 && cpu.avx2) found.push_back(kAvx2);

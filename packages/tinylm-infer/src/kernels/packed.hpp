@@ -26,6 +26,14 @@ constexpr int kGroup = 32;      // inputs that share a scale, unless all do
 constexpr int kSplitTokens = 8; // tokens whose activations, in two parts, are one group of columns (kernels_amx.cpp)
 constexpr size_t kAlign = 64;   // bytes: one cache line, one AVX-512 vector
 
+// Weights stream from memory once for each token: where they will be needed next is asked for this many bytes ahead.
+// Found by trying 1 to 64 KiB, weights in pages of 2 MB: below 4 KiB a core waits, above 16 KiB nothing changes.
+constexpr size_t kAhead = 16384;
+// A token alone wants less of it on AMD's processors (Zen 4) where little is computed with a line, in float32 and 8 bits: a
+// core then finds the next lines by itself, and what is asked for far ahead takes a quarter of the speed away
+// (docs/log.md). Set in module.cpp.
+extern size_t ahead_alone;
+
 constexpr size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
 
 struct Packed {
@@ -115,6 +123,17 @@ struct Prompt {
   size_t room() const { return size_t(2 * kStrip) * inputs; }  // numbers that each thread needs beside
 };
 
+// A prompt's queries q and out (queries, heads, size), and the keys and values k, v (keys, kv_heads, size) of one text, whose
+// last tokens the queries are; all bfloat16. window: how many tokens a token attends to; 0: all before it.
+struct PromptHeads {
+  const uint16_t *q, *k, *v;
+  uint16_t* out;
+  int64_t queries, keys, heads, kv_heads, size, window;
+
+  bool fits() const { return size == 32 || size == 64 || size == 96 || size == 128; }
+  size_t room() const { return round_up(size_t(keys), kStrip) * size_t(2 * size + 24); }  // numbers that a thread needs
+};
+
 // What a file of one instruction set exports.
 struct Kernels {
   const char* name;
@@ -146,11 +165,17 @@ struct Kernels {
   // begins at a cache line and is the calling thread's own.
   void (*product)(const Prompt& prompt, const float* bias, bool gelu, uint16_t* y, int first, int last,
                   uint16_t* room);
+  // Null, or: attention of the queries that read key head `head`, where `fits()`; `room` as for product.
+  void (*attend_prompt)(const PromptHeads& heads, int64_t head, uint16_t* room);
 };
 
 extern const Kernels kPortable;
 extern const Kernels* const kAvx2;    // null where the compiler cannot build them
 extern const Kernels* const kAvx512;  // AVX-512 F, BW and VNNI
-const Kernels* amx();                 // null too where processor or system have no tiles; call it once AVX-512 is known
+// Null where the compiler cannot build them, amx() also where processor or system have no tiles; to be called where
+// the processor is known to have AVX-512 and its bfloat16.
+const Kernels* amx();
+const Kernels* avx512_bf16();
+void attend_prompt(const PromptHeads& heads, int64_t head, uint16_t* room);  // where there are these two
 
 }  // namespace tinylm

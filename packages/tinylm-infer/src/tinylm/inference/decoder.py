@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from tinylm.inference import kernels
 from tinylm.inference._errors import InferenceError
 from tinylm.model import Cache, KVCache, Transformer
+from tinylm.model.attention import attend
 from tinylm.model.rope import rotation
+
+_LONG = 16  # new tokens of a text from which on the kernels' attention of a prompt is worth turning its keys
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,20 @@ def attend_few(q: Tensor, starts: Tensor, cache: CacheLayout, kv_heads: int, lay
         torch.get_num_threads(),
     )
     return out.to(q.dtype)
+
+
+def attend_long(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None) -> Tensor:
+    """`tinylm.model.attention.attend`, which see; a prompt's in bfloat16 by the kernels, in a quarter of the time."""
+    batch, heads, time, size = q.shape
+    fits = q.dtype == k.dtype == torch.bfloat16 and q.device.type == "cpu" and size in (32, 64, 96, 128)
+    if not (fits and time >= _LONG and mask is None and kernels.multiplies_bfloat16()) or q.requires_grad:
+        return attend(q, k, v, mask, window)
+    out = q.new_empty(batch, time, heads, size)
+    numbers = (_bits(x.transpose(1, 2).contiguous()).numpy() for x in (q, k, v))
+    kernels._compiled().attend_long(
+        *numbers, window or 0, _bits(out).numpy(), kernels.instruction_set(), torch.get_num_threads()
+    )
+    return out.transpose(1, 2)
 
 
 def _bits(numbers: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tinylm.inference import kernels
 from tinylm.inference._errors import InferenceError
-from tinylm.inference.decoder import CacheLayout, attend_few, kept_by_kernels
+from tinylm.inference.decoder import CacheLayout, attend_few, attend_long, kept_by_kernels
 from tinylm.inference.scheduler import Chunk
 from tinylm.model import TransformerConfig
 from tinylm.model.attention import attend
@@ -105,8 +105,8 @@ class PagedCache:
         if len(self._spans) == 1 and not self._one_query_at_a_time:
             slots = self._spans[0].slots
             if self._chunks[0].sequence.cached == 0:  # what came is all there is
-                return attend(q, k, v, None, window)
-            return attend(q, keys[None, :, slots].to(q.dtype), values[None, :, slots].to(q.dtype), None, window)
+                return attend_long(q, k, v, None, window)
+            return attend_long(q, keys[None, :, slots].to(q.dtype), values[None, :, slots].to(q.dtype), None, window)
         out = torch.empty_like(q)
         if self._few is not None:
             rows, kv_heads = self._few.rows, keys.shape[0]
@@ -118,7 +118,7 @@ class PagedCache:
                 continue
             mine = slice(span.begin, span.end)
             visible = keys[None, :, span.slots].to(q.dtype), values[None, :, span.slots].to(q.dtype)
-            step = self._query_by_query if self._one_query_at_a_time else attend
+            step = self._query_by_query if self._one_query_at_a_time else attend_long
             out[:, :, mine] = step(q[:, :, mine], *visible, None, window)
         return out
 

@@ -3,10 +3,10 @@
 One new token reads every weight once and does two operations with it: memory decides. PyTorch makes some two hundred
 calls for it, and reads weights in pages of 4 KB; here all matrices lie in one piece of memory in large pages, in the
 order of use, and a step is one call. With many new tokens (a prompt) arithmetic decides: the pass is PyTorch's, with
-its products, or with the kernels' where the weights are bfloat16 and there is AMX: all work on the same memory. In the
+its products, or with the kernels' where weights and instructions are for bfloat16: all work on the same memory. In the
 compiled pass numbers are float32 between the matrices, also where the weights, and with them the cache, are bfloat16;
-AMX, which multiplies bfloat16 only, takes each number as two. Not here: 8 and 4 bits (quantization/), the pass itself
-(decoder.py). Next: decoder.py.
+instructions that multiply bfloat16 only take each number as two. Not here: 8 and 4 bits (quantization/), the pass
+itself (decoder.py). Next: decoder.py.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinylm.inference import kernels
-from tinylm.inference.decoder import CompiledTransformer, Decoder, plain_matrix, rows_at
-from tinylm.model import Cache, Transformer
-from tinylm.model.transformer import MLP
+from tinylm.inference.decoder import CompiledTransformer, Decoder, attend_long, plain_matrix, rows_at
+from tinylm.model import Cache, KVCache, Transformer
+from tinylm.model.rope import Rotation
+from tinylm.model.transformer import MLP, Attention, TapDict
 
 MOST = 8  # new tokens: there PyTorch's products draw level in bfloat16 (benchmarks/decode.py, batch 8)
-MOST_IN_TILES = 64  # the same where both use AMX
+MOST_IN_TILES = 64  # the same where instructions for bfloat16 are used (kernels_amx.cpp, kernels_avx512_bf16.cpp)
 _LINE = 64  # bytes: each matrix begins at a cache line
 
 
@@ -60,6 +61,28 @@ class KernelMLP(MLP):
         return out
 
 
+class KernelAttention(Attention):
+    """A prompt's attention in bfloat16 over a KVCache; a PagedCache finds the kernel by itself."""
+
+    def forward(
+        self, x: Tensor, cos_sin: Rotation | None, mask: Tensor | None, cache: Cache | None, taps: TapDict | None
+    ) -> Tensor:
+        own = type(cache) is KVCache and mask is None and not x.requires_grad
+        return super().forward(x, cos_sin, mask, _InKernels(cache) if own else cache, taps)  # type: ignore[arg-type]
+
+
+class _InKernels:
+    """A KVCache whose queries are answered by the kernels."""
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None
+    ) -> Tensor:
+        return attend_long(q, *self._cache.keep(layer, k, v, q.dtype), mask, window)
+
+
 class PlainTransformer(CompiledTransformer):
     """What `use_kernels` makes of a Transformer."""
 
@@ -84,7 +107,7 @@ class PlainTransformer(CompiledTransformer):
             return F.linear(hidden, self.head_weight)
         logits = torch.empty(len(rows), len(self.head_weight))
         self._head.linear(rows.float().numpy(), logits.numpy(), torch.get_num_threads())
-        return logits.view(*hidden.shape[:-1], -1)
+        return logits.view(*hidden.shape[:-1], len(self.head_weight))  # of no rows where a prompt goes on
 
 
 def use_kernels(model: Transformer) -> None:
@@ -100,6 +123,8 @@ def use_kernels(model: Transformer) -> None:
     for module in model.blocks.modules():
         if type(module) is MLP and module.gate is None:
             module.__class__ = KernelMLP
+        if type(module) is Attention and weight.dtype == torch.bfloat16 and kernels.multiplies_bfloat16():
+            module.__class__ = KernelAttention
         if isinstance(module, nn.Linear):
             matrices[module] = matrix = plain_matrix(module.weight, module.bias)
             if getattr(matrix, "takes_prompts", False):  # a module that was built before has none
@@ -109,7 +134,7 @@ def use_kernels(model: Transformer) -> None:
     head = plain_matrix(model.head_weight)
     if weight.dtype == torch.bfloat16:
         model._head = head
-        model._most = MOST_IN_TILES if kernels.instruction_set() == "amx" else MOST
+        model._most = MOST_IN_TILES if kernels.multiplies_bfloat16() else MOST
     model._decoder = Decoder(model, matrices.__getitem__, head)
 
 

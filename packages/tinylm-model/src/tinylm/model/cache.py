@@ -67,8 +67,12 @@ class KVCache:
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, window: int | None = None
     ) -> Tensor:
-        """Append k and v, then attend over all that is there, or the window's part of it. Raises ModelError when full,
-        of another batch size or type (float32 takes all types), and where a gradient is wanted."""
+        """Append k and v, then attend over all that is there, or the window's part of it. Raises as `keep` does."""
+        return attend(q, *self.keep(layer, k, v, q.dtype), mask, window)
+
+    def keep(self, layer: int, k: Tensor, v: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Append k and v; all keys and values that are there now, for queries of this type. Raises ModelError when
+        full, of another batch size or type (float32 takes all types), and where a gradient is wanted."""
         layers, batch, _, room, _ = self.keys.shape
         end = self.length + k.shape[2]
         if end > room:
@@ -92,5 +96,5 @@ class KVCache:
         begins = end == k.shape[2]  # nothing was cached: what came is all there is, and has the queries' type
         keys, values = (k, v) if begins else (self.keys[layer, :, :, :end], self.values[layer, :, :, :end])
         if wider and not torch.is_autocast_enabled(k.device.type):
-            keys, values = keys.to(q.dtype), values.to(q.dtype)
-        return attend(q, keys, values, mask, window)
+            keys, values = keys.to(dtype), values.to(dtype)
+        return keys, values

@@ -2,10 +2,10 @@
 
 Its source stands in `src/kernels/` of the package's source; `packed.hpp` there describes the layout of the weights. The
 fastest instruction set that the processor has is used; the environment's TINYLM_INSTRUCTION_SET names another one (amx,
-avx512, avx2, portable: all give the same bits, but amx with bfloat16 weights, whose sums have another order). Where the
-package was installed without a compiler the module is missing: quantised weights then run on the PyTorch rung
-(`quantization/reference.py`), and one warning says so at first use. Not here: what the kernels compute (quantization/).
-Next: quantization/linear.py.
+avx512_bf16, avx512, avx2, portable: all give the same bits, but the first two with bfloat16 weights, whose sums have
+another order). Where the package was installed without a compiler the module is missing: quantised weights then run on
+the PyTorch rung (`quantization/reference.py`), and one warning says so at first use. Not here: what the kernels compute
+(quantization/). Next: quantization/linear.py.
 """
 
 from __future__ import annotations
@@ -57,6 +57,11 @@ def instruction_set() -> str:
     if wanted not in at_hand:
         raise InferenceError(f"{_VARIABLE}: wanted one of {', '.join(at_hand)} on this processor, got {wanted!r}")
     return wanted
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the instruction set in use has products of bfloat16: prompts then go through the kernels too."""
+    return available() and instruction_set() in ("amx", "avx512_bf16")
 
 
 def backend() -> str:
