@@ -67,6 +67,12 @@ def test_every_character_in_its_contexts(name: str) -> None:
     assert (compiled().piece_ends(name, text) == compiled().piece_ends(name, text, reference=True)).all()
 
 
+def test_masks_of_every_byte_at_every_place() -> None:
+    """A processor with AVX-512 compares 64 bytes at once, another one 16: each byte gets the same bits."""
+    texts = (bytes((start + place) % 256 for place in range(64)) for start in range(256))
+    assert {compiled().masks_agree(text) for text in texts} <= {True, None}
+
+
 UNITS = ["a", "A", " ", "\n", " \n", "1", "'", "'s", "!", "\u0301", "中", "中A", "😀", " a", "aB", "\u3000"]
 
 

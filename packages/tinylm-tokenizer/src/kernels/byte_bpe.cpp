@@ -72,7 +72,8 @@ class Encoder {
 
     Ids encode_array(nb::str text) {
         Utf8Text utf8(text.ptr());
-        IdArray ids(utf8.length() / (utf8.ascii() ? 3 : 1) + 64);
+        // Room that is not used costs nothing; room that is lacking may cost a copy of everything, page by page.
+        IdArray ids((utf8.ascii() ? utf8.length() / 3 : 2 * utf8.length()) + 64);
         encode_all(text, utf8, ids);
         const size_t size = ids.size();
         uint32_t* data = ids.release();

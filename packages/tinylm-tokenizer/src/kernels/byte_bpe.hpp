@@ -90,94 +90,113 @@ class ByteBpe {
   private:
     static const uint8_t* bytes_of(std::string_view text) { return reinterpret_cast<const uint8_t*>(text.data()); }
 
-    // A piece, or a part of one, that is to be looked up.
+    // Bytes of one batch of pieces up to which 32 bits say where a piece starts.
+    static constexpr size_t kHuge = size_t(1) << 31;
+
+    // A piece, or a part of one, that is to be looked up. A long one has no key; Key{} is in no slot that has ids.
     struct Part {
-        const uint8_t* text;
-        size_t size;
-        Prepared prepared;
+        uint64_t low, high;  // its key
+        PieceTable::Place place;
+        uint32_t start, size;  // of text
     };
 
     static constexpr size_t kParts = 128;
+    static_assert(FastScanner<Pattern::gpt2>::kBatch + kWindow <= kParts);
 
     void encode_pieces(const uint8_t* text, size_t start, const size_t* ends, size_t count, size_t readable, IdArray& out) {
+        size_t quick = count;  // from their ends on 16 bytes may be read
+        while (quick > 0 && ends[quick - 1] + 16 > readable) quick--;
+        if (ends[count - 1] - start > kHuge) [[unlikely]] quick = 0;
         Part parts[kParts];
         size_t waiting = 0;
-        const bool inside = ends[count - 1] + 16 <= readable;  // 16 bytes may be read from anywhere
-        const bool cuts = inside && cuts_;
-        for (size_t i = 0, from = start; i < count; from = ends[i++]) {
-            const size_t size = ends[i] - from;
-            const uint8_t* piece = text + from;
+        const uint8_t* base = text + start;
+        uint32_t from = 0;
+        for (size_t i = 0; i < quick; i++) {
+            const uint32_t size = uint32_t(ends[i] - start) - from;
+            const uint8_t* piece = base + from;
             // By its first two bytes, as a blank often comes first. For characters of two bytes cutting does not pay.
-            if (cuts && (piece[0] >= 0xE0 || piece[1] >= 0xE0)) [[unlikely]] {
-                waiting = prepare_parts(parts, waiting, text, from, ends[i], out);
+            if (((piece[0] | piece[1]) & 0x80) && cuts_ && (piece[0] >= 0xE0 || piece[1] >= 0xE0)) [[unlikely]] {
+                waiting = prepare_parts(parts, waiting, base, from, from + size, out);
+                if (waiting + (quick - i) > kParts) waiting = resolve(parts, waiting, base, out);
             } else {
-                if (waiting == kParts) waiting = resolve(parts, waiting, out);
-                prepare(parts[waiting++], piece, size, inside);
+                prepare(parts[waiting++], base, from, size);
             }
+            from += size;
         }
-        resolve(parts, waiting, out);
+        if (waiting) resolve(parts, waiting, base, out);
+        for (size_t i = quick, at = start + from; i < count; at = ends[i++]) encode_one(text + at, ends[i] - at, out);
     }
 
     // Cuts a piece and prepares its parts; returns how many are waiting then.
     [[gnu::noinline]] size_t prepare_parts(Part* parts, size_t waiting, const uint8_t* text, size_t start, size_t end,
                                            IdArray& out) {
         borders_.cut(text, start, end, [&](size_t from, size_t to) {
-            if (waiting == kParts) waiting = resolve(parts, waiting, out);
-            prepare(parts[waiting++], text + from, to - from, true);
+            if (waiting == kParts) waiting = resolve(parts, waiting, text, out);
+            prepare(parts[waiting++], text, uint32_t(from), uint32_t(to - from));
         });
         return waiting;
     }
 
-    void prepare(Part& part, const uint8_t* text, size_t size, bool readable) const {
-        part.text = text;
+    void prepare(Part& part, const uint8_t* text, uint32_t start, uint32_t size) const {
+        part.start = start;
         part.size = size;
         if (size <= kShort) [[likely]] {
-            part.prepared.key = key_of(text, size, readable);
-            part.prepared.hash = part.prepared.key.hash();
-            short_.prefetch(part.prepared.hash);
-        } else if (size <= kLinear) {
-            prepare_long(part);
+            const Key key = key_of(text + start, size, true);
+            part.low = key.low, part.high = key.high;
+            part.place = short_.prefetch(key.hash());
+        } else {
+            prepare_long(part, text + start);
         }
     }
 
-    [[gnu::noinline]] void prepare_long(Part& part) const {
-        part.prepared.hash = hash_bytes(part.text, part.size);
-        if (part.size <= long_.longest()) long_.prefetch(part.prepared.hash);
-        if (part.size <= LongCache::kBytes) cache_.prefetch(part.prepared.hash);
+    [[gnu::noinline]] void prepare_long(Part& part, const uint8_t* text) const {
+        part.low = part.high = 0;
+        part.place = short_.place_of(0);
+        const uint64_t hash = part.size <= kLinear ? hash_bytes(text, part.size) : 0;
+        if (part.size <= long_.longest()) long_.prefetch(hash);
+        if (part.size <= LongCache::kBytes) cache_.prefetch(hash);
+    }
+
+    // The same without reading behind the piece and for any length: for what ends a text, mostly.
+    [[gnu::noinline]] void encode_one(const uint8_t* piece, size_t size, IdArray& out) {
+        uint32_t* next = out.room_for(size + LongCache::kIds);
+        const size_t count = encode_unknown(piece, size, size <= kShort ? key_of(piece, size, false) : Key{}, next);
+        out.grown_to(next + count);
     }
 
     // Appends the ids of all parts; returns 0, which is how many are waiting then.
-    [[gnu::noinline]] size_t resolve(const Part* parts, size_t count, IdArray& out) {
+    [[gnu::noinline]] size_t resolve(const Part* parts, size_t count, const uint8_t* text, IdArray& out) {
         if (!count) return 0;
-        const uint8_t* end = parts[count - 1].text + parts[count - 1].size;
-        uint32_t* next = out.room_for(size_t(end - parts[0].text) + LongCache::kIds);
-        for (const Part* part = parts; part < parts + count; part++) {
-            if (part->size <= kShort) [[likely]] {
-                const size_t known = short_.find(part->prepared.key, part->prepared.hash, next);
-                next += known ? known : encode_short(part->text, part->size, part->prepared, next);
-            } else {
-                next += encode_long(part->text, part->size, part->prepared.hash, next);
-            }
+        const Part* last = parts + count - 1;
+        uint32_t* next = out.room_for(size_t(last->start + last->size - parts[0].start) + LongCache::kIds);
+        for (const Part* part = parts; part <= last; part++) {
+            const size_t known = PieceTable::find({part->low, part->high}, part->place, next);
+            next += known ? known : encode_unknown(text + part->start, part->size, {part->low, part->high}, next);
         }
         out.grown_to(next);
         return 0;
     }
 
-    // A piece of at most 15 bytes that is neither token nor remembered with up to three ids.
-    [[gnu::noinline]] size_t encode_short(const uint8_t* piece, size_t size, const Prepared& prepared, uint32_t* ids) {
+    // A piece that is not known at its own place in the table.
+    [[gnu::noinline]] size_t encode_unknown(const uint8_t* piece, size_t size, Key key, uint32_t* ids) {
+        if (size > kShort) return encode_long(piece, size, ids);
+        const Prepared prepared{key, key.hash()};
         const std::string_view view(reinterpret_cast<const char*>(piece), size);
-        if (const size_t known = cache_.find(view, prepared.hash, ids)) return known;
+        const size_t known = short_.look_further(prepared.key, prepared.hash, ids);
+        if (known && known != PieceTable::kElsewhere) return known;
+        if (known)
+            if (const size_t more = cache_.find(view, prepared.hash, ids)) return more;
         const size_t count = merge(piece, size, ids);
-        if (count <= 3)
-            short_.remember(prepared.key, prepared.hash, ids, count);
-        else if (LongCache::fits(size, count))
-            cache_.remember(view, prepared.hash, ids, count);
+        const bool few = count <= 3;
+        if (!few && !LongCache::fits(size, count)) return count;
+        if (!few) cache_.remember(view, prepared.hash, ids, count);
+        if (!known) short_.remember(prepared.key, prepared.hash, ids, few ? count : 0);
         return count;
     }
 
-    [[gnu::noinline]] size_t encode_long(const uint8_t* piece, size_t size, uint64_t hash, uint32_t* ids) {
+    [[gnu::noinline]] size_t encode_long(const uint8_t* piece, size_t size, uint32_t* ids) {
         const std::string_view view(reinterpret_cast<const char*>(piece), size);
-        if (size > kLinear) hash = size <= long_.longest() ? hash_bytes(piece, size) : 0;
+        const uint64_t hash = size <= std::max(long_.longest(), LongCache::kBytes) ? hash_bytes(piece, size) : 0;
         const uint32_t token = long_.find(view, hash);
         if (token != kNone) {
             *ids = token;

@@ -1,7 +1,8 @@
 // Where the encoder looks pieces up: one open-addressing table that is vocabulary and cache at once. No Python here.
 //
 // A key of up to 15 bytes stands in the slot itself, and so do up to three ids: half a cache line answers for nearly
-// every piece of real text. Longer tokens have a table of their own (LongTokens), longer pieces a cache (LongCache).
+// every piece of real text, and the two halves of a line are one place, looked at together. Longer tokens have a table
+// of their own (LongTokens), longer pieces and those of more ids a cache (LongCache).
 //
 // Threads share it without waiting. The vocabulary never changes. A cached slot is guarded by a version that is odd
 // while it is being written (a "seqlock"): who reads looks at the version before and after, and takes the piece for
@@ -13,6 +14,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstdint>
@@ -36,7 +38,7 @@ class Slots {
     explicit Slots(size_t count) {
         constexpr size_t large = size_t(2) << 20;
         const size_t size = count * sizeof(Slot);
-        const size_t alignment = size < large ? alignof(Slot) : large;
+        const size_t alignment = size < large ? std::max(alignof(Slot), size_t(64)) : large;  // of a cache line
         memory_.reset(static_cast<std::byte*>(::operator new(size, std::align_val_t(alignment))));
         memory_.get_deleter().alignment = alignment;
 #if defined(__linux__)
@@ -107,9 +109,22 @@ inline uint64_t hash_bytes(const uint8_t* text, size_t size) {
 }
 
 class PieceTable {
+    // rest: third id (32 bits), number of ids (2), kToken, kBusy, version (28)
+    static constexpr uint64_t kToken = uint64_t(1) << 34, kBusy = uint64_t(1) << 35, kVersion = uint64_t(1) << 36;
+
+    struct alignas(32) Slot {
+        std::atomic<uint64_t> low{0}, high{0}, ids{0}, rest{0};  // high 0: the slot is empty
+
+        bool holds(Key key) const {
+            return !((low.load(std::memory_order_relaxed) ^ key.low) | (high.load(std::memory_order_relaxed) ^ key.high));
+        }
+    };
+
   public:
+    static constexpr size_t kElsewhere = 4;  // no number of ids
+
     // Room for `tokens` and for about as many cached pieces.
-    explicit PieceTable(size_t tokens) : mask_(slots_for(tokens) - 1), room_((mask_ + 1) * 5 / 8), slots_(mask_ + 1) {}
+    explicit PieceTable(size_t tokens) : mask_(slots_for(tokens) - 2), room_((mask_ + 2) * 5 / 8), slots_(mask_ + 2) {}
 
     // Of the vocabulary; before anybody reads. The first of two equal keys stands.
     void add_token(Key key, uint64_t hash, uint32_t id) {
@@ -119,37 +134,71 @@ class PieceTable {
         used_++;
     }
 
-    void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash & mask_]); }
+    // Where a piece is looked for first: two slots that share a cache line.
+    class Place {
+        friend PieceTable;
+        const Slot* pair;
+    };
 
-    // Writes the ids of a known piece to `ids` (room for 3 and more) and returns how many there are; 0: not known.
-    size_t find(Key key, uint64_t hash, uint32_t* ids) const {
-        for (size_t at = hash & mask_;; at = (at + 1) & mask_) {
-            const Slot& slot = slots_[at];
-            const uint64_t rest = slot.rest.load(std::memory_order_acquire);
-            const uint64_t high = slot.high.load(std::memory_order_relaxed);
-            if (high != key.high || slot.low.load(std::memory_order_relaxed) != key.low) {
-                if (!high) return 0;
-                continue;
+    Place place_of(uint64_t hash) const {
+        Place place;
+        place.pair = &slots_[hash & mask_];
+        return place;
+    }
+
+    Place prefetch(uint64_t hash) const {
+        const Place place = place_of(hash);
+        __builtin_prefetch(place.pair);
+        return place;
+    }
+
+    // Writes the ids of a known piece to `ids` (room for 3 and more) and returns how many there are. 0: look_further may
+    // know more. Both slots of the place are looked at, whichever it is, as no processor could guess that.
+    static size_t find(Key key, Place place, uint32_t* ids) {
+        const Slot* pair = place.pair;
+        const uint64_t rests[2] = {pair[0].rest.load(std::memory_order_acquire),
+                                   pair[1].rest.load(std::memory_order_acquire)};
+        const bool first = pair[0].holds(key), second = pair[1].holds(key);
+        const Slot& slot = pair[second];
+        const uint64_t rest = second ? rests[1] : rests[0];
+        const uint64_t two = slot.ids.load(std::memory_order_relaxed);
+        ids[0] = uint32_t(two), ids[1] = uint32_t(two >> 32), ids[2] = uint32_t(rest);
+        std::atomic_thread_fence(std::memory_order_acquire);
+        const bool same = !((slot.rest.load(std::memory_order_relaxed) ^ rest) | (rest & kBusy));
+        return same & (first | second) ? rest >> 32 & 3 : 0;
+    }
+
+    // The same for a piece wherever it stands. kElsewhere: LongCache has its ids; 0: not known.
+    size_t look_further(Key key, uint64_t hash, uint32_t* ids) const {
+        for (size_t at = hash & mask_;; at = (at + 2) & mask_) {
+            for (size_t i = 0; i < 2; i++) {
+                const Slot& slot = slots_[at + i];
+                const uint64_t rest = slot.rest.load(std::memory_order_acquire);
+                if (!slot.high.load(std::memory_order_relaxed)) return 0;
+                if (!slot.holds(key)) continue;
+                const uint64_t two = slot.ids.load(std::memory_order_relaxed);
+                ids[0] = uint32_t(two), ids[1] = uint32_t(two >> 32), ids[2] = uint32_t(rest);
+                std::atomic_thread_fence(std::memory_order_acquire);
+                if ((rest & kBusy) || slot.rest.load(std::memory_order_relaxed) != rest) return 0;
+                const size_t count = rest >> 32 & 3;
+                return count ? count : kElsewhere;
             }
-            const uint64_t two = slot.ids.load(std::memory_order_relaxed);
-            ids[0] = uint32_t(two), ids[1] = uint32_t(two >> 32), ids[2] = uint32_t(rest);
-            std::atomic_thread_fence(std::memory_order_acquire);
-            if ((rest & kBusy) || slot.rest.load(std::memory_order_relaxed) != rest) return 0;
-            return rest >> 32 & 3;
         }
     }
 
     // The id of a token; kNone: there is none. Cached pieces do not count.
     uint32_t find_token(Key key, uint64_t hash) const {
-        for (size_t at = hash & mask_;; at = (at + 1) & mask_) {
-            const Slot& slot = slots_[at];
-            if (!(slot.rest.load(std::memory_order_relaxed) & kToken)) return kNone;  // tokens stand before the cached
-            if (slot.high.load(std::memory_order_relaxed) == key.high && slot.low.load(std::memory_order_relaxed) == key.low)
-                return uint32_t(slot.ids.load(std::memory_order_relaxed));
+        for (size_t at = hash & mask_;; at = (at + 2) & mask_) {
+            for (size_t i = 0; i < 2; i++) {
+                const Slot& slot = slots_[at + i];
+                if (!(slot.rest.load(std::memory_order_relaxed) & kToken)) return kNone;  // tokens stand before the cached
+                if (slot.holds(key)) return uint32_t(slot.ids.load(std::memory_order_relaxed));
+            }
         }
     }
 
-    // Remember the 1 to 3 ids of a piece. When the table is full the oldest cached piece goes, roughly.
+    // Remember the 1 to 3 ids of a piece; 0: that LongCache has them. When the table is full the oldest cached piece goes,
+    // roughly.
     void remember(Key key, uint64_t hash, const uint32_t* ids, size_t count) {
         if (writing_.test_and_set(std::memory_order_acquire)) return;
         Slot& slot = place(key, hash);
@@ -164,13 +213,6 @@ class PieceTable {
     }
 
   private:
-    // rest: third id (32 bits), number of ids (2), kToken, kBusy, version (28)
-    static constexpr uint64_t kToken = uint64_t(1) << 34, kBusy = uint64_t(1) << 35, kVersion = uint64_t(1) << 36;
-
-    struct alignas(32) Slot {
-        std::atomic<uint64_t> low{0}, high{0}, ids{0}, rest{0};  // high 0: the slot is empty
-    };
-
     static size_t slots_for(size_t tokens) {
         size_t slots = size_t(1) << 12;
         while (5 * slots < 12 * tokens) slots *= 2;
@@ -178,11 +220,9 @@ class PieceTable {
     }
 
     Slot& place(Key key, uint64_t hash) {
-        size_t at = hash & mask_;
-        for (;; at = (at + 1) & mask_) {
-            const uint64_t high = slots_[at].high.load(std::memory_order_relaxed);
-            if (!high || (high == key.high && slots_[at].low.load(std::memory_order_relaxed) == key.low)) return slots_[at];
-        }
+        for (size_t at = hash & mask_;; at = (at + 2) & mask_)
+            for (size_t i = 0; i < 2; i++)
+                if (Slot& slot = slots_[at + i]; !slot.high.load(std::memory_order_relaxed) || slot.holds(key)) return slot;
     }
 
     static void write(Slot& slot, Key key, const uint32_t* ids, size_t count, uint64_t flags) {
@@ -191,23 +231,23 @@ class PieceTable {
         std::atomic_thread_fence(std::memory_order_release);
         slot.low.store(key.low, std::memory_order_relaxed);
         slot.high.store(key.high, std::memory_order_relaxed);
-        slot.ids.store(ids[0] | (count > 1 ? uint64_t(ids[1]) << 32 : 0), std::memory_order_relaxed);
+        slot.ids.store((count > 0 ? ids[0] : 0) | (count > 1 ? uint64_t(ids[1]) << 32 : 0), std::memory_order_relaxed);
         const uint64_t third = count > 2 ? ids[2] : 0;
         slot.rest.store(third | uint64_t(count) << 32 | flags | version, std::memory_order_release);
     }
 
     // Empties the next cached slot. Tokens were there first, so no token is behind it on the way from its place.
     void forget_one() {
-        const uint32_t none = 0;
-        for (;; hand_ = (hand_ + 1) & mask_) {
+        for (;; hand_ = (hand_ + 1) & (mask_ | 1)) {
             Slot& slot = slots_[hand_];
             if (!slot.high.load(std::memory_order_relaxed) || (slot.rest.load(std::memory_order_relaxed) & kToken)) continue;
-            write(slot, Key{}, &none, 0, 0);
+            write(slot, Key{}, nullptr, 0, 0);
             return;
         }
     }
 
-    size_t mask_, room_, used_ = 0, hand_ = 0;
+    size_t mask_;  // of a place: two slots that share a cache line
+    size_t room_, used_ = 0, hand_ = 0;
     Slots<Slot> slots_;
     std::atomic_flag writing_;
 };

@@ -1,6 +1,7 @@
 // Cutting text into pieces: the border to Python. Only tests need it; the encoder and the trainer cut by themselves.
 #include "scan.hpp"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string_view.h>
 
 #include "bindings.hpp"
@@ -23,9 +24,20 @@ Ids piece_ends(std::string_view name, std::string_view text, bool reference) {
     return to_numpy(std::move(ends));
 }
 
+// Whether the masks of 64 bytes are the same however they are made. None: this processor has only one way.
+std::optional<bool> masks_agree(const nb::bytes& text) {
+    if (text.size() != kWindow) throw nb::value_error("wanted 64 bytes");
+#if defined(TINYLM_X86)
+    const auto* bytes = reinterpret_cast<const uint8_t*>(text.c_str());
+    if (kAvx512) return ascii_masks(bytes) == ascii_masks_at_once(bytes);
+#endif
+    return std::nullopt;
+}
+
 }  // namespace
 
 void bind_scan(nb::module_& module) {
+    module.def("masks_agree", &masks_agree);
     module.def("piece_ends", &piece_ends, nb::arg("pattern"), nb::arg("text"), nb::arg("reference") = false);
 }
 

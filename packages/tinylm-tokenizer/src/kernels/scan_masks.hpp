@@ -9,6 +9,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "cpu.hpp"
 #include "unicode.hpp"
 
 namespace tinylm {
@@ -28,6 +29,8 @@ struct Masks {
 // What a byte comparison gives for all 64 bytes. One bit a byte.
 struct AsciiMasks {
     uint64_t upper, lower, number, space, newline, blank, quote, slash, high, continuation;
+
+    bool operator==(const AsciiMasks&) const = default;
 };
 
 #if defined(__SSE2__)
@@ -82,11 +85,43 @@ inline AsciiMasks ascii_masks(const uint8_t* text) {
 
 #endif
 
+#if defined(TINYLM_X86)
+
+// The same with one comparison for all 64 bytes. For processors that can (kAvx512).
+[[gnu::target("avx512f,avx512bw"), gnu::noinline]] inline AsciiMasks ascii_masks_at_once(const uint8_t* text) {
+    const __m512i bytes = _mm512_loadu_si512(text);
+    auto equal = [](__m512i bytes, char byte) __attribute__((target("avx512f,avx512bw"))) {
+        return uint64_t(_mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte)));
+    };
+    auto range = [](__m512i bytes, char first, char count) __attribute__((target("avx512f,avx512bw"))) {
+        const __m512i moved = _mm512_sub_epi8(bytes, _mm512_set1_epi8(first));
+        return uint64_t(_mm512_cmplt_epu8_mask(moved, _mm512_set1_epi8(count)));
+    };
+    AsciiMasks masks;
+    masks.upper = range(bytes, 'A', 26);
+    masks.lower = range(bytes, 'a', 26);
+    masks.number = range(bytes, '0', 10);
+    masks.newline = equal(bytes, '\n') | equal(bytes, '\r');
+    masks.blank = equal(bytes, ' ');
+    masks.space = (masks.blank | range(bytes, '\t', 5)) & ~masks.newline;
+    masks.quote = equal(bytes, '\'');
+    masks.slash = equal(bytes, '/');
+    masks.high = uint64_t(_mm512_movepi8_mask(bytes));
+    masks.continuation = uint64_t(_mm512_cmplt_epi8_mask(bytes, _mm512_set1_epi8(-64)));
+    return masks;
+}
+
+#endif
+
 // The masks of the 64 bytes at `text`, of which the ones in `valid` count. text[0] starts a character, and so do up to
 // three bytes behind the 64 belong to it: they must be readable.
 template <bool cases>
 Masks masks_of(const uint8_t* text, uint64_t valid, const uint8_t* kinds) {
+#if defined(TINYLM_X86)
+    const AsciiMasks ascii = kAvx512 ? ascii_masks_at_once(text) : ascii_masks(text);
+#else
     const AsciiMasks ascii = ascii_masks(text);
+#endif
     Masks masks;
     const uint64_t high = ascii.high & valid;
     masks.upper = cases ? ascii.upper & valid : 0;
