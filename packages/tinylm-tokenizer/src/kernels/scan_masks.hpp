@@ -88,24 +88,25 @@ inline AsciiMasks ascii_masks(const uint8_t* text) {
 #if defined(TINYLM_X86)
 
 // The same with one comparison for all 64 bytes. For processors that can (kAvx512).
+[[gnu::target("avx512f,avx512bw")]] inline uint64_t equal_at_once(__m512i bytes, char byte) {
+    return _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte));
+}
+
+[[gnu::target("avx512f,avx512bw")]] inline uint64_t range_at_once(__m512i bytes, char first, char count) {
+    return _mm512_cmplt_epu8_mask(_mm512_sub_epi8(bytes, _mm512_set1_epi8(first)), _mm512_set1_epi8(count));
+}
+
 [[gnu::target("avx512f,avx512bw"), gnu::noinline]] inline AsciiMasks ascii_masks_at_once(const uint8_t* text) {
     const __m512i bytes = _mm512_loadu_si512(text);
-    auto equal = [](__m512i bytes, char byte) __attribute__((target("avx512f,avx512bw"))) {
-        return uint64_t(_mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte)));
-    };
-    auto range = [](__m512i bytes, char first, char count) __attribute__((target("avx512f,avx512bw"))) {
-        const __m512i moved = _mm512_sub_epi8(bytes, _mm512_set1_epi8(first));
-        return uint64_t(_mm512_cmplt_epu8_mask(moved, _mm512_set1_epi8(count)));
-    };
     AsciiMasks masks;
-    masks.upper = range(bytes, 'A', 26);
-    masks.lower = range(bytes, 'a', 26);
-    masks.number = range(bytes, '0', 10);
-    masks.newline = equal(bytes, '\n') | equal(bytes, '\r');
-    masks.blank = equal(bytes, ' ');
-    masks.space = (masks.blank | range(bytes, '\t', 5)) & ~masks.newline;
-    masks.quote = equal(bytes, '\'');
-    masks.slash = equal(bytes, '/');
+    masks.upper = range_at_once(bytes, 'A', 26);
+    masks.lower = range_at_once(bytes, 'a', 26);
+    masks.number = range_at_once(bytes, '0', 10);
+    masks.newline = equal_at_once(bytes, '\n') | equal_at_once(bytes, '\r');
+    masks.blank = equal_at_once(bytes, ' ');
+    masks.space = (masks.blank | range_at_once(bytes, '\t', 5)) & ~masks.newline;
+    masks.quote = equal_at_once(bytes, '\'');
+    masks.slash = equal_at_once(bytes, '/');
     masks.high = uint64_t(_mm512_movepi8_mask(bytes));
     masks.continuation = uint64_t(_mm512_cmplt_epi8_mask(bytes, _mm512_set1_epi8(-64)));
     return masks;
