@@ -32,7 +32,7 @@ SHAPES = {
     "GPT-2's, depth 6": ("--depth", "6", "--preset", "gpt2", "--width", "192"),
 }
 BOUNDS = {"int8": 0.005, "int4": 0.04}
-STEPS, SEEDS = 600, 3
+STEPS, SEEDS = 300, 3
 WINDOW = 256  # tokens: the context of the models trained here
 FIXED = ("--dtype", "float32", "--batch-size", "8", "--validate-every", "600")
 COLUMNS = ["model", "seed", "perplexity, float32", *SCHEMES, "in its own blocks"]

@@ -12,13 +12,13 @@
 
 namespace tinylm {
 
-size_t ahead_alone = kAhead;
+Ahead ahead_alone;
 
 std::vector<const Kernels*> at_hand() {
     std::vector<const Kernels*> found;
 #if defined(__x86_64__)
     static const Cpu cpu;
-    if (cpu.amd) ahead_alone = 1024;
+    if (cpu.amd) ahead_alone = {1024, 8192};
     if (kAvx512 && cpu.avx512) {
         static const Kernels* const tiles = cpu.avx512_bf16 ? amx() : nullptr;
         static const Kernels* const pairs = cpu.avx512_bf16 ? avx512_bf16() : nullptr;

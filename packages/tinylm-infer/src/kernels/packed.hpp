@@ -29,10 +29,13 @@ constexpr size_t kAlign = 64;   // bytes: one cache line, one AVX-512 vector
 // Weights stream from memory once for each token: where they will be needed next is asked for this many bytes ahead.
 // Found by trying 1 to 64 KiB, weights in pages of 2 MB: below 4 KiB a core waits, above 16 KiB nothing changes.
 constexpr size_t kAhead = 16384;
-// A token alone wants less of it on AMD's processors (Zen 4) where little is computed with a line, in float32 and 8 bits: a
-// core then finds the next lines by itself, and what is asked for far ahead takes a quarter of the speed away
+// A token alone wants less of it on AMD's processors (Zen 4): a core that reads one stream finds the next lines by itself,
+// the further the less is computed with a line, and what is asked for far ahead then takes a quarter of the speed away
 // (docs/log.md). Set in module.cpp.
-extern size_t ahead_alone;
+struct Ahead {
+  size_t light = kAhead, heavy = kAhead;  // bytes: float32 and 8 bits, and 4 bits
+};
+extern Ahead ahead_alone;
 
 constexpr size_t round_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
 
