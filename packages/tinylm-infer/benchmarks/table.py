@@ -140,10 +140,12 @@ def main() -> None:
             done = subprocess.run([*measure(part, given), "--json", str(given.results / name)], check=False)
             if done.returncode:
                 sys.exit(f"{part}: ended with {done.returncode}; the same command goes on where it was")
-    dates = {part: tables.read_table(given.results / name)["date"] for part, name in PARTS.items()}
+    found = {part: tables.read_table(given.results / name) for part, name in PARTS.items()}
+    dates = {part: table["date"] for part, table in found.items()}
     title = "Decoding: tokens per CPU-second on one thread, exactness, and peers; each part measured on its own"
     command = "python packages/tinylm-infer/benchmarks/table.py"
     table = {**tables.new_table(title, command, COLUMNS, join(given.results)), "measured": dates}
+    table["machine"] = found["decode"]["machine"]  # whose speeds these are, wherever they are put together
     tables.write_table(table, given.results / "table.json")
     for line in [COLUMNS, *tables.cells(table)]:
         print("  ".join(text.ljust(26) for text in line))
