@@ -34,7 +34,7 @@ SHAPES = {
 BOUNDS = {"int8": 0.005, "int4": 0.04}
 STEPS, SEEDS = 300, 3
 WINDOW = 256  # tokens: the context of the models trained here
-FIXED = ("--dtype", "float32", "--batch-size", "8", "--validate-every", "600")
+FIXED = ("--dtype", "float32", "--batch-size", "8", "--validate-every", str(STEPS))
 COLUMNS = ["model", "seed", "perplexity, float32", *SCHEMES, "in its own blocks"]
 
 

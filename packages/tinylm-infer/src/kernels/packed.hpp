@@ -94,7 +94,7 @@ struct Activations {
   int8_t* numbers;  // (tokens, padded inputs), zeros behind the last input
   float* scales;    // (tokens, groups)
   int32_t* sums;    // (tokens, groups): sum of q
-  uint16_t* columns;  // two bfloat16 for each number, in groups of kSplitTokens tokens: only where `Kernels::split`
+  uint16_t* columns;  // two bfloat16 for each number, as `Kernels::split` lays them: only where there is one
   int tokens, padded_inputs, groups;
 };
 
