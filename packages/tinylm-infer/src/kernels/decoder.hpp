@@ -2,9 +2,9 @@
 // token ids to logits in one call, so that a step of a small model is not spent on calling. No Python here.
 //
 // All threads of a team run `Decoder::run` together; each line of it that splits work ends at a barrier. Every token's
-// numbers are computed in an order that depends on no other token, but for bfloat16 where bfloat16 is
-// multiplied: kernels_amx.cpp and kernels_avx512_bf16.cpp have another one for a token alone. Not here: the matrices (kernels.inc) and what stands between them (elementwise.inc). Next:
-// module.cpp.
+// numbers are computed in an order that depends on no other token, but where bfloat16 is multiplied as such:
+// kernels_amx.cpp and kernels_avx512_bf16.cpp have another order for a token alone. Not here: the matrices (kernels.inc)
+// and what stands between them (elementwise.inc). Next: module.cpp.
 #pragma once
 
 #include <algorithm>
