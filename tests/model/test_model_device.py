@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc alone")
 
 CHILD = """
-import json, resource, sys
+import json, resource, sys, threading
 from pathlib import Path
 import torch
 from tinylm.model import keep_freed_memory
@@ -30,7 +30,10 @@ asked = pages()
 block = torch.ones(1 << 24)  # 64 MB
 del block
 after = pages()
-print(json.dumps({"before": before, "asked": asked, "after": after}))
+thread = threading.Thread(target=lambda: torch.ones(1 << 22))  # 16 MB
+thread.start()
+thread.join()
+print(json.dumps({"before": before, "asked": asked, "after": after, "thread": pages()}))
 """
 
 
@@ -49,3 +52,8 @@ def test_under_a_limit_no_address_space_is_taken():
     found = child("limited")
     assert found["asked"]["size"] - found["before"]["size"] < 8 << 20
     assert found["after"]["resident"] - found["asked"]["resident"] > 60 << 20
+
+
+def test_a_thread_gets_what_another_has_freed():
+    found = child()
+    assert found["thread"]["resident"] - found["after"]["resident"] < 8 << 20

@@ -160,17 +160,22 @@ def megabytes(process: psutil.Process) -> float:
     return float(sum(p.memory_info().rss for p in everything(process)) / 1e6)
 
 
-def measure(port: int, model: str, process: psutil.Process, clients: int, requests: int, seconds: float) -> list[Any]:
-    """A row without the server's name: each client asks `requests` times, or until `seconds` are over (0: never)."""
+def measure(
+    port: int, model: str, process: psutil.Process, clients: int, requests: int, seconds: float, turn: int
+) -> list[Any]:
+    """A row without the server's name: each client asks `requests` times, or until `seconds` are over (0: never).
+
+    Another `turn` has other prompts: what is known from the turn before helps no cache of beginnings.
+    """
     load, before, start = Load(), cpu_seconds(process), time.monotonic()
     end = start + seconds
 
     def client(number: int) -> None:
-        for turn in range(requests):
+        for asked in range(requests):
             if seconds and time.monotonic() > end:
                 return
             try:
-                load.ask(port, model, number * 10_000 + turn)
+                load.ask(port, model, (turn * clients + number) * 10_000 + asked)
             except (OSError, http.client.HTTPException, ValueError, LookupError):
                 load.statuses.append(0)
 
@@ -224,16 +229,16 @@ def main() -> None:
                 name: stack.enter_context(running(command, options.threads)) for name, command in commands.items()
             }
             for server in servers.values():
-                measure(*server, 8, 1, 0)  # memory is touched and caches fill
+                measure(*server, 8, 1, 0, turn=0)  # memory is touched and caches fill
             found: dict[str, list[list[Any]]] = {name: [] for name in servers}
-            for _ in range(rounds):
+            for number in range(1, rounds + 1):
                 for name, server in servers.items():
-                    found[name].append(measure(*server, 8, 4, 0))
+                    found[name].append(measure(*server, 8, 4, 0, turn=number))
             for name, each in found.items():
                 rows.append([name, *(middle(column) for column in zip(*each, strict=True))])
             if long_seconds:
                 for name, server in servers.items():
-                    rows.append([name, *measure(*server, 64, 10**6, long_seconds)])
+                    rows.append([name, *measure(*server, 64, 10**6, long_seconds, turn=rounds)])
     command = "python packages/tinylm-infer/benchmarks/server.py"
     command += "".join(f" {word!r}" if " " in word else f" {word}" for word in (["--only", *words] if words else []))
     command += f" --rounds {rounds}" if rounds != 3 else ""

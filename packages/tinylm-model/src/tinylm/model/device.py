@@ -44,13 +44,16 @@ def keep_freed_memory() -> None:
 
     Each step frees and takes the same large activations; by default every one of them is a new mapping whose pages the
     kernel zeroes again. And a matrix product reads rows that lie far apart: in pages of 4 KB each is another entry of
-    the page table. To be called before the weights are made; once is enough. Address space of half the machine's memory
-    is asked for, none of which is taken until it is used. No other platform needs it, so elsewhere this does nothing.
+    the page table. A thread that glibc gives a heap of its own would have none of this, and heaps of 64 MB in which a
+    few large blocks no longer fit side by side: so all threads share the one. To be called before the weights are made
+    and threads begin; once is enough. Address space of half the machine's memory is asked for, none of which is taken
+    until it is used. No other platform needs it, so elsewhere this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in malloc.h
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX: malloc.h
     libc = ctypes.CDLL(None)
+    libc.mallopt(arena_max, 1)
     libc.mallopt(mmap_threshold, 1 << 30)
     libc.mallopt(trim_threshold, -1)  # never
     if _address_space_is_free():
