@@ -2,6 +2,7 @@
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -102,12 +103,42 @@ def test_tokens_that_hold_parts_of_characters(seed: int, by_rank: bool, wanted: 
         assert kernels.make_encoder(vocabulary).encode(each) == byte_bpe_fast.Encoder(vocabulary).encode(each)
 
 
-def test_a_full_cache_forgets_and_stays_right(ranked: Vocabulary) -> None:
-    kernel = kernels.make_encoder(ranked)  # 700 tokens: 4,096 slots
-    for seed in range(3):
-        text = made_words(seed, 20_000)
+def distinct_words(seed: int, count: int, letters: int) -> str:
+    chance = random.Random(seed)
+    return "".join(" " + "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=letters)) for _ in range(count))
+
+
+def test_a_full_table_forgets_and_stays_right(ranked: Vocabulary) -> None:
+    kernel = kernels.make_encoder(ranked)  # 700 tokens: room for 163,840 pieces
+    for text in (distinct_words(0, 60_000, 5), distinct_words(1, 120_000, 7), distinct_words(0, 60_000, 5)):
         assert kernel.encode(text) == byte_bpe_fast.Encoder(ranked).encode(text)
         assert kernel.encode(text) == kernel.encode(text)
+
+
+@pytest.fixture
+def of_bytes() -> Any:
+    tokens = {id: bytes([id]) for id in range(256)}
+    return kernels.make_encoder(Vocabulary(tokens, RankedMerges(tokens), {}, ("cl100k",), whole_piece_first=True))
+
+
+@pytest.mark.parametrize(("letters", "count"), [(12, 90_000), (15, 50_000), (48, 20_000), (63, 15_000), (64, 1000)])
+def test_a_full_store_begins_again_and_stays_right(letters: int, count: int, of_bytes: Any) -> None:
+    """Every byte is an id, so none of these pieces fits a slot, and together they have more than a million."""
+    first, second = distinct_words(0, count, letters), distinct_words(1, count, letters)
+    for text in (first, second, first, first):
+        assert of_bytes.encode(text) == list(text.encode())
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.text(st.characters(exclude_categories=["Cs"]), max_size=3))))
+def test_every_width_of_character_among_ascii(parts: list[tuple[int, str]]) -> None:
+    """16 characters are made UTF-8 at once where they are ASCII, whatever Python keeps them in."""
+    tokens = {id: bytes([id]) for id in range(256)}
+    vocabulary = Vocabulary(tokens, RankedMerges(tokens), {}, ("cl100k",), whole_piece_first=True)
+    of_bytes = kernels.make_encoder(vocabulary)
+    text = "".join("abcdefghijklmnopqrstuvwxyz0123456789,.;:-"[:count] + other for count, other in parts)
+    for widest in ("", "\x80", "\xff", "\u0100", "\u7fff", "\u8000", "\uffff", "\U00010000", "\U0010ffff"):
+        for each in (text + widest, widest + text, text + widest + text):
+            assert of_bytes.encode(each) == of_bytes.encode_array(each).tolist() == list(each.encode())
 
 
 def test_threads_share_one_encoder(ranked: Vocabulary) -> None:
@@ -121,6 +152,15 @@ def test_threads_share_one_encoder(ranked: Vocabulary) -> None:
         assert kernel.encode_batch(texts * 10, threads) == wanted * 10
     assert kernel.encode_batch([], 4) == []
     assert kernel.encode_batch([""], 4) == [[]]
+
+
+def test_threads_share_one_store(of_bytes: Any) -> None:
+    """What one thread reads another may just be writing over: a few times around for each text."""
+    texts = [2 * distinct_words(seed, 400, letters) for letters in (12, 30, 60) for seed in range(40)]
+    wanted = [list(text.encode()) for text in texts]
+    assert of_bytes.encode_batch(texts * 4, 4) == wanted * 4
+    random.Random(0).shuffle(both := list(zip(texts, wanted, strict=True)))
+    assert of_bytes.encode_batch([text for text, _ in both] * 4, 4) == [ids for _, ids in both] * 4
 
 
 @pytest.mark.parametrize("before", ["", "a" * 20_000, "é" * 20_000, "日" * 9000, "😀" * 9000])

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "utf8_text.hpp"
+
 namespace tinylm {
 
 void bind_byte_bpe(nanobind::module_& module);
@@ -34,6 +36,19 @@ inline std::vector<std::string_view> utf8(const nanobind::list& strings) {
         views.emplace_back(data, size_t(size));
     }
     return views;
+}
+
+[[noreturn]] inline void raise_lone_surrogate(PyObject* text) {  // as Python itself says it
+    nanobind::steal<nanobind::object>(PyUnicode_AsUTF8String(text));
+    throw nanobind::python_error();
+}
+
+inline WholeUtf8 whole_utf8(const nanobind::str& text) {
+    try {
+        return WholeUtf8(text.ptr());
+    } catch (const LoneSurrogate&) {
+        raise_lone_surrogate(text.ptr());
+    }
 }
 
 inline Ids to_numpy(std::vector<uint32_t> ids) {

@@ -11,7 +11,6 @@
 #include <unordered_map>
 
 #include "bindings.hpp"
-#include "byte_bpe_text.hpp"
 #include "int_list.hpp"
 #include "threads.hpp"
 
@@ -22,11 +21,6 @@ namespace {
 
 constexpr size_t kKeepGil = 4096;        // characters: for less, giving the GIL back costs more than it is worth
 constexpr uint32_t kNear = 1 << 24;      // ids below have a place in an array; no vocabulary of today comes near
-
-[[noreturn]] void raise_lone_surrogate(PyObject* text) {  // as Python itself says it
-    nb::steal<nb::object>(PyUnicode_AsUTF8String(text));
-    throw nb::python_error();
-}
 
 class Encoder {
     // What a stretch of text is given to.

@@ -93,7 +93,7 @@ class ByteBpe {
     // Bytes of one batch of pieces up to which 32 bits say where a piece starts.
     static constexpr size_t kHuge = size_t(1) << 31;
 
-    // A piece, or a part of one, that is to be looked up. A long one has no key; Key{} is in no slot that has ids.
+    // A piece, or a part of one, that is to be looked up.
     struct Part {
         uint64_t low, high;  // its key
         PieceTable::Place place;
@@ -150,62 +150,51 @@ class ByteBpe {
     }
 
     [[gnu::noinline]] void prepare_long(Part& part, const uint8_t* text) const {
-        part.low = part.high = 0;
-        part.place = short_.place_of(0);
-        const uint64_t hash = part.size <= kLinear ? hash_bytes(text, part.size) : 0;
-        if (part.size <= long_.longest()) long_.prefetch(hash);
-        if (part.size <= LongCache::kBytes) cache_.prefetch(hash);
+        const Key key = key_of_long(text, part.size);
+        if (part.size <= long_.longest()) long_.prefetch(key.low);
+        part.low = key.low, part.high = key.high;
+        part.place = short_.prefetch(key.low);
+    }
+
+    // What is neither a token nor remembered for its length needs no hash.
+    Key key_of_long(const uint8_t* piece, size_t size) const {
+        return long_key(size <= std::max(long_.longest(), IdStore::kBytes) ? hash_bytes(piece, size) : 0, size);
     }
 
     // The same without reading behind the piece and for any length: for what ends a text, mostly.
     [[gnu::noinline]] void encode_one(const uint8_t* piece, size_t size, IdArray& out) {
-        uint32_t* next = out.room_for(size + LongCache::kIds);
-        const size_t count = encode_unknown(piece, size, size <= kShort ? key_of(piece, size, false) : Key{}, next);
-        out.grown_to(next + count);
+        uint32_t* next = out.room_for(size + PieceTable::kInSlot);
+        const Key key = size <= kShort ? key_of(piece, size, false) : key_of_long(piece, size);
+        out.grown_to(next + encode_unknown({key, piece, size}, next));
     }
 
     // Appends the ids of all parts; returns 0, which is how many are waiting then.
     [[gnu::noinline]] size_t resolve(const Part* parts, size_t count, const uint8_t* text, IdArray& out) {
         if (!count) return 0;
         const Part* last = parts + count - 1;
-        uint32_t* next = out.room_for(size_t(last->start + last->size - parts[0].start) + LongCache::kIds);
+        uint32_t* next = out.room_for(size_t(last->start + last->size - parts[0].start) + PieceTable::kInSlot);
         for (const Part* part = parts; part <= last; part++) {
-            const size_t known = PieceTable::find({part->low, part->high}, part->place, next);
-            next += known ? known : encode_unknown(text + part->start, part->size, {part->low, part->high}, next);
+            const Key key{part->low, part->high};
+            const size_t known = PieceTable::find(key, part->place, next);
+            next += known ? known : encode_unknown({key, text + part->start, part->size}, next);
         }
         out.grown_to(next);
         return 0;
     }
 
     // A piece that is not known at its own place in the table.
-    [[gnu::noinline]] size_t encode_unknown(const uint8_t* piece, size_t size, Key key, uint32_t* ids) {
-        if (size > kShort) return encode_long(piece, size, ids);
-        const Prepared prepared{key, key.hash()};
-        const std::string_view view(reinterpret_cast<const char*>(piece), size);
-        const size_t known = short_.look_further(prepared.key, prepared.hash, ids);
-        if (known && known != PieceTable::kElsewhere) return known;
-        if (known)
-            if (const size_t more = cache_.find(view, prepared.hash, ids)) return more;
-        const size_t count = merge(piece, size, ids);
-        const bool few = count <= 3;
-        if (!few && !LongCache::fits(size, count)) return count;
-        if (!few) cache_.remember(view, prepared.hash, ids, count);
-        if (!known) short_.remember(prepared.key, prepared.hash, ids, few ? count : 0);
-        return count;
-    }
-
-    [[gnu::noinline]] size_t encode_long(const uint8_t* piece, size_t size, uint32_t* ids) {
-        const std::string_view view(reinterpret_cast<const char*>(piece), size);
-        const uint64_t hash = size <= std::max(long_.longest(), LongCache::kBytes) ? hash_bytes(piece, size) : 0;
-        const uint32_t token = long_.find(view, hash);
-        if (token != kNone) {
-            *ids = token;
-            return 1;
+    [[gnu::noinline]] size_t encode_unknown(const Piece& piece, uint32_t* ids) {
+        if (piece.size > kShort) {
+            const std::string_view view(reinterpret_cast<const char*>(piece.bytes), piece.size);
+            const uint32_t token = long_.find(view, piece.hash);
+            if (token != kNone) {
+                *ids = token;
+                return 1;
+            }
         }
-        if (size > LongCache::kBytes) return merge(piece, size, ids);
-        if (const size_t known = cache_.find(view, hash, ids)) return known;
-        const size_t count = merge(piece, size, ids);
-        if (LongCache::fits(size, count)) cache_.remember(view, hash, ids, count);
+        if (const size_t known = short_.look_further(piece, ids)) return known;
+        const size_t count = merge(piece.bytes, piece.size, ids);
+        short_.remember(piece, ids, count);
         return count;
     }
 
@@ -249,7 +238,6 @@ class ByteBpe {
     Borders borders_;
     PieceTable short_;
     LongTokens long_;
-    LongCache cache_;
     PairRules pairs_;
     RankRules ranks_;
 };

@@ -1,8 +1,9 @@
 // Where the encoder looks pieces up: one open-addressing table that is vocabulary and cache at once. No Python here.
 //
 // A key of up to 15 bytes stands in the slot itself, and so do up to three ids: half a cache line answers for nearly
-// every piece of real text, and the two halves of a line are one place, looked at together. Longer tokens have a table
-// of their own (LongTokens), longer pieces and those of more ids a cache (LongCache).
+// every piece of real text, and the two halves of a line are one place, looked at together. What does not fit a slot is
+// in a store that the slot points into (byte_bpe_store.hpp). Tokens of more than 15 bytes have a table of their own
+// (LongTokens).
 //
 // Threads share it without waiting. The vocabulary never changes. A cached slot is guarded by a version that is odd
 // while it is being written (a "seqlock"): who reads looks at the version before and after, and takes the piece for
@@ -24,6 +25,7 @@
 #include <string_view>
 #include <vector>
 
+#include "byte_bpe_store.hpp"
 #include "merge.hpp"
 
 namespace tinylm {
@@ -108,8 +110,22 @@ inline uint64_t hash_bytes(const uint8_t* text, size_t size) {
     return mix(hash ^ key_of(text, size, false).hash());
 }
 
+// Of more than 15 bytes: their hash and their number, which tell them apart nearly always.
+inline Key long_key(uint64_t hash, size_t size) { return {hash, uint64_t(0xFF) << 56 | size}; }
+
+// What is looked up: a key, its hash, and the bytes themselves.
+struct Piece {
+    Key key;
+    uint64_t hash;
+    const uint8_t* bytes;
+    size_t size;
+
+    Piece(Key key, const uint8_t* bytes, size_t size)
+        : key(key), hash(size <= kShort ? key.hash() : key.low), bytes(bytes), size(size) {}
+};
+
 class PieceTable {
-    // rest: third id (32 bits), number of ids (2), kToken, kBusy, version (28)
+    // rest: third id (32 bits), number of ids (2), kToken, kBusy, version (28). Without ids, the rest is in the store.
     static constexpr uint64_t kToken = uint64_t(1) << 34, kBusy = uint64_t(1) << 35, kVersion = uint64_t(1) << 36;
 
     struct alignas(32) Slot {
@@ -121,16 +137,16 @@ class PieceTable {
     };
 
   public:
-    static constexpr size_t kElsewhere = 4;  // no number of ids
+    static constexpr size_t kInSlot = 3;        // ids
+    static constexpr size_t kCached = 110'000;  // pieces that are remembered at least: the words of some MB of a language
 
-    // Room for `tokens` and for about as many cached pieces.
     explicit PieceTable(size_t tokens) : mask_(slots_for(tokens) - 2), room_((mask_ + 2) * 5 / 8), slots_(mask_ + 2) {}
 
     // Of the vocabulary; before anybody reads. The first of two equal keys stands.
     void add_token(Key key, uint64_t hash, uint32_t id) {
         Slot& slot = place(key, hash);
         if (slot.high.load(std::memory_order_relaxed)) return;
-        write(slot, key, &id, 1, kToken);
+        write(slot, key, {id, 0, 0}, uint64_t(1) << 32 | kToken);
         used_++;
     }
 
@@ -140,20 +156,15 @@ class PieceTable {
         const Slot* pair;
     };
 
-    Place place_of(uint64_t hash) const {
+    Place prefetch(uint64_t hash) const {
         Place place;
         place.pair = &slots_[hash & mask_];
-        return place;
-    }
-
-    Place prefetch(uint64_t hash) const {
-        const Place place = place_of(hash);
         __builtin_prefetch(place.pair);
         return place;
     }
 
-    // Writes the ids of a known piece to `ids` (room for 3 and more) and returns how many there are. 0: look_further may
-    // know more. Both slots of the place are looked at, whichever it is, as no processor could guess that.
+    // Writes the ids of a known piece to `ids` (kInSlot of them, whatever it finds) and returns how many there are. 0:
+    // look_further may know more. Both slots of the place are looked at, whichever it is, as no processor could guess that.
     static size_t find(Key key, Place place, uint32_t* ids) {
         const Slot* pair = place.pair;
         const uint64_t rests[2] = {pair[0].rest.load(std::memory_order_acquire),
@@ -168,20 +179,23 @@ class PieceTable {
         return same & (first | second) ? rest >> 32 & 3 : 0;
     }
 
-    // The same for a piece wherever it stands. kElsewhere: LongCache has its ids; 0: not known.
-    size_t look_further(Key key, uint64_t hash, uint32_t* ids) const {
-        for (size_t at = hash & mask_;; at = (at + 2) & mask_) {
+    // The same for a piece wherever it stands, in the store too. 0: not known. `ids`: room for kInSlot and for one a byte.
+    size_t look_further(const Piece& piece, uint32_t* ids) const {
+        for (size_t at = piece.hash & mask_;; at = (at + 2) & mask_) {
             for (size_t i = 0; i < 2; i++) {
                 const Slot& slot = slots_[at + i];
                 const uint64_t rest = slot.rest.load(std::memory_order_acquire);
                 if (!slot.high.load(std::memory_order_relaxed)) return 0;
-                if (!slot.holds(key)) continue;
+                if (!slot.holds(piece.key)) continue;
                 const uint64_t two = slot.ids.load(std::memory_order_relaxed);
-                ids[0] = uint32_t(two), ids[1] = uint32_t(two >> 32), ids[2] = uint32_t(rest);
                 std::atomic_thread_fence(std::memory_order_acquire);
                 if ((rest & kBusy) || slot.rest.load(std::memory_order_relaxed) != rest) return 0;
-                const size_t count = rest >> 32 & 3;
-                return count ? count : kElsewhere;
+                if (const size_t count = rest >> 32 & 3) {
+                    ids[0] = uint32_t(two), ids[1] = uint32_t(two >> 32), ids[2] = uint32_t(rest);
+                    return count;
+                }
+                const size_t count = uint32_t(rest);
+                return store_.read(two, piece.bytes, stored_bytes(piece), ids, count) ? count : 0;
             }
         }
     }
@@ -197,17 +211,21 @@ class PieceTable {
         }
     }
 
-    // Remember the 1 to 3 ids of a piece; 0: that LongCache has them. When the table is full the oldest cached piece goes,
-    // roughly.
-    void remember(Key key, uint64_t hash, const uint32_t* ids, size_t count) {
-        if (writing_.test_and_set(std::memory_order_acquire)) return;
-        Slot& slot = place(key, hash);
+    // Remember the ids of a piece that was not known. When the table is full the oldest cached piece goes, roughly.
+    void remember(const Piece& piece, const uint32_t* ids, size_t count) {
+        if (stored_bytes(piece) > IdStore::kBytes || writing_.test_and_set(std::memory_order_acquire)) return;
+        Slot& slot = place(piece.key, piece.hash);
         if (!slot.high.load(std::memory_order_relaxed)) {
             if (used_ < room_)
                 used_++;
             else
                 forget_one();
-            write(slot, key, ids, count, 0);
+        }
+        if (count <= kInSlot && piece.size <= kShort) {
+            write(slot, piece.key, {ids[0], count > 1 ? ids[1] : 0, count > 2 ? ids[2] : 0}, uint64_t(count) << 32);
+        } else {
+            const uint64_t where = store_.add(piece.bytes, stored_bytes(piece), ids, count);
+            write(slot, piece.key, {uint32_t(where), uint32_t(where >> 32), uint32_t(count)}, 0);
         }
         writing_.clear(std::memory_order_release);
     }
@@ -215,9 +233,12 @@ class PieceTable {
   private:
     static size_t slots_for(size_t tokens) {
         size_t slots = size_t(1) << 12;
-        while (5 * slots < 12 * tokens) slots *= 2;
+        while (5 * slots < 8 * (tokens + kCached)) slots *= 2;
         return slots;
     }
+
+    // A short key is all of its piece; of a long one only the hash.
+    static size_t stored_bytes(const Piece& piece) { return piece.size <= kShort ? 0 : piece.size; }
 
     Slot& place(Key key, uint64_t hash) {
         for (size_t at = hash & mask_;; at = (at + 2) & mask_)
@@ -225,15 +246,14 @@ class PieceTable {
                 if (Slot& slot = slots_[at + i]; !slot.high.load(std::memory_order_relaxed) || slot.holds(key)) return slot;
     }
 
-    static void write(Slot& slot, Key key, const uint32_t* ids, size_t count, uint64_t flags) {
+    static void write(Slot& slot, Key key, std::array<uint32_t, kInSlot> ids, uint64_t flags) {
         const uint64_t version = (slot.rest.load(std::memory_order_relaxed) & ~(kVersion - 1)) + kVersion;
         slot.rest.store(version | kBusy, std::memory_order_relaxed);
         std::atomic_thread_fence(std::memory_order_release);
         slot.low.store(key.low, std::memory_order_relaxed);
         slot.high.store(key.high, std::memory_order_relaxed);
-        slot.ids.store((count > 0 ? ids[0] : 0) | (count > 1 ? uint64_t(ids[1]) << 32 : 0), std::memory_order_relaxed);
-        const uint64_t third = count > 2 ? ids[2] : 0;
-        slot.rest.store(third | uint64_t(count) << 32 | flags | version, std::memory_order_release);
+        slot.ids.store(ids[0] | uint64_t(ids[1]) << 32, std::memory_order_relaxed);
+        slot.rest.store(ids[2] | flags | version, std::memory_order_release);
     }
 
     // Empties the next cached slot. Tokens were there first, so no token is behind it on the way from its place.
@@ -241,7 +261,7 @@ class PieceTable {
         for (;; hand_ = (hand_ + 1) & (mask_ | 1)) {
             Slot& slot = slots_[hand_];
             if (!slot.high.load(std::memory_order_relaxed) || (slot.rest.load(std::memory_order_relaxed) & kToken)) continue;
-            write(slot, Key{}, nullptr, 0, 0);
+            write(slot, Key{}, {}, 0);
             return;
         }
     }
@@ -249,6 +269,7 @@ class PieceTable {
     size_t mask_;  // of a place: two slots that share a cache line
     size_t room_, used_ = 0, hand_ = 0;
     Slots<Slot> slots_;
+    IdStore store_;
     std::atomic_flag writing_;
 };
 
@@ -293,53 +314,6 @@ class LongTokens {
 
     std::vector<Slot> slots_ = std::vector<Slot>(16);
     size_t longest_ = 0;
-};
-
-// Pieces that do not fit PieceTable → ids; one place each, the newest stays. A slot is locked for the few nanoseconds of
-// a copy; who finds it locked goes on without it.
-class LongCache {
-  public:
-    static constexpr size_t kBytes = 62, kIds = 14, kSlots = size_t(1) << 14;
-
-    LongCache() : slots_(kSlots) {}
-
-    static bool fits(size_t bytes, size_t ids) { return bytes <= kBytes && ids <= kIds; }
-
-    void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash & (kSlots - 1)]); }
-
-    // Writes the ids (room for kIds) and returns how many there are; 0: not known.
-    size_t find(std::string_view piece, uint64_t hash, uint32_t* ids) {
-        Slot& slot = slots_[hash & (kSlots - 1)];
-        if (slot.size != piece.size() || slot.locked.test_and_set(std::memory_order_acquire)) return 0;
-        size_t count = 0;
-        if (slot.size == piece.size() && !std::memcmp(slot.bytes, piece.data(), piece.size())) {
-            count = slot.count;
-            std::memcpy(ids, slot.ids, sizeof slot.ids);
-        }
-        slot.locked.clear(std::memory_order_release);
-        return count;
-    }
-
-    void remember(std::string_view piece, uint64_t hash, const uint32_t* ids, size_t count) {
-        Slot& slot = slots_[hash & (kSlots - 1)];
-        if (slot.locked.test_and_set(std::memory_order_acquire)) return;
-        slot.size.store(uint8_t(piece.size()), std::memory_order_relaxed);
-        slot.count = uint8_t(count);
-        std::memcpy(slot.bytes, piece.data(), piece.size());
-        std::memcpy(slot.ids, ids, count * sizeof(uint32_t));
-        slot.locked.clear(std::memory_order_release);
-    }
-
-  private:
-    struct alignas(64) Slot {
-        std::atomic_flag locked;
-        std::atomic<uint8_t> size{0};
-        uint8_t count = 0;
-        uint8_t bytes[kBytes] = {};
-        uint32_t ids[kIds] = {};
-    };
-
-    Slots<Slot> slots_;
 };
 
 }  // namespace tinylm

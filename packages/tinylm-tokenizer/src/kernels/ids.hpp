@@ -51,9 +51,10 @@ class Growing {
 
   private:
     void reserve(size_t capacity) {
-        void* larger = std::realloc(items_, capacity * sizeof(T));
+        const size_t size = capacity * sizeof(T);
+        void* larger = items_ ? std::realloc(items_, size) : allocate_in_large_pages(size);
         if (!larger) throw std::bad_alloc();
-        if (capacity > capacity_) write_in_large_pages(larger, capacity * sizeof(T));
+        if (capacity > capacity_) write_in_large_pages(larger, size);
         items_ = static_cast<T*>(larger);
         capacity_ = capacity;
     }

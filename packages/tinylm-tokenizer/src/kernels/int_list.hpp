@@ -17,7 +17,7 @@ namespace tinylm {
 // integers refer to nothing, and visiting them took a third of the time of encoding short texts.
 class IntList {
   public:
-    static constexpr size_t kFirst = 1 << 16;  // a long text's list begins with so many places
+    static constexpr size_t kFirst = 1 << 12;  // a long text's list begins with so many places
 
     explicit IntList(size_t expected) : list_(nanobind::steal<nanobind::list>(PyList_New(0))) {
         if (!list_.is_valid()) throw nanobind::python_error();
@@ -26,11 +26,12 @@ class IntList {
     }
 
     // share: which part of the text the ids are of, with these. A list that is too short gets as long as the whole will
-    // probably want: each time that it grows, pages at its end are small ones.
+    // probably want and an eighth more, which costs nothing as long as nobody writes there: what has to move is copied to
+    // small pages.
     PyObject** room_for(size_t more, double share = 1) {
-        const size_t size = size_t(Py_SIZE(list_.ptr())), least = size + more, usual = least + size / 2;
-        if (least > size_t(list()->allocated) && !grow(std::max(usual, size_t(double(least) / share * 1.02))) &&
-            !grow(usual))  // no memory for so much
+        const size_t size = size_t(Py_SIZE(list_.ptr())), least = size + more;
+        if (least > size_t(list()->allocated) && !grow(size_t(double(least) / share * kMargin)) &&
+            !grow(size_t(double(least) * kMargin)))  // no memory for so much
             reserve(least);
         return list()->ob_item + size;
     }
@@ -43,6 +44,8 @@ class IntList {
     }
 
   private:
+    static constexpr double kMargin = 1.125;
+
     PyListObject* list() { return reinterpret_cast<PyListObject*>(list_.ptr()); }
 
     void reserve(size_t size) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <new>
 #include <utility>
 #include <vector>
@@ -28,6 +29,16 @@ inline void write_in_large_pages(void* memory, size_t size) {
 #else
     (void)memory, (void)size;
 #endif
+}
+
+// Memory that begins with a large page, if it is large: otherwise what stands before the first and behind the last one is a
+// megabyte on average. For std::free; null: there is none.
+inline void* allocate_in_large_pages(size_t size) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    constexpr size_t page = size_t(2) << 20;
+    if (size >= 2 * page) return std::aligned_alloc(page, (size + page - 1) / page * page);
+#endif
+    return std::malloc(size);
 }
 
 // Allocates for a std::vector; from 4 MB on in large pages where the system has them. What is not given a value has none.

@@ -73,7 +73,7 @@ class SentencePieceEncoder {
     nb::list encode(const nb::str& text, bool first) {
         // Making a list can start Python's garbage collector, and that code which encodes, in this thread or in another:
         // the buffer of short texts is away until the list is made.
-        if (PyUnicode_GET_LENGTH(text.ptr()) >= kKeepGil) return encode_long(utf8(text), first);
+        if (PyUnicode_GET_LENGTH(text.ptr()) >= kKeepGil) return encode_long(whole_utf8(text).view(), first);
         sp::Ids ids = std::exchange(short_ids_, sp::Ids());
         ids.clear();
         encode_into(ids, text, first);
@@ -84,13 +84,13 @@ class SentencePieceEncoder {
 
     // A text that goes on where no piece crosses: also takes and gives what one part leaves to the next.
     nb::tuple encode_on(const nb::str& text, bool first, double sum, bool after_unknown) {
-        const std::string_view view = utf8(text);
+        const WholeUtf8 utf8 = whole_utf8(text);
         sp::Ids ids;
         sp::State state{sum, after_unknown};
         {
             nb::gil_scoped_release unlocked;
             std::unique_ptr<sp::Worker> worker = encoder_->take();
-            encoder_->encode(view, first, *worker, ids, state);
+            encoder_->encode(utf8.view(), first, *worker, ids, state);
             state = encoder_->state(*worker, ids);
             encoder_->give_back(std::move(worker));
         }
@@ -140,15 +140,15 @@ class SentencePieceEncoder {
     }
 
     void encode_into(sp::Ids& ids, const nb::str& text, bool first) {
-        const std::string_view view = utf8(text);
         if (PyUnicode_GET_LENGTH(text.ptr()) < kKeepGil) {  // nobody else can be in here: one worker is enough
             if (!worker_) worker_ = encoder_->take();
-            encoder_->encode(view, first, *worker_, ids);
+            encoder_->encode(utf8(text), first, *worker_, ids);
             return;
         }
+        const WholeUtf8 utf8 = whole_utf8(text);
         nb::gil_scoped_release unlocked;
         std::unique_ptr<sp::Worker> worker = encoder_->take();
-        encoder_->encode(view, first, *worker, ids);
+        encoder_->encode(utf8.view(), first, *worker, ids);
         encoder_->give_back(std::move(worker));
     }
 

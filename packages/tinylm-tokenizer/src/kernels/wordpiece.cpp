@@ -41,13 +41,11 @@ void make(WordPiece* self, const nb::list& tokens, const std::vector<uint32_t>& 
 }
 
 Ids encode(const WordPiece& self, nb::str text) {
-    Py_ssize_t size = 0;
-    const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
-    if (!data) throw nb::python_error();
-    IdBuffer ids(size_t(size) / 4 + 64);
+    const WholeUtf8 utf8 = whole_utf8(text);
+    IdArray ids(utf8.view().size() / 2 + 64);  // what is not used costs nothing, growing does
     {
         nb::gil_scoped_release unlocked;
-        self.encode({data, size_t(size)}, ids);
+        self.encode(utf8.view(), ids);
     }
     const size_t count = ids.size();
     uint32_t* kept = ids.release();

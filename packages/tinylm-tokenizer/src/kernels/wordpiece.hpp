@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 
+#include "ids.hpp"
 #include "wordpiece_trie.hpp"
 #include "wordpiece_words.hpp"
 
@@ -34,7 +35,7 @@ class WordPiece {
     }
 
     // The ids of a text in valid UTF-8. Threads may call it at once: each has a worker of its own.
-    void encode(std::string_view text, IdBuffer& ids) const {
+    void encode(std::string_view text, IdArray& ids) const {
         std::unique_ptr<Worker> worker = take();
         Run{*this, *worker, ids}.all(text);
         std::lock_guard lock(mutex_);
@@ -61,7 +62,7 @@ class WordPiece {
     struct Run {  // one call
         const WordPiece& model;
         Worker& worker;
-        IdBuffer& ids;
+        IdArray& ids;
         Batch batch;
 
         void all(std::string_view text) {
@@ -77,7 +78,7 @@ class WordPiece {
             if (is_key(bytes)) return push(Key(bytes));
             flush();
             model.match(bytes, worker.found);
-            ids.append(worker.found.data(), worker.found.size());
+            ids.add(worker.found.data(), worker.found.size());
         }
 
         void push(const Key& key) {
@@ -95,8 +96,7 @@ class WordPiece {
         }
 
         void flush() {
-            ids.reserve(kBatch * 16 + WordTable::kInline);
-            uint32_t* out = ids.end();
+            uint32_t* out = ids.room_for(kBatch * 16 + WordTable::kInline);
             for (size_t i = 0; i < batch.size; i++) {
                 if (batch.id[i] != kNoId) {
                     *out++ = batch.id[i];
@@ -111,7 +111,7 @@ class WordPiece {
                     out = std::copy(worker.found.begin(), worker.found.end(), out);
                 }
             }
-            ids.set_end(out);
+            ids.grown_to(out);
             batch.size = 0;
         }
 

@@ -1,14 +1,11 @@
-// What the WordPiece encoder writes to and looks words up in. Knows nothing of pieces: see wordpiece.hpp.
+// What the WordPiece encoder looks words up in. Knows nothing of pieces: see wordpiece.hpp.
 #pragma once
 
 #include <array>
 #include <bit>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #if defined(__SSE2__) || defined(_M_X64)
@@ -33,38 +30,6 @@ struct Key {  // a word of up to 16 bytes, filled up with zeros
         const uint64_t mixed = (low ^ std::rotl(high * 0x9E3779B97F4A7C15u, 32)) * 0xD6E8FEB86659FD93u;
         return mixed ^ mixed >> 32;
     }
-};
-
-// Where ids are written: malloc and realloc, because a vector would fill with zeros what is overwritten at once.
-class IdBuffer {
-  public:
-    explicit IdBuffer(size_t capacity) { grow(capacity); }
-    ~IdBuffer() { std::free(data_); }
-    IdBuffer(const IdBuffer&) = delete;
-    IdBuffer& operator=(const IdBuffer&) = delete;
-
-    void reserve(size_t more) {
-        if (size_ + more > capacity_) grow((size_ + more) * 3 / 2);
-    }
-    uint32_t* end() { return data_ + size_; }  // after reserve: write here,
-    void set_end(const uint32_t* end) { size_ = size_t(end - data_); }  // and say how far
-    void append(const uint32_t* ids, size_t count) {
-        reserve(count);
-        std::memcpy(data_ + size_, ids, count * sizeof *ids);
-        size_ += count;
-    }
-    size_t size() const { return size_; }
-    uint32_t* release() { return std::exchange(data_, nullptr); }
-
-  private:
-    void grow(size_t capacity) {
-        auto* moved = static_cast<uint32_t*>(std::realloc(data_, capacity * sizeof(uint32_t)));
-        if (!moved) throw std::bad_alloc();
-        data_ = moved;
-        capacity_ = capacity;
-    }
-    uint32_t* data_ = nullptr;
-    size_t size_ = 0, capacity_ = 0;
 };
 
 // Word → ids, for words of up to 16 bytes. A slot is half a cache line.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class Encoder:
     """Text → ids and back. Threads may share one: what it remembers is guarded, and long texts are encoded without the
-    GIL. It remembers pieces in a table of fixed size, about as many as the vocabulary has tokens."""
+    GIL. It remembers at least 110,000 pieces, in tables of fixed size (12 MB; 20 beside 100,000 tokens)."""
 
     name = "kernels"
 
