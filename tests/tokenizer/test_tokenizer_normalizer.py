@@ -77,18 +77,32 @@ def test_places_belong_to_the_normalised_text(name: str, text: str, first: bool)
     assert starts[-1] <= len(text)
 
 
+def of_old(text: str) -> str:
+    """What tokenizers knows for sure: its tables are of an older Unicode than ours."""
+    return "".join(character for character in text if unicodedata.ucd_3_2_0.category(character) not in ("Cn", "Cs"))
+
+
+@pytest.fixture(scope="module")
+def forms_of_tokenizers() -> dict[str, Any]:
+    normalizers: Any = pytest.importorskip("tokenizers").normalizers
+    forms = {"lower": normalizers.Lowercase(), "strip_accents": normalizers.StripAccents()}
+    return forms | {name: getattr(normalizers, name.upper())() for name in ("nfc", "nfd", "nfkc", "nfkd")}
+
+
 @given(texts)
 @settings(deadline=None, max_examples=150)
-def test_forms_equal_tokenizers(text: str) -> None:
-    normalizers: Any = pytest.importorskip("tokenizers").normalizers
-    text = "".join(character for character in text if unicodedata.category(character) != "Cn")
-    pairs = [
-        ("lower", normalizers.Lowercase()),
-        ("strip_accents", normalizers.StripAccents()),
-        ("nfkd", normalizers.NFKD()),
-    ]
-    for name, reference in pairs:
+def test_forms_equal_tokenizers(forms_of_tokenizers: dict[str, Any], text: str) -> None:
+    text = of_old(text)
+    for name, reference in forms_of_tokenizers.items():
         assert normalize(text, (data.Form(name),)) == reference.normalize_str(text), name
+
+
+@pytest.mark.parametrize("name", ["lower", "strip_accents", "nfc", "nfd", "nfkc", "nfkd"])
+def test_forms_equal_tokenizers_on_every_code_point(forms_of_tokenizers: dict[str, Any], name: str) -> None:
+    reference = forms_of_tokenizers[name]
+    for before in ("", "e", "\u0915"):
+        text = "\n".join(before + character for character in of_old("".join(map(chr, range(32, 0x110000)))))
+        assert normalize(text, (data.Form(name),)) == reference.normalize_str(text)
 
 
 @given(st.text("aAｱｶﾞ가각e\u0301\u0323\u0327ﬁ½①👩\u200d👧🏽 \u00a0\u200b", max_size=12))

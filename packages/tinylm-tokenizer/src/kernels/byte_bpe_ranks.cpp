@@ -40,12 +40,25 @@ bool decode_base64(std::string_view text, std::string& out) {
     return true;
 }
 
+// Whether two are the same: into a table, whose places are fetched ahead, as each is a wait for memory.
+bool repeated(const std::vector<uint64_t>& hashes) {
+    constexpr size_t ahead = 16;
+    std::vector<uint64_t> seen(std::bit_ceil(2 * hashes.size() + 1));  // 0: free
+    for (size_t i = 0; i < hashes.size(); i++) {
+        if (i + ahead < hashes.size()) __builtin_prefetch(&seen[hashes[i + ahead] >> 1 & (seen.size() - 1)], 1);
+        size_t at = hashes[i] >> 1 & (seen.size() - 1);
+        while (seen[at] && seen[at] != hashes[i]) at = (at + 1) & (seen.size() - 1);
+        if (seen[at]) return true;
+        seen[at] = hashes[i];
+    }
+    return false;
+}
+
 // The tokens of a rank file, id → bytes. None unless each line is exactly a token, a space and a rank, no token and no
 // rank is there twice, and each byte is a token: otherwise the Python rung reads the file and says what is wrong.
 nb::object read_ranks(const nb::bytes& data) {
     std::string_view left(data.c_str(), data.size());
-    const size_t most = size_t(std::count(left.begin(), left.end(), '\n')) + 1;
-    std::vector<uint64_t> seen(std::bit_ceil(2 * most));  // hashes of the tokens; two equal ones are taken for a repetition
+    std::vector<uint64_t> hashes;  // of the tokens, never 0; two equal ones are taken for a repetition
     nb::dict tokens;
     size_t lines = 0, single = 0;
     for (std::string token; !left.empty(); lines++, token.clear()) {
@@ -58,18 +71,16 @@ nb::object read_ranks(const nb::bytes& data) {
             id = 10 * id + uint32_t(digit - '0');
         }
         single += token.size() == 1;
-        const uint64_t hash = hash_bytes(reinterpret_cast<const uint8_t*>(token.data()), token.size()) | 1;
-        size_t at = hash >> 1 & (seen.size() - 1);
-        while (seen[at] && seen[at] != hash) at = (at + 1) & (seen.size() - 1);
-        if (token.empty() || seen[at]) return nb::none();
-        seen[at] = hash;
+        if (token.empty()) return nb::none();
+        hashes.push_back(hash_bytes(reinterpret_cast<const uint8_t*>(token.data()), token.size()) | 1);
         const nb::object key = nb::steal(PyLong_FromUnsignedLong(id));
         const nb::object value = nb::steal(PyBytes_FromStringAndSize(token.data(), Py_ssize_t(token.size())));
         if (!key.is_valid() || !value.is_valid() || PyDict_SetItem(tokens.ptr(), key.ptr(), value.ptr()))
             throw nb::python_error();
         left.remove_prefix(std::min(end + 1, left.size()));
     }
-    return nb::len(tokens) == lines && single == 256 ? nb::object(tokens) : nb::none();
+    const bool good = nb::len(tokens) == lines && single == 256 && !repeated(hashes);
+    return good ? nb::object(tokens) : nb::none();
 }
 
 }  // namespace

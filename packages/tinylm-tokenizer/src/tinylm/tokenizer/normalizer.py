@@ -38,7 +38,7 @@ from tinylm.tokenizer._text import charsmap
 
 Edit = tuple[int, int, str]
 
-_MARKS = ("Mn",)  # what strip_accents removes after decomposition
+_MARKS = ("Mn", "Mc", "Me")  # what strip_accents removes, as in tokenizers; BERT removes the first kind only
 # A normal form never looks beyond these: a character, and after it what may combine with what stands before (marks, the
 # vowels and final consonants of Korean in their three spellings, the voice marks of Japanese).
 _COMBINES = r"\p{M}\u1160-\u11ff\u3130-\u318f\uffa0-\uffdc\uff9e\uff9f"
