@@ -4,8 +4,8 @@
 // It multiplies bfloat16 only, so an activation of 24 bits becomes two of 8 bits each, x ≈ high + low with a relative
 // error below 2^-17. Some rows and some tokens are worked on at once, so that what was loaded is used several times; each
 // has one vector of 16 sums, always added up in the same order: a token's numbers depend on no other token, but for
-// one alone, which waits for memory and not for arithmetic: that is AVX-512's. Prompts: prompts_avx512_bf16.cpp. Next:
-// decoder.hpp.
+// one alone, which waits for memory and not for arithmetic: its weights become floats. Prompts: prompts_avx512_bf16.cpp.
+// Next: decoder.hpp.
 #include "packed.hpp"
 
 #if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__x86_64__)
@@ -22,9 +22,20 @@ constexpr int kStep = 32;              // inputs in a vector
 constexpr int kRows = 3, kTokens = 8;  // at once: 24 vectors of sums, 3 of weights, and one of activations
 constexpr int kKept = 48;              // rows that stay in the second-level cache until all tokens had them
 
-// Of one token: by turns the high parts of 32 inputs and their low ones.
+// Of a token alone: floats, by turns 16 inputs with even numbers and 16 with odd ones.
+void split_alone(const float* x, int inputs, float* out) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+  for (int i = 0; i < inputs; i += kStep) {
+    const __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + kStep / 2);
+    _mm512_storeu_ps(out + i, _mm512_permutex2var_ps(a, even, b));
+    _mm512_storeu_ps(out + i + kStep / 2, _mm512_permutex2var_ps(a, odd, b));
+  }
+}
+
+// Of one of several tokens: by turns the high parts of 32 inputs and their low ones.
 void split(const float* x, int inputs, int token, int tokens, uint16_t* columns) {
-  if (tokens == 1) return;  // not taken apart: `linear`
+  if (tokens == 1) return split_alone(x, inputs, reinterpret_cast<float*>(columns));
   uint16_t* out = columns + size_t(token) * 2 * inputs;
   for (int i = 0; i < inputs; i += 16) {
     const __m512 all = _mm512_loadu_ps(x + i);
@@ -128,9 +139,42 @@ struct Product {
   }
 };
 
+// One row times a token alone, as 16 sums. A line of weights is 16 pairs: shifted to the left they are floats of the even
+// ones, without their lower halves those of the odd ones. One instruction reads all of a row, as in kernels.inc.
+__m512 row_alone(const uint8_t* row, const float* x, int inputs) {
+  const __m512i upper = _mm512_set1_epi32(int(0xFFFF0000));
+  __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
+#pragma GCC unroll 1
+  for (int i = 0; i < inputs; i += kStep) {
+    _mm_prefetch(reinterpret_cast<const char*>(row + i * 2 + ahead_alone.light), _MM_HINT_T1);
+    const __m512i w = _mm512_loadu_si512(row + i * 2);
+    even = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(w, 16)), _mm512_loadu_ps(x + i), even);
+    odd = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(w, upper)), _mm512_loadu_ps(x + i + kStep / 2), odd);
+  }
+  return _mm512_add_ps(even, odd);
+}
+
+// `linear` of a token alone. The sums of 16 rows are added up together: one row's would keep the next one waiting.
+void linear_alone(const Packed& m, const Activations& x, const float* bias, float* y, int first, int last, bool add) {
+  const float* floats = reinterpret_cast<const float*>(x.columns);
+  for (int block = first; block < last; ++block) {
+    const int output = block * kLanes, rows = m.outputs - output < kLanes ? m.outputs - output : kLanes;
+    __m512 sums[kLanes] = {};
+    for (int r = 0; r < rows; ++r)
+      sums[r] = row_alone(m.data + size_t(output + r) * m.inputs * 2, floats, m.inputs);
+    float values[kLanes];
+    sum_each(sums, values);
+    for (int r = 0; r < rows; ++r) {
+      const float value = values[r] + (bias ? bias[output + r] : 0);
+      y[output + r] = add ? y[output + r] + value : value;
+    }
+  }
+}
+
 void linear(const Packed& m, const Activations& x, const float* bias, float* y, size_t stride, int first, int last,
             bool add) {
-  if (x.tokens == 1 || !m.splits()) return kAvx512->linear(m, x, bias, y, stride, first, last, add);
+  if (!m.splits()) return kAvx512->linear(m, x, bias, y, stride, first, last, add);
+  if (x.tokens == 1) return linear_alone(m, x, bias, y, first, last, add);
   const Product product{m, x, bias, y, stride, add};
   const int end = last * kLanes < m.outputs ? last * kLanes : m.outputs, tiles = (x.tokens + kTokens - 1) / kTokens;
   for (int begin = first * kLanes; begin < end; begin += kKept) {

@@ -33,7 +33,7 @@ constexpr size_t kAhead = 16384;
 // the further the less is computed with a line, and what is asked for far ahead then takes a quarter of the speed away
 // (docs/log.md). Set in module.cpp.
 struct Ahead {
-  size_t light = kAhead, heavy = kAhead;  // bytes: float32 and 8 bits, and 4 bits
+  size_t light = kAhead, heavy = kAhead;  // bytes: bfloat16 (without AMX), float32 and 8 bits, and 4 bits
 };
 extern Ahead ahead_alone;
 
@@ -94,7 +94,7 @@ struct Activations {
   int8_t* numbers;  // (tokens, padded inputs), zeros behind the last input
   float* scales;    // (tokens, groups)
   int32_t* sums;    // (tokens, groups): sum of q
-  uint16_t* columns;  // two bfloat16 for each number, as `Kernels::split` lays them: only where there is one
+  uint16_t* columns;  // each number in 32 bits, as `Kernels::split` lays them: only where there is one
   int tokens, padded_inputs, groups;
 };
 
