@@ -105,6 +105,14 @@ def test_forms_equal_tokenizers_on_every_code_point(forms_of_tokenizers: dict[st
         assert normalize(text, (data.Form(name),)) == reference.normalize_str(text)
 
 
+def test_lower_case_is_of_the_same_unicode(forms_of_tokenizers: dict[str, Any]) -> None:
+    """Newer than that of the Python that runs this, perhaps."""
+    reference = forms_of_tokenizers["lower"]
+    for start in range(0, 0x20000, 0x800):
+        text = "\n".join(chr(code) for code in range(start, start + 0x800) if not 0xD800 <= code < 0xE000)
+        assert normalize(text, (data.Form("lower"),)) == reference.normalize_str(text)
+
+
 @given(st.text("aAｱｶﾞ가각e\u0301\u0323\u0327ﬁ½①👩\u200d👧🏽 \u00a0\u200b", max_size=12))
 @settings(deadline=None, max_examples=150)
 def test_rules_by_grapheme_equal_tokenizers(text: str) -> None:

@@ -44,7 +44,44 @@ def test_spaces_as_suffixes(rules: str, remove: bool, engine_of: Callable[..., A
     )
     reference = spm.SentencePieceProcessor(model_proto=out.getvalue())
     engine = engine_of(read(out.getvalue(), "trained"))
-    for text in ["▁", " ▁", "▁ ", "▁▁", " ", "", "a▁", "▁a", "a ▁ b", "\u3000▁", "ka to  mi "]:
+    for text in ["▁", " ▁", "▁ ", "▁▁", " ", "", "a▁", "▁a", "a ▁ b", "\u3000▁", "ka to  mi ", "\x1f"]:
+        assert engine.encode(text) == reference.encode(text), text
+
+
+@pytest.mark.parametrize("rules", ["identity", "nmt_nfkc"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_spaces_inside_of_symbols(kind: str, rules: str, engine_of: Callable[..., Any]) -> None:
+    """Repeated spaces go, but not those of a user-defined symbol."""
+    out = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.split("\n")),
+        model_writer=out,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        model_type=kind,
+        normalization_rule_name=rules,
+        user_defined_symbols=["a  b", "  ", "x  ", "\uff22"],
+        minloglevel=3,
+    )
+    reference = spm.SentencePieceProcessor(model_proto=out.getvalue())
+    engine = engine_of(read(out.getvalue(), "trained"))
+    made = ["c\t c", "\uff41  b", "a \u3000b", "\ufb01\uff22  \uff22", "\uff21a  b\uff21"]  # the rules make a symbol
+    for text in [
+        *made,
+        "a  b",
+        "c  c",
+        " a  b",
+        "c  a  b  c",
+        "c   c",
+        "  c",
+        "c  ",
+        "x   c",
+        "c x  y",
+        "x    y",
+        "  ",
+        " ",
+    ]:
+        assert engine.normalize(text) == reference.normalize(text), text
         assert engine.encode(text) == reference.encode(text), text
 
 

@@ -194,8 +194,8 @@ class Parts {
         }
         entry.size = uint8_t(part.size());
         entry.count = uint8_t(own.size());
-        entry.starts_unknown = fuses() && worker.tokens.front().id == kNone;
-        entry.ends_unknown = fuses() && worker.tokens.back().id == kNone;
+        entry.starts_unknown = fuses() && is_unknown(worker.tokens.front().id);
+        entry.ends_unknown = fuses() && is_unknown(worker.tokens.back().id);
         entry.limit = std::nextafter(float(limit), -1.0f);
         entry.reach = reach;
         std::memcpy(entry.ids, own.data(), 4 * own.size());
@@ -203,11 +203,16 @@ class Parts {
         return true;
     }
 
+    // A Unigram of a tokenizer.json may find the unknown piece itself in a text.
+    bool is_unknown(uint32_t id) const {
+        return id == kNone || (options_.in_double && id == options_.unknown_id && !options_.byte_ids);
+    }
+
     bool fuses() const { return options_.fuse_unknown && options_.unknown_id && !options_.byte_ids; }
 
     void emit(const char* text, Worker& worker, Ids& ids) const {
         for (const Token& token : worker.tokens) {
-            const bool unknown = token.id == kNone;
+            const bool unknown = is_unknown(token.id);
             if (!unknown) {
                 ids.add(token.id);
             } else if (options_.byte_ids) {

@@ -88,6 +88,10 @@ class Finder:
                         left -= 1
                     while flags.rstrip and right < end and text[right] in _WHITE:
                         right += 1
+                    if flags.lstrip and done > left:  # the token before it took white space that it begins with
+                        left = done
+                        if left >= right:
+                            continue
                 if left > done:
                     yield done, left, None
                 yield left, right, self._ids[name]

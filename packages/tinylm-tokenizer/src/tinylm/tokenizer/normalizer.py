@@ -8,15 +8,17 @@ to right: (start, end, replacement). All that is not edited stays. One mechanism
 
 What this file does not do: parse compiled rules (`_text/charsmap.py`), make the rules of nmt_nfkc
 (`_text/nfkc_rules.py`), split text into words, or encode (`sentencepiece_bpe.py`, `unigram.py`). The forms nfc, nfd,
-nfkc and nfkd are those of Python's `unicodedata`: a character newer than `unicodedata.unidata_version` stays as it is.
+nfkc and nfkd are those of Python's `unicodedata`: a character newer than `unicodedata.unidata_version` stays as it is
+(tokenizers: newer than Unicode 9).
 Sources: Unicode Standard Annex 15; Kudo and Richardson 2018, sections 3.2 and 3.5.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Literal
 
@@ -26,6 +28,7 @@ from tinylm.tokenizer._engines.sentencepiece_data import (
     SPACE,
     Charsmap,
     Form,
+    Only,
     Prepend,
     Replace,
     ReplaceSpaces,
@@ -35,23 +38,33 @@ from tinylm.tokenizer._engines.sentencepiece_data import (
     WhiteSpace,
 )
 from tinylm.tokenizer._text import charsmap
+from tinylm.tokenizer._text.wordpiece_text import lowered
 
 Edit = tuple[int, int, str]
+Kept = dict[int, int]  # stretches of a text that no rule may touch: start → end
 
 _MARKS = ("Mn", "Mc", "Me")  # what strip_accents removes, as in tokenizers; BERT removes the first kind only
 # A normal form never looks beyond these: a character, and after it what may combine with what stands before (marks, the
 # vowels and final consonants of Korean in their three spellings, the voice marks of Japanese).
 _COMBINES = r"\p{M}\u1160-\u11ff\u3130-\u318f\uffa0-\uffdc\uff9e\uff9f"
+_BEGINNING = 64  # characters: more than any rule for the first one looks at
 _RUN = regex.compile(rf"[^{_COMBINES}][{_COMBINES}]*|[{_COMBINES}]+")
 
 
 def normalize(text: str, steps: Sequence[Step], first: bool = True, keep: re.Pattern[str] | None = None) -> str:
     """The normalised text. first: `text` starts the whole text; keep: finds what no rule may touch."""
-    for step in steps:
+    whole, kept = text, _kept(text, keep)
+    for number, step in enumerate(steps):
         if isinstance(step, Form) and step.name in _NORMAL_FORMS:  # faster than edits
             text = unicodedata.normalize(_NORMAL_FORMS[step.name], text)
         else:
-            text = _rewrite(text, _edits(text, step, first, keep))
+            if isinstance(step, Prepend) and step.first_only:
+                first = first and _keeps_its_start(whole, steps[:number])
+            edits: Iterator[Edit] | list[Edit] = _edits(text, step, first, kept)
+            if kept:
+                edits = list(edits)
+                kept = _moved(kept, edits)
+            text = _rewrite(text, edits)
     return text
 
 
@@ -63,8 +76,12 @@ def normalize_with_starts(
     What was inserted comes from the place where it was put, what was deleted belongs to the character before it.
     """
     starts = list(range(len(text) + 1))
-    for step in steps:
-        edits = list(_edits(text, step, first, keep))
+    whole, kept = text, _kept(text, keep)
+    for number, step in enumerate(steps):
+        if isinstance(step, Prepend) and step.first_only:
+            first = first and _keeps_its_start(whole, steps[:number])
+        edits = list(_edits(text, step, first, kept))
+        kept = _moved(kept, edits)
         new_starts: list[int] = []
         done = 0
         for start, end, replacement in edits:
@@ -77,6 +94,25 @@ def normalize_with_starts(
     return text, starts
 
 
+def _kept(text: str, keep: re.Pattern[str] | None) -> Kept:
+    return {found.start(): found.end() for found in keep.finditer(text)} if keep else {}
+
+
+def _moved(kept: Kept, edits: Iterable[Edit]) -> Kept:
+    """Where these stretches are behind the edits, without those that an edit begins before and ends in."""
+    moved: Kept = {}
+    shift = 0
+    rest = iter([*edits, (sys.maxsize, sys.maxsize, "")])
+    start, end, new = next(rest)
+    for left, right in kept.items():
+        while end <= left:
+            shift += len(new) - (end - start)
+            start, end, new = next(rest)
+        if start >= right:
+            moved[left + shift] = right + shift
+    return moved
+
+
 def _rewrite(text: str, edits: Iterator[Edit] | list[Edit]) -> str:
     parts: list[str] = []
     done = 0
@@ -86,13 +122,39 @@ def _rewrite(text: str, edits: Iterator[Edit] | list[Edit]) -> str:
     return "".join(parts) + text[done:] if parts else text
 
 
+def _keeps_its_start(text: str, steps: Sequence[Step]) -> bool:
+    """Whether normalised text begins with what `text` begins with, as tokenizers sees it: a part whose first character
+    is removed, or is replaced together with more, does not start the whole text any more. Compiled rules do not count.
+    """
+    if all(step == Replace(" ", SPACE) for step in steps):
+        return True
+    text = text[:_BEGINNING]
+    leading = 1  # so many characters come from the first one, or were put before it
+    for step in steps:
+        edits = list(_edits(text, step, True, {}))
+        left = 1 if isinstance(step, Charsmap) else leading
+        for start, end, new in [] if isinstance(step, Charsmap) else edits:
+            if start >= leading and not isinstance(step, Prepend):
+                break
+            if end > leading:
+                if start == 0 and (not new or isinstance(step, (Replace, ReplaceSpaces))):
+                    return False
+                break
+            left += len(new) - (end - start)
+        if left <= 0:
+            return False
+        leading = left
+        text = _rewrite(text, edits)
+    return True
+
+
 # ---- one function for each kind of step ----
 
 
-def _edits(text: str, step: Step, first: bool, keep: re.Pattern[str] | None) -> Iterator[Edit]:
+def _edits(text: str, step: Step, first: bool, kept: Kept) -> Iterator[Edit]:
     match step:
         case Charsmap():
-            return _graphemes(text, step) if step.by_grapheme else _charsmap_edits(text, step, keep)
+            return _graphemes(text, step) if step.by_grapheme else _charsmap_edits(text, step, kept)
         case Form():
             return FORMS[step.name](text)
         case Replace():
@@ -105,15 +167,16 @@ def _edits(text: str, step: Step, first: bool, keep: re.Pattern[str] | None) -> 
             there = step.unless_there and text.startswith(step.text)
             return iter([(0, 0, step.text)] if text and not there and (first or not step.first_only) else [])
         case Spaces():
-            return _spaces(text, step, first)
+            return _spaces(text, step, first, kept)
         case WhiteSpace():
             return _white_space(text)
+        case Only():
+            return ((at, at + 1, "") for at, character in enumerate(text) if character not in step.characters)
 
 
-def _charsmap_edits(text: str, step: Charsmap, keep: re.Pattern[str] | None) -> Iterator[Edit]:
-    """The longest rule wins at each place; what `keep` finds there is passed over."""
+def _charsmap_edits(text: str, step: Charsmap, kept: Kept) -> Iterator[Edit]:
+    """The longest rule wins at each place; what is kept there is passed over."""
     longest = charsmap.read(step.rules).longest
-    kept = {found.start(): found.end() for found in keep.finditer(text)} if keep else {}
     at = 0
     while at < len(text):
         if at in kept:
@@ -142,15 +205,16 @@ def _graphemes(text: str, step: Charsmap) -> Iterator[Edit]:
                 yield at, at + 1, replacement
 
 
-def _spaces(text: str, step: Spaces, first: bool) -> Iterator[Edit]:
-    """Only the start of the whole text loses its spaces and gets a dummy one; a later part keeps one."""
+def _spaces(text: str, step: Spaces, first: bool, kept: Kept) -> Iterator[Edit]:
+    """Only the start of the whole text loses its spaces and gets a dummy one; a later part keeps one. What is kept has
+    its own still, but for those that follow a space."""
     mark = SPACE if step.escape else " "
     start, end = 0, len(text)
     if step.remove_extra:
         end = len(text.rstrip(" " + mark))
         start = len(text) - len(text.lstrip(" ")) if first else 0
         if start >= end:  # nothing but spaces; where a text ends with one, a "▁" that was written is one
-            ends = first and step.suffix and step.dummy_prefix and start < len(text)
+            ends = first and step.suffix and step.dummy_prefix and (start < len(text) or not text or kept.get(0, 1) > 1)
             yield 0, len(text), mark if ends else ""
             return
     dummy = step.dummy_prefix and first and not step.suffix
@@ -158,12 +222,28 @@ def _spaces(text: str, step: Spaces, first: bool) -> Iterator[Edit]:
         yield 0, start, ""
     if dummy:
         yield start, start, mark
-    for run in regex.finditer(" +" if step.remove_extra else " ", text, pos=start, endpos=end):
-        yield run.start(), run.end(), mark
+    if step.remove_extra and any("  " in text[left:right] for left, right in kept.items()):
+        yield from _kept_spaces(text, start, end, mark, kept)
+    else:
+        for run in regex.finditer(" +" if step.remove_extra else " ", text, pos=start, endpos=end):
+            yield run.start(), run.end(), mark
     if step.suffix and step.dummy_prefix:
         yield end, len(text), mark
     elif end < len(text):
         yield end, len(text), ""
+
+
+def _kept_spaces(text: str, start: int, end: int, mark: str, kept: Kept) -> Iterator[Edit]:
+    at, after_space = start, False
+    while at < end:
+        stop = min(kept.get(at, at + 1), end)
+        for place in range(at, stop):
+            if text[place] == " ":
+                yield place, place + 1, "" if after_space else mark
+            else:
+                after_space = False
+        after_space = text[stop - 1] == " "
+        at = stop
 
 
 def _white_space(text: str) -> Iterator[Edit]:
@@ -193,7 +273,7 @@ def _normal_form(form: Literal["NFC", "NFD", "NFKC", "NFKD"], text: str) -> Iter
 
 def _lower(text: str) -> Iterator[Edit]:
     """Character by character, as tokenizers does it: a final sigma is not special."""
-    return ((at, at + 1, lower) for at, character in enumerate(text) if (lower := character.lower()) != character)
+    return ((at, at + 1, lower) for at, character in enumerate(text) if (lower := lowered(character)) != character)
 
 
 def _strip_accents(text: str) -> Iterator[Edit]:

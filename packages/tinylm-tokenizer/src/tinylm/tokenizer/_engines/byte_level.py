@@ -38,7 +38,8 @@ class ByteLevelEngine:
         self.added_tokens = dict(vocabulary.added_tokens)
         self.flags = dict(vocabulary.flags)
         self.prefix, self.suffix = vocabulary.prefix, vocabulary.suffix
-        self._named = {id: text.encode() for text, id in {**self.special_tokens, **self.added_tokens}.items()}
+        named = {**self.special_tokens, **self.added_tokens}
+        self._named = {id: text.encode() for text, id in named.items() if id not in vocabulary.tokens}
         self._encoder = kernels.make_encoder(vocabulary, self._named)
 
     @property

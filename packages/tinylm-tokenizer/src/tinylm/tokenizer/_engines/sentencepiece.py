@@ -174,7 +174,7 @@ class SentencePieceEngine:
 
     def byte_stream(self) -> Callable[[int], bytes]:
         """The "▁" that stands before a text is no part of it: the first piece loses it (of "all": every piece, until
-        there is text). Special tokens do not count as text."""
+        there is text; of "first": all that it has; of "space": any space). Special tokens do not count as text."""
         special = set(self.special_tokens.values())
         drop = self.model.drop_space
         begun = drop == "never"
@@ -184,6 +184,11 @@ class SentencePieceEngine:
             data = self._bytes[id]
             if begun or id in special:
                 return data
+            if drop in ("space", "first"):
+                begun = True
+                if drop == "space" or self.model.kinds[id] == Kind.BYTE:
+                    return data.removeprefix(b" ") if drop == "space" else data
+                return self.model.pieces[id].replace(SPACE, "").encode()
             is_piece = self.model.kinds[id] in (Kind.NORMAL, Kind.USER_DEFINED, Kind.UNUSED)
             if is_piece and self.model.pieces[id].startswith(SPACE):
                 data = data[1:]
@@ -325,7 +330,8 @@ class SentencePieceEngine:
             after_unknown = after_unknown and not self.model.words
             ids += (id for _, part in fill_in(found, self.model, self._byte_ids, after_unknown) for id in part)
             if found:
-                after_unknown = found[-1][1] < 0 and not self._byte_ids
+                last = found[-1][1]
+                after_unknown = (last < 0 or (self.model.double and last == self.model.unk_id)) and not self._byte_ids
         return ids, (total, after_unknown)
 
     def files(self) -> dict[str, bytes]:

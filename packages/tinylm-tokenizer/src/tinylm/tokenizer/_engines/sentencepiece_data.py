@@ -78,8 +78,8 @@ class Strip:
 
 @dataclass(frozen=True)
 class Prepend:
-    """Put `text` before a part that is not empty. first_only: only where the part starts the whole text; unless_there:
-    not before a part that starts with `text` already (Metaspace)."""
+    """Put `text` before a part that is not empty. first_only: only where the part starts the whole text, and its first
+    character is still there; unless_there: not before a part that starts with `text` already (Metaspace)."""
 
     text: str
     first_only: bool = False
@@ -104,7 +104,15 @@ class WhiteSpace:
     space itself goes (WhitespaceSplit and then Metaspace in a tokenizer.json)."""
 
 
-Step = Charsmap | Form | Replace | ReplaceSpaces | Strip | Prepend | Spaces | WhiteSpace
+@dataclass(frozen=True)
+class Only:
+    """Remove all characters but these: a BPE that has no unknown token passes them over before it merges what is around
+    them."""
+
+    characters: str
+
+
+Step = Charsmap | Form | Replace | ReplaceSpaces | Strip | Prepend | Spaces | WhiteSpace | Only
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,8 @@ class SentencePieceModel:
     double: Unigram as tokenizer.json has it: scores are added in float64, not in float32 from the start of the text as
     SentencePiece does (it decides near-ties), and BYTE pieces are found in text as well.
     steps: the normalisation, in order. words: each part that begins at a "▁" is encoded on its own.
-    drop_space: decoding drops the "▁" that starts the text: "never", "once" or "all" (all that stand there).
+    drop_space: decoding drops the "▁" that starts the text: "never", "once" or "all" (all that stand there); of a
+    tokenizer.json every "▁" of the "first" piece (Metaspace), or a "space" at the start of the text (Strip).
     special_tokens: text → id, found in a text only when allowed. added_tokens: text → id, cut out of every text before
     it is normalised (only tokenizer.json has them; pieces of kind USER_DEFINED are found by the engine itself).
     flags: text → how that special or added token is found, where not just as it is written.
@@ -140,7 +149,7 @@ class SentencePieceModel:
     double: bool = False
     steps: tuple[Step, ...] = (Spaces(),)
     words: bool = False
-    drop_space: Literal["never", "once", "all"] = "once"
+    drop_space: Literal["never", "once", "all", "first", "space"] = "once"
     special_tokens: dict[str, int] = field(default_factory=dict)
     added_tokens: dict[str, int] = field(default_factory=dict)
     flags: dict[str, Flags] = field(default_factory=dict)

@@ -52,7 +52,8 @@ class Vocabulary:
     tokens: id → bytes, without the special tokens; every single byte is among them.
     merges: (left, right, result) in order of rank: the earlier merge is done first.
     special_tokens: text → id; found in a text only when they are allowed.
-    added_tokens: text → id; found in any text (`"special": false` in a tokenizer.json).
+    added_tokens: text → id; found in any text (`"special": false` in a tokenizer.json). They may be tokens, too: what
+    `single_word` or upper case keeps from being found may still be merged.
     flags: text → how that special or added token is found, where not just as it is written.
     stages: names of the pre-tokenisation patterns (`patterns.py`), applied one after the other.
     whole_piece_first: a piece that is a token is that token, whatever the merges say (tiktoken; `ignore_merges`).

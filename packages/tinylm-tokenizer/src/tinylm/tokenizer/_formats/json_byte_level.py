@@ -11,7 +11,15 @@ from typing import Any
 
 from tinylm.tokenizer._engines.vocabulary import Vocabulary
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._formats.json_parts import Reader, boolean, dump, flat, write_added_tokens, write_template
+from tinylm.tokenizer._formats.json_parts import (
+    Reader,
+    boolean,
+    dump,
+    flat,
+    write_added_tokens,
+    write_places,
+    write_template,
+)
 from tinylm.tokenizer.byte_bpe import BYTE_OF_ID
 from tinylm.tokenizer.patterns import PATTERNS
 
@@ -36,6 +44,7 @@ def write(vocabulary: Vocabulary) -> bytes:
     """The bytes of the tokenizer.json: always the same for the same vocabulary."""
     vocab = {to_printable(token): id for id, token in sorted(vocabulary.tokens.items())}
     by_id = {id: name for name, id in vocab.items()}
+    vocab |= write_places(vocab, {**vocabulary.special_tokens, **vocabulary.added_tokens})
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
     template = write_template(vocabulary.prefix, vocabulary.suffix, vocabulary.special_tokens)
     content: dict[str, Any] = {
@@ -92,7 +101,7 @@ class _Reader(Reader):
         if decoder is not None and decoder.get("type") != "ByteLevel":
             raise self.refuse("the decoder", decoder.get("type"), "ByteLevel")
         specials, added, flags = self.added_tokens(content)
-        tokens = self.tokens(model["vocab"], {**specials, **added})
+        tokens = self.tokens(model["vocab"], specials, added)
         prefix, suffix = self.template(content.get("post_processor"), specials)
         return Vocabulary(
             tokens=tokens,
@@ -107,23 +116,28 @@ class _Reader(Reader):
             flags=flags,
         )
 
-    def tokens(self, vocab: Mapping[str, Any], specials: Mapping[str, int]) -> dict[int, bytes]:
+    def tokens(
+        self, vocab: Mapping[str, Any], specials: Mapping[str, int], added: Mapping[str, int]
+    ) -> dict[int, bytes]:
         tokens: dict[int, bytes] = {}
-        special_ids = {id: text for text, id in specials.items()}
-        for text, id in specials.items():
+        named = {**specials, **added}
+        names = {id: text for text, id in named.items()}
+        for text, id in named.items():
             if vocab.get(text, id) != id:  # tokenizers would take the vocabulary's
                 raise TokenizerError(
                     f"{self.where}: the added token {text!r} (id {id}) is {vocab[text]} in the vocabulary"
                 )
         for name, number in vocab.items():
             id = self.id(number)
-            if special_ids.get(id) == name:
+            if specials.get(name) == id:  # no text may become one that is not allowed
                 continue
-            if id in tokens or id in special_ids:
+            if id in tokens or names.get(id, name) != name:
                 raise TokenizerError(f"{self.where}: the id {id} is there twice, the second time for {name!r}")
             try:
                 tokens[id] = from_printable(name)
             except KeyError:
+                if added.get(name) == id:  # merges cannot make it
+                    continue
                 raise TokenizerError(
                     f"{self.where}: the token {name!r} is not written in byte-level characters; only byte-level BPE "
                     "is supported"

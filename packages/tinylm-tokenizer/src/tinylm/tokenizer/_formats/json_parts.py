@@ -38,6 +38,18 @@ def write_added_tokens(
     ]
 
 
+def write_places(vocab: Mapping[str, int], named: Mapping[str, int]) -> dict[str, int]:
+    """The special and added tokens that have to stand in the vocabulary as well: tokenizers gives one that does not the
+    next free id behind the vocabulary, whatever its own entry says. Errors: TokenizerError for one that is there as
+    another token."""
+    for text, id in named.items():
+        if vocab.get(text, id) != id:
+            raise TokenizerError(f"a tokenizer.json has no place for the token {text!r}: id {vocab[text]} is called so")
+    missing = {text: id for text, id in named.items() if text not in vocab}
+    follow = sorted(missing.values()) == [*range(len(vocab), len(vocab) + len(missing))]
+    return {} if follow else missing
+
+
 def write_template(prefix: Iterable[int], suffix: Iterable[int], special: Mapping[str, int]) -> dict[str, Any] | None:
     """The post-processor that puts `prefix` and `suffix` around a text; None if there is nothing to put."""
     prefix, suffix = tuple(prefix), tuple(suffix)
@@ -93,24 +105,27 @@ class Reader:
 
     def merges(self, rows: Iterable[Any], ids: Mapping[T, int], part: Callable[[str], T]) -> list[Merge3]:
         """The merges, each written as "left right" or as two strings, of which `part` makes what `ids` holds."""
-        merges: list[Merge3] = []
+        merges: dict[tuple[int, int], Merge3] = {}
         for number, row in enumerate(rows):
             try:
                 left, right = map(part, row.split(" ") if isinstance(row, str) else row)
-                merges.append((ids[left], ids[right], ids[left + right]))
+                merge = ids[left], ids[right], ids[left + right]
             except (KeyError, ValueError, TypeError):
                 raise TokenizerError(
                     f"{self.where}: merge {number} is {short(row)}; wanted two tokens that are in the vocabulary "
                     "together with what they make"
                 ) from None
-        return merges
+            merges.pop(merge[:2], None)  # of a merge that is there twice tokenizers takes the last rank
+            merges[merge[:2]] = merge
+        return [*merges.values()]
 
     def template(self, processor: Any, special: Mapping[str, int]) -> Around:
         """The ids that the post-processor puts around a text."""
         around: tuple[list[int], list[int]] = ([], [])
-        for part in flat(processor, "processors"):
-            if part["type"] == "ByteLevel":  # it only trims offsets
-                continue
+        parts = [part for part in flat(processor, "processors") if part["type"] != "ByteLevel"]  # it only trims offsets
+        if len(parts) > 1:  # tokenizers takes what the first one made for several texts
+            raise self.refuse("the post-processor", [part["type"] for part in parts], "one that adds tokens")
+        for part in parts:
             if part["type"] in ("BertProcessing", "RobertaProcessing"):
                 for side, (text, id) in enumerate((part["cls"], part["sep"])):
                     if special.get(text) != self.id(id):

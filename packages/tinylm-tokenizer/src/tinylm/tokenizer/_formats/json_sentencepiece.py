@@ -10,14 +10,17 @@ rules are applied by grapheme cluster; all white space at the ends goes, not jus
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from tinylm.tokenizer._engines.sentencepiece_data import Kind, SentencePieceModel
+from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Kind, Only, SentencePieceModel
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._formats import json_steps
 from tinylm.tokenizer._formats.json_parts import Reader, boolean, dump, short, write_added_tokens, write_template
 from tinylm.tokenizer._text.sentencepiece_words import byte_scores, ranked_merges
+
+if TYPE_CHECKING:
+    from tinylm.tokenizer._engines.vocabulary import Merge3
 
 _BYTE_PIECES = {f"<0x{byte:02X}>" for byte in range(256)}
 
@@ -39,33 +42,41 @@ def read(content: Mapping[str, Any], where: str) -> SentencePieceModel:
         scores = dict.fromkeys(texts, 0.0)
         unk_id = _unknown(reader, model.get("unk_token"), texts)
     byte_fallback = boolean(model.get("byte_fallback") or False)
+    known = {text for text in texts.values() if len(text) == 1}
     missing = _BYTE_PIECES.difference(texts.values())
     if byte_fallback and missing:
         raise reader.refuse("byte_fallback", f"true with {len(missing)} byte tokens missing", "all 256, or false")
     kinds = {id: Kind.BYTE if byte_fallback and text in _BYTE_PIECES else Kind.NORMAL for id, text in texts.items()}
     if unk_id is not None:
         kinds[unk_id] = Kind.UNKNOWN
-    known = set(texts.values())
+    in_vocabulary = set(texts.values())
     for text, id in {**special, **added}.items():
-        if texts.setdefault(id, text) != text or (id not in kinds and text in known):
+        if texts.setdefault(id, text) != text or (id not in kinds and text in in_vocabulary):
             raise TokenizerError(
                 f"{where}: the added token {text!r} (id {id}) has another text or id in the vocabulary"
             )
         if id not in kinds or (text in special and kinds[id] == Kind.NORMAL):
             kinds[id] = Kind.CONTROL
+    if unk_id is not None and texts[unk_id] not in special:
+        if is_unigram and byte_fallback:  # tokenizers takes it and unknown characters beside it for one
+            raise reader.refuse("the unknown token beside byte_fallback", texts[unk_id], "a special token")
+        kinds[unk_id] = Kind.NORMAL  # tokenizers finds it in text like any other piece
     size = max(texts) + 1
     if size > 2 * len(texts) + 10_000:
         raise reader.refuse("the vocabulary", f"{len(texts)} tokens with ids up to {size - 1}", "ids with fewer gaps")
-    ids = {text: id for id, text in texts.items() if kinds[id] != Kind.BYTE}
     steps, words = json_steps.read(reader, content)
+    merges = None if is_unigram else _merges(reader, model["merges"], texts, kinds, unk_id)
+    if not is_unigram and unk_id is None and not byte_fallback:
+        steps += (Only("".join(sorted(known | ({SPACE} if words else set())))),)  # which starts a word
     prefix, suffix = reader.template(content.get("post_processor"), special)
     return SentencePieceModel(
         algorithm="unigram" if is_unigram else "sentencepiece-bpe",
         pieces=tuple(texts.get(id, "") for id in range(size)),
         scores=tuple(scores.get(id, 0.0) for id in range(size)),
         kinds=tuple(kinds.get(id, Kind.UNUSED) for id in range(size)),
-        merges=None if is_unigram else tuple(reader.merges(model["merges"], ids, str)),
+        merges=merges,
         unk_id=unk_id,
+        unk_surface="" if unk_id is None else texts[unk_id],
         byte_fallback=byte_fallback,
         fuse_unknown=is_unigram or boolean(model.get("fuse_unk") or False),
         double=is_unigram,
@@ -91,6 +102,18 @@ def _bpe_vocabulary(reader: Reader, model: Mapping[str, Any]) -> dict[int, str]:
             raise TokenizerError(f"{reader.where}: the token {text!r} is empty, or its id {id} is there twice")
         texts[id] = text
     return texts
+
+
+def _merges(
+    reader: Reader, rows: Iterable[Any], texts: Mapping[int, str], kinds: Mapping[int, Kind], unk_id: int | None
+) -> tuple[Merge3, ...]:
+    """The merges, without those of special tokens: what is written like one stays text."""
+    ids = {text: id for id, text in texts.items() if kinds[id] != Kind.BYTE}
+    merges = reader.merges(rows, ids, str)
+    for merge in merges:
+        if unk_id in merge:  # tokenizers would join unknown characters
+            raise reader.refuse("a merge", [texts[id] for id in merge[:2]], "none of or into the unknown token")
+    return tuple(merge for merge in merges if not any(kinds[id] == Kind.CONTROL for id in merge))
 
 
 def _unknown(reader: Reader, text: Any, texts: Mapping[int, str]) -> int | None:
@@ -131,7 +154,8 @@ def write(model: SentencePieceModel) -> bytes:
         raise TokenizerError("a tokenizer.json has no place for unused pieces, which this vocabulary has")
     normalizer, pre_tokenizer = json_steps.write(model)
     special = dict(model.special_tokens)
-    if model.unk_id is not None and model.unk_id not in model.added_tokens.values():
+    unknown = model.unk_id is not None and model.kinds[model.unk_id] == Kind.UNKNOWN
+    if model.unk_id is not None and unknown and model.unk_id not in model.added_tokens.values():
         special.setdefault(model.pieces[model.unk_id], model.unk_id)
     added = dict(model.added_tokens)
     for id, (text, kind) in enumerate(zip(model.pieces, model.kinds, strict=True)):

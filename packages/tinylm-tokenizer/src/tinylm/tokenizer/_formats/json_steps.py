@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tinylm.tokenizer._engines.sentencepiece_data import (
     SPACE,
     Charsmap,
     Form,
+    Only,
     Prepend,
     Replace,
     ReplaceSpaces,
@@ -28,7 +29,7 @@ from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._formats.json_parts import Reader, boolean, flat
 from tinylm.tokenizer._text import charsmap
 
-Drop = Literal["never", "once", "all"]
+Drop = Literal["never", "first", "space"]
 Part = dict[str, Any]
 
 _FORMS = {
@@ -65,7 +66,7 @@ def read(reader: Reader, content: Mapping[str, Any]) -> tuple[tuple[Step, ...], 
                 prepend = Prepend(SPACE, first_only=scheme == "first", unless_there=True)
                 steps += [_ESCAPE, prepend] if scheme != "never" else [_ESCAPE]
             white_space = False
-        elif not (_splits_at_spaces(part) and _ESCAPE in steps):  # there is no space left to split at
+        elif not (_splits_at_spaces(part) and _no_space_left(steps)):
             raise reader.refuse("the pre-tokenizer", part, "Metaspace, or WhitespaceSplit and then Metaspace")
     if white_space:
         raise reader.refuse("the pre-tokenizer", "WhitespaceSplit", "Metaspace after it")
@@ -82,6 +83,12 @@ def _scheme(reader: Reader, part: Part) -> str:
     return str(part["prepend_scheme"])
 
 
+def _no_space_left(steps: Sequence[Step]) -> bool:
+    """Whether every space has been written as "▁", and nothing after that makes new ones (NFKC would)."""
+    at = max((place for place, step in enumerate(steps) if step == _ESCAPE), default=None)
+    return at is not None and all(isinstance(step, Prepend) and " " not in step.text for step in steps[at + 1 :])
+
+
 def _splits_at_spaces(part: Part) -> bool:
     is_split: bool = part["type"] == "Split" and part["pattern"] == {"String": " "}
     return is_split and not part.get("invert") and part["behavior"] != "Removed"
@@ -92,7 +99,7 @@ def flat_step(reader: Reader, part: Part) -> list[Step]:
     match part["type"]:
         case "Sequence":
             return [step for inner in part["normalizers"] for step in flat_step(reader, inner)]
-        case "Prepend":
+        case "Prepend" if part["prepend"]:
             return [Prepend(_text(part["prepend"]))]
         case "Strip":
             return [Strip(boolean(part["strip_left"]), boolean(part["strip_right"]))]
@@ -126,16 +133,21 @@ def _text(value: Any) -> str:
 def read_decoder(reader: Reader, decoder: Any) -> Drop:
     """Which "▁" at the start of a text the decoder drops."""
     drop: Drop = "never"
+    fused = False
     for part in flat(decoder, "decoders"):
         match part["type"]:
-            case "Metaspace":
-                drop = "never" if _scheme(reader, part) == "never" else "once"
+            case "Metaspace" if not fused:
+                drop = "never" if _scheme(reader, part) == "never" else "first"
             case "Strip" if part["content"] == " " and part["start"] in (0, 1) and part["stop"] == 0:
-                drop = "once" if part["start"] else drop
+                if part["start"] and (not fused or drop != "never"):
+                    raise reader.refuse("Strip in the decoder", decoder, "Fuse before it, once, and no Metaspace")
+                drop = "space" if part["start"] else drop
             case "Replace" if part["pattern"] == {"String": SPACE} and part["content"] == " ":
                 pass
-            case "ByteFallback" | "Fuse":
+            case "ByteFallback":
                 pass
+            case "Fuse":
+                fused = True
             case _:
                 raise reader.refuse(
                     "a step of the decoder", part, "Metaspace, Replace of ▁, ByteFallback, Fuse or Strip"
@@ -148,7 +160,7 @@ def read_decoder(reader: Reader, decoder: Any) -> Drop:
 
 def write(model: SentencePieceModel) -> tuple[Part | None, Part | None]:
     """The normalizer and the pre-tokenizer."""
-    steps = [inner for step in model.steps for inner in _spelled_out(step)]
+    steps = [inner for step in model.steps if not isinstance(step, Only) for inner in _spelled_out(step)]
     pre_tokenizers: list[Part] = []
     if steps and isinstance(steps[-1], WhiteSpace):
         steps.pop()
@@ -204,6 +216,8 @@ def _normalizer(step: Step) -> Part:
 
 def write_decoder(model: SentencePieceModel) -> Part:
     """Replace ▁ by spaces, join bytes, join all, and drop the space that starts the text if it is a dummy."""
+    if model.drop_space == "first" and not model.byte_fallback:
+        return _metaspace("always", True)
     parts: list[Part] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},

@@ -81,7 +81,7 @@ class _Reader(Reader):
         if pre_tokenizer["type"] != "BertPreTokenizer":
             raise self.refuse("the pre-tokenizer", pre_tokenizer["type"], "BertPreTokenizer")
         specials, added, flags = self.added_tokens(content)
-        tokens = self.tokens(model["vocab"], {**specials, **added})
+        tokens = self.tokens(model["vocab"], specials, added)
         unknown = model["unk_token"]
         if unknown not in {**tokens, **specials, **added}:
             raise TokenizerError(f"{self.where}: the unknown token {short(unknown)} is not in the vocabulary")
@@ -99,14 +99,16 @@ class _Reader(Reader):
             suffix=suffix,
         )
 
-    def tokens(self, vocab: Mapping[str, Any], named: Mapping[str, int]) -> dict[str, int]:
+    def tokens(self, vocab: Mapping[str, Any], special: Mapping[str, int], added: Mapping[str, int]) -> dict[str, int]:
+        """The pieces; an added token that is one may still be found in a word, where it is not found as it is written
+        (`single_word`, another case), a special one may not."""
         tokens: dict[str, int] = {}
-        used = dict.fromkeys(named.values(), "an added token")
+        used = {id: text for text, id in (*special.items(), *added.items())}
         for text, number in vocab.items():
             id = self.id(number)
-            if named.get(text) == id:
+            if special.get(text) == id:
                 continue
-            if id in used or text in named or not text:
+            if used.get(id, text) != text or text in special or added.get(text, id) != id or not text:
                 raise TokenizerError(f"{self.where}: the token {text!r} (id {id}) is empty, or there twice")
             text.encode()  # a lone surrogate is no text
             used[id] = text

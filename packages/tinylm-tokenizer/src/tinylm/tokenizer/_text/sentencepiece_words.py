@@ -65,13 +65,14 @@ def fill_in(
 ) -> list[tuple[str, list[int]]]:
     """Parts of the text, each with its ids: where no piece covers it, its bytes or the unknown id.
 
-    Neighbouring unknown parts become one, if the model fuses them; they vanish if it has no unknown piece.
+    Neighbouring unknown parts become one, if the model fuses them; they vanish if it has no unknown piece. The unknown
+    piece itself may have been found (Unigram of a tokenizer.json): it is such a part.
     unknown_before: the text before this one ended with one.
     """
     parts: list[tuple[str, list[int]]] = []
     for text, id in found:
-        unknown = id < 0 and not bytes_
-        if id >= 0:
+        unknown = not bytes_ and (id < 0 or (model.double and id == model.unk_id))
+        if not unknown and id >= 0:
             parts.append((text, [id]))
         elif bytes_:
             parts.append((text, [bytes_[byte] for byte in text.encode()]))

@@ -59,6 +59,12 @@ def combining_class(character: str) -> int:
     return unicodedata.combining(character) if ord(character) in _codes(tables.NONSPACING) else 0
 
 
+def lowered(character: str) -> str:
+    """Its lower case in Unicode 17, as tokenizers has it."""
+    newer = _pairs(tables.LOWER, 16).get(ord(character))
+    return character.lower() if newer is None else chr(newer)
+
+
 @dataclass(frozen=True)
 class Rules:
     """Which of the steps are done. `accents`: remove them. The default is that of BERT's uncased models."""
@@ -79,12 +85,8 @@ class Rules:
         parts = decomposed(character) if self.accents else character
         parts = "".join(c for c in parts if not self.accents or ord(c) not in _codes(tables.NONSPACING))
         if self.lower:
-            parts = "".join(self._lower(c) for c in parts)
+            parts = "".join(lowered(c) for c in parts)
         return "".join(f" {c} " if alone or ord(c) in _codes(tables.PUNCTUATION) else c for c in parts)
-
-    def _lower(self, character: str) -> str:
-        newer = _pairs(tables.LOWER, 16).get(ord(character))
-        return character.lower() if newer is None else chr(newer)
 
 
 class Splitter(dict[int, str]):

@@ -42,7 +42,7 @@ class Encoder:
         byte_ids = {piece: id for id, (piece, kind) in _numbered(model) if kind == Kind.BYTE}
         scores, unknown_score = _scores(model)
         merges = None if model.merges is None else np.array(model.merges, dtype=np.uint32).reshape(-1, 3)
-        matched = (Kind.NORMAL,) if bpe else _MATCHED
+        matched = (Kind.NORMAL,) if bpe else (*_MATCHED, Kind.BYTE) if model.double else _MATCHED
         self.normalizes = steps is not None
         self._encoder = kernels._compiled().SentencePieceEncoder(
             pieces=[piece if kind in matched else "" for piece, kind in zip(model.pieces, model.kinds, strict=True)],
