@@ -296,3 +296,12 @@ def test_known_encodings_keep_their_special_ids_elsewhere(vocabulary: Callable[[
         reference = lib.Tokenizer.from_file(str(tmp_path / name / "tokenizer.json"))
         text = " and ".join(tokenizer.special_tokens)
         assert tokenizer.encode(text, allowed_special="all") == reference.encode(text).ids
+
+
+def test_merges_with_the_line_ends_of_windows(tmp_path: Path) -> None:
+    lib = pytest.importorskip("tokenizers")
+    vocab, merges = tmp_path / "vocab.json", tmp_path / "merges.txt"
+    vocab.write_text(json.dumps({**BYTES, "ab": 256, "abc": 257}), encoding="utf-8")
+    merges.write_bytes(b"#version: 0.2\r\na b\r\nab c\r\n")
+    reference = lib.ByteLevelBPETokenizer(str(vocab), str(merges))
+    assert Tokenizer.load(tmp_path).encode("abcab c") == reference.encode("abcab c").ids

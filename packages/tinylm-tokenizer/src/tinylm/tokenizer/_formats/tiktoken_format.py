@@ -99,7 +99,8 @@ def read_gpt2(vocab: bytes, merges: bytes, where: str, pattern: str | None) -> V
 
     try:
         ids = json.loads(vocab.decode())
-        rows = [line for line in merges.decode().split("\n") if line and not line.startswith("#version")]
+        lines = merges.decode().replace("\r\n", "\n").split("\n")  # as Windows writes them, too
+        rows = [line for line in lines if line and not line.startswith("#version")]
         specials = [{"id": ids[_END], "content": _END}] if _END in ids else []
     except (ValueError, TypeError, RecursionError) as error:
         raise TokenizerError(f"wanted vocab.json and merges.txt, got broken ones in {where}: {error}") from None
