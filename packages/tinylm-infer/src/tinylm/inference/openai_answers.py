@@ -3,6 +3,7 @@
 Plain data in and out: what a request may hold is in `openai_api.py`, who runs it in `server_desk.py`.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence as Items
 from typing import Any
@@ -14,7 +15,7 @@ from tinylm.inference.openai_logprobs import Entry, LogprobsWriter
 from tinylm.inference.openai_tools import tool_call
 from tinylm.inference.outputs import TokenOutput
 from tinylm.inference.sequence import Sequence
-from tinylm.tokenizer import Tokenizer
+from tinylm.tokenizer import Tokenizer, TokenizerError
 
 
 class Choice:
@@ -56,10 +57,14 @@ class Answer:
         self.prompt_tokens = sum(len(s.prompt_token_ids) for s in sequences if s.index == 0)
         wanted = sequences[0].params.logprobs
         self.choices = []
-        for index, prompt in enumerate(self._prompts):
-            writer = None if wanted is None else LogprobsWriter(tokenizer, self.chat, wanted, sequences[index].hidden)
-            shown = [token_id for token_id in prompt if token_id not in sequences[index].hidden]
-            text = tokenizer.decode(shown) if self._echo and tokenizer is not None else None
+        for index, sequence in enumerate(sequences):
+            text = writer = text_of = None
+            if self._echo and tokenizer is not None:
+                text = _echoed(tokenizer, sequence, whole=self._only_echo)
+            if wanted is not None:
+                if tokenizer is not None:
+                    text_of = tokenizer.stream_decoder().push if self._echo else sequence.reader(tokenizer)
+                writer = LogprobsWriter(tokenizer, self.chat, wanted, sequence.hidden, text_of)
             self.choices.append(Choice(index, text, writer))
         self._place = {(s.request_id, s.index): index for index, s in enumerate(sequences)}
         self._head = {
@@ -138,6 +143,16 @@ class Answer:
         logprobs = None if choice.writer is None else choice.writer.form(choice.entries[start:])
         called = self._called is not None and choice.finish_reason == "stop"
         return {"logprobs": logprobs, "finish_reason": "tool_calls" if called else choice.finish_reason}
+
+
+def _echoed(tokenizer: Tokenizer, sequence: Sequence, whole: bool) -> str:
+    """The prompt's text; half a character at its end only where nothing follows: `sequence` goes on with its rest."""
+    decoder, text = tokenizer.stream_decoder(), ""
+    for token_id in sequence.prompt_token_ids:
+        if token_id not in sequence.hidden:
+            with contextlib.suppress(TokenizerError):  # an id that a padded model has and the tokenizer lacks
+                text += decoder.push(token_id)
+    return text + decoder.finish() if whole else text
 
 
 def error_object(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:

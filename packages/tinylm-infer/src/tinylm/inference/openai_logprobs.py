@@ -4,7 +4,7 @@ The numbers come from `sampler.describe`; here they only get their shape. Next: 
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Any
@@ -27,16 +27,24 @@ class Entry:
 class LogprobsWriter:
     """The tokens of one text, in order: `entry` for each, `form` for any stretch of them."""
 
-    def __init__(self, tokenizer: Tokenizer | None, chat: bool, wanted: int, hidden: Collection[int]) -> None:
-        """`wanted`: how many of the likeliest are named; `hidden`: ids that have no text in the answer."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        chat: bool,
+        wanted: int,
+        hidden: Collection[int],
+        text_of: Callable[[int], str] | None,
+    ) -> None:
+        """`wanted`: how many of the likeliest are named; `hidden`: ids that have no text in the answer; `text_of`: what
+        each of the ids adds to it."""
         self._tokenizer, self._chat, self._wanted, self._hidden = tokenizer, chat, wanted, hidden
-        self._decoder = None if tokenizer is None else tokenizer.stream_decoder()
+        self._text_of = text_of
         self._characters = 0
 
     def entry(self, token_id: int, logprobs: Mapping[int, Logprob] | None) -> Entry:
         offset = self._characters
-        if self._decoder is not None and token_id not in self._hidden and self._bytes(token_id):
-            self._characters += len(self._decoder.push(token_id))
+        if self._text_of is not None and token_id not in self._hidden and self._bytes(token_id):
+            self._characters += len(self._text_of(token_id))
         return Entry(token_id, offset, logprobs)
 
     def form(self, entries: Items[Entry]) -> dict[str, Any]:

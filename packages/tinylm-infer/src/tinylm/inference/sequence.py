@@ -5,9 +5,11 @@ hands each new token to `accept`, which says what the token made certain, and wh
 `scheduler.py`.
 """
 
+import codecs
+import contextlib
 import random
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Items
 
 from tinylm.inference._errors import InferenceError
@@ -16,6 +18,8 @@ from tinylm.inference.sampling_params import SamplingParams
 from tinylm.inference.stopping import StopBuffer
 from tinylm.inference.structured import Matcher, incomplete
 from tinylm.tokenizer import Tokenizer, TokenizerError
+
+_ENOUGH = 64  # tokens of the prompt: whether there is text before the answer, and the beginning of a character
 
 
 class Sequence:
@@ -60,9 +64,9 @@ class Sequence:
         self._eos = frozenset() if params.ignore_eos else frozenset(eos_token_ids)
         self._stop_ids = frozenset(params.stop_token_ids or ())
         self._buffer = StopBuffer(params.stop_strings, params.include_stop_str_in_output)
-        self._decoder = tokenizer.stream_decoder() if tokenizer is not None and params.detokenize else None
         hidden = tokenizer.special_tokens.values() if tokenizer is not None and params.skip_special_tokens else ()
         self.hidden = frozenset(hidden)  # ids that have no text
+        self._text_of = self.reader(tokenizer) if tokenizer is not None and params.detokenize else None
 
     @property
     def output(self) -> list[int]:
@@ -141,12 +145,26 @@ class Sequence:
 
     def _to_text(self, token_id: int) -> str:
         """What the token adds. Ids that a padded model has and the tokenizer lacks have no text."""
-        if self._decoder is None or token_id in self.hidden:
+        if self._text_of is None or token_id in self.hidden:
             return ""
         try:
-            return self._decoder.push(token_id)
+            return self._text_of(token_id)
         except TokenizerError:
             return ""
+
+    def reader(self, tokenizer: Tokenizer) -> Callable[[int], str]:
+        """A function of the drawn ids, one by one, that gives what each adds to the text as it reads after the prompt:
+        of a SentencePiece tokenizer the first word keeps the space before it, and half a character at the prompt's end
+        is completed. Beside a grammar it is the tokens' own bytes, which are what the grammar saw."""
+        if self.matcher is not None:
+            alone = codecs.getincrementaldecoder("utf-8")("replace")
+            return lambda token_id: alone.decode(tokenizer.id_to_bytes(token_id))
+        decoder = tokenizer.stream_decoder()
+        shown = [token_id for token_id in self.prompt_token_ids if token_id not in self.hidden]
+        for token_id in shown[-_ENOUGH:]:
+            with contextlib.suppress(TokenizerError):  # an id that a padded model has and the tokenizer lacks
+                decoder.push(token_id)
+        return decoder.push
 
     def token_text(self, token_id: int) -> str | None:
         """The text of one token alone, for logprobs; None without a tokenizer."""

@@ -155,9 +155,25 @@ class _Vocabulary:
         self.tokens = [_bytes(tokenizer, token_id) for token_id in range(tokenizer.vocab_size)] + [b"<end>"]
         self.eos_token_id = tokenizer.vocab_size
         self.special_token_ids = [*special, self.eos_token_id]
+        ordinary = (i for i in range(tokenizer.vocab_size) if self.tokens[i] and i not in special)
+        self._ids = {self.tokens[i]: i for i in ordinary}
+        self._longest = max(map(len, self._ids), default=0)
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        """Ids of exactly these bytes: where the tokenizer puts a space before a text (SentencePiece), or changes it,
+        the longest tokens that fit, one after the other; as far as there are any."""
+        ids, left = self._tokenizer.encode(text), text.encode()
+        if b"".join(self.tokens[token_id] for token_id in ids) == left:
+            return ids
+        ids = []
+        while left:
+            lengths = range(min(len(left), self._longest), 0, -1)
+            token_id = next((self._ids[left[:size]] for size in lengths if left[:size] in self._ids), None)
+            if token_id is None:
+                break
+            ids.append(token_id)
+            left = left[len(self.tokens[token_id]) :]
+        return ids
 
 
 def _bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
