@@ -164,6 +164,15 @@ def test_min_tokens_forbids_the_ends_before(llm: LLM) -> None:
     assert answer.finish_reason == "stop"
 
 
+def test_min_tokens_forbids_the_end_where_it_would_not_end_the_text_too(llm: LLM) -> None:
+    """As in vLLM: ignore_eos says that the text goes on after it, not that it may come before min_tokens."""
+    eos = llm.tokenizer.eos_id
+    params = SamplingParams(temperature=0, logit_bias={eos: 1e9}, min_tokens=4, max_tokens=6, ignore_eos=True)
+    answer = only(llm, PROMPT, params)
+    assert eos not in answer.token_ids[:4]
+    assert answer.token_ids[4:] == [eos, eos]
+
+
 def test_min_tokens_holds_for_stop_strings(llm: LLM, write: Callable[[list[int]], None]) -> None:
     x = ids(llm, "z")
     write(x * 10)

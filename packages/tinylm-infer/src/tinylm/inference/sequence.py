@@ -63,6 +63,7 @@ class Sequence:
         self._tokenizer = tokenizer
         self._eos = frozenset() if params.ignore_eos else frozenset(eos_token_ids)
         self._stop_ids = frozenset(params.stop_token_ids or ())
+        self._ends = self._stop_ids.union(eos_token_ids)  # not before min_tokens, ignore_eos or not
         self._buffer = StopBuffer(params.stop_strings, params.include_stop_str_in_output)
         hidden = tokenizer.special_tokens.values() if tokenizer is not None and params.skip_special_tokens else ()
         self.hidden = frozenset(hidden)  # ids that have no text
@@ -86,7 +87,7 @@ class Sequence:
     @property
     def forbidden(self) -> Collection[int]:
         """Tokens that may not be drawn now: those that end the text, before `min_tokens`."""
-        return self._eos | self._stop_ids if self.drawn < self.params.min_tokens else ()
+        return self._ends if self.drawn < self.params.min_tokens else ()
 
     def accept(self, token_id: int, logprobs: Mapping[int, Logprob] | None = None) -> TokenOutput:
         """Appends a drawn token and decides whether it ends the text."""
