@@ -155,6 +155,13 @@ def test_a_stop_token_is_named_as_the_reason(llm: LLM, write: Callable[[list[int
         assert (answer.text, answer.finish_reason, answer.stop_reason) == (expected, "stop", dot)
 
 
+def test_a_stop_token_that_can_never_come_is_refused(llm: LLM) -> None:
+    size = llm.model.config.vocab_size
+    with pytest.raises(InferenceError, match=f"stop_token_ids: token id {size} is outside"):
+        only(llm, PROMPT, SamplingParams(stop_token_ids=[1, size]))
+    only(llm, PROMPT, SamplingParams(stop_token_ids=[size - 1], max_tokens=1))
+
+
 def test_min_tokens_forbids_the_ends_before(llm: LLM) -> None:
     eos = llm.tokenizer.eos_id
     wants_to_end = {eos: 1e9}

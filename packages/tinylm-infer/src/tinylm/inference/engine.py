@@ -110,6 +110,10 @@ class Engine:
             )
         if (highest := max(params.logit_bias or {}, default=0)) >= vocabulary:
             raise InferenceError(f"logit_bias: token id {highest} is outside the model's vocabulary of {vocabulary}")
+        if (highest := max(params.stop_token_ids or (), default=0)) >= vocabulary:
+            raise InferenceError(
+                f"stop_token_ids: token id {highest} is outside the model's vocabulary of {vocabulary}"
+            )
         if self._tokenizer is None and params.stop_strings:
             raise InferenceError("stop strings need a tokenizer (skip_tokenizer_init=True): use stop_token_ids")
         ends = self._eos_token_ids if eos_token_ids is None else eos_token_ids
