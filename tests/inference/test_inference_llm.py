@@ -1,6 +1,7 @@
 """LLM: tokens equal those of the lowest rung, stopping, reporting, and prompts of every kind."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +154,20 @@ def test_a_stop_token_is_named_as_the_reason(llm: LLM, write: Callable[[list[int
         write([*ids(llm, "sings"), dot, *ids(llm, " on")])
         answer = only(llm, PROMPT, SamplingParams(stop_token_ids=[dot], include_stop_str_in_output=include))
         assert (answer.text, answer.finish_reason, answer.stop_reason) == (expected, "stop", dot)
+
+
+def test_a_stop_token_that_ends_texts_anyway_is_named_if_asked_for(
+    make_checkpoint: Callable[..., Path], write: Callable[[list[int]], None]
+) -> None:
+    """As in vLLM: of several end-of-text ids all but the tokenizer's own can be told by stop_token_ids."""
+    folder = make_checkpoint(seed=9)
+    first = LLM(str(folder)).tokenizer.eos_id
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [first, 7]}))
+    several = LLM(str(folder), dtype="float32", device="cpu")
+    for drawn, asked, reason in ((7, [7], 7), (7, None, None), (first, [first, 7], None), (first, None, None)):
+        write([drawn])
+        answer = only(several, PROMPT, SamplingParams(stop_token_ids=asked))
+        assert (answer.text, answer.finish_reason, answer.stop_reason) == ("", "stop", reason)
 
 
 def test_a_stop_token_that_can_never_come_is_refused(llm: LLM) -> None:

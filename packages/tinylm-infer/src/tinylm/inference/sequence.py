@@ -63,6 +63,7 @@ class Sequence:
         self._tokenizer = tokenizer
         self._eos = frozenset() if params.ignore_eos else frozenset(eos_token_ids)
         self._stop_ids = frozenset(params.stop_token_ids or ())
+        self._first_end = next(iter(eos_token_ids), None)
         self._ends = self._stop_ids.union(eos_token_ids)  # not before min_tokens, ignore_eos or not
         self._buffer = StopBuffer(params.stop_strings, params.include_stop_str_in_output)
         hidden = tokenizer.special_tokens.values() if tokenizer is not None and params.skip_special_tokens else ()
@@ -131,7 +132,7 @@ class Sequence:
             self.finish_reason = "stop"
             shown = self._to_text(token_id) if self.params.include_stop_str_in_output else ""
             piece = self._buffer.push(shown, check=False) + self._buffer.flush()
-            return piece, None if token_id in self._eos else token_id
+            return piece, token_id if token_id in self._stop_ids and token_id != self._first_end else None
         piece = self._buffer.push(self._to_text(token_id), check=self.drawn > self.params.min_tokens)
         if self._buffer.stopped_by is not None:
             self.finish_reason = "stop"
