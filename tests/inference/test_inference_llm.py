@@ -225,6 +225,12 @@ def test_logprobs_are_the_models_own(llm: LLM) -> None:
     assert answer.cumulative_logprob == pytest.approx(total, abs=1e-3)
 
 
+def test_logprobs_without_text(llm: LLM) -> None:
+    answer = only(llm, PROMPT, SamplingParams(logprobs=2, max_tokens=3, seed=0, detokenize=False))
+    assert {entry.decoded_token for choices in answer.logprobs for entry in choices.values()} == {None}
+    assert answer.text == ""
+
+
 @pytest.mark.parametrize(("wanted", "count"), [(0, 1), (-1, None)])
 def test_logprobs_none_only_the_drawn_and_all(llm: LLM, wanted: int, count: int | None) -> None:
     answer = only(llm, PROMPT, SamplingParams(logprobs=wanted, max_tokens=1, seed=0))

@@ -13,7 +13,8 @@ class Logprob:
     """How likely the model found one token at one position.
 
     `logprob` is in nats, from the model's own distribution: before penalties, temperature, top-k, top-p and min-p.
-    `rank` is 1 for the most likely token. `decoded_token` is None where there is no tokenizer.
+    `rank` is 1 for the most likely token. `decoded_token` is None where there is no tokenizer or no
+    text is wanted (`detokenize=False`).
     """
 
     logprob: float

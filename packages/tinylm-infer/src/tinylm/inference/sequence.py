@@ -169,8 +169,8 @@ class Sequence:
         return decoder.push
 
     def token_text(self, token_id: int) -> str | None:
-        """The text of one token alone, for logprobs; None without a tokenizer."""
-        if self._tokenizer is None:
+        """The text of one token alone, for logprobs; None without a tokenizer, or where no text is wanted."""
+        if self._tokenizer is None or not self.params.detokenize:
             return None
         try:
             return self._tokenizer.decode([token_id])
