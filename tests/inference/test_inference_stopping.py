@@ -10,12 +10,12 @@ stops = st.lists(st.text(alphabet="abc", min_size=1, max_size=5), min_size=1, ma
 
 
 def whole(text: str, stop: list[str], include: bool) -> str:
-    """The definition, on the whole text: cut at the stop string that ends first, the longest of those."""
-    found = [(text.find(x) + len(x), text.find(x), x) for x in stop if x in text]
+    """The definition, on the whole text: cut at the stop string that ends first, of those at the first in `stop`."""
+    found = [(text.find(x) + len(x), stop.index(x), x) for x in stop if x in text]
     if not found:
         return text
-    end, start, _ = min(found)
-    return text[: end if include else start]
+    end, _, x = min(found)
+    return text[: end if include else end - len(x)]
 
 
 def cut(text: str, sizes: list[int]) -> list[str]:
@@ -46,6 +46,13 @@ def test_what_was_shown_is_never_taken_back(text: str, stop: list[str], rest: st
     buffer = StopBuffer(stop)
     shown = buffer.push(text)
     assert whole(text + rest, stop, False).startswith(shown)
+
+
+def test_of_two_that_end_together_the_first_in_the_list_counts() -> None:
+    for stop, expected in ((["end", "the end"], "at the "), (["the end", "end"], "at ")):
+        buffer = StopBuffer(stop)
+        assert "".join(map(buffer.push, "at the end")) == expected
+        assert buffer.stopped_by == stop[0]
 
 
 def test_only_what_may_become_a_stop_string_is_held_back() -> None:

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 class StopBuffer:
     """Collects text and cuts it at the first stop string that is complete.
 
-    "First" is the one that ends first, and of those that end together the longest; so the result does not depend on how
-    the text was cut into pieces. `stopped_by` is the stop string that was met, None until then.
+    "First" is the one that ends first, and of those that end together the one that `stop` names first (as in vLLM); so
+    the result does not depend on how the text was cut into pieces. `stopped_by` is the stop string that was met, None
+    until then.
     """
 
     def __init__(self, stop: Sequence[str], include_stop: bool = False) -> None:
         self._stop = sorted(set(stop))
+        self._turn = {text: place for place, text in enumerate(dict.fromkeys(stop))}
         self._longest = max(map(len, self._stop), default=0)
         self._include_stop = include_stop
         self._held = ""  # not given out yet: it may turn out to begin a stop string
@@ -47,9 +49,9 @@ class StopBuffer:
         best: tuple[int, int, str] | None = None
         for stop in self._stop:
             start = self._held.find(stop, max(0, already_checked + 1 - len(stop)))
-            if start >= 0 and (best is None or (start + len(stop), start) < best[:2]):
-                best = (start + len(stop), start, stop)
-        return None if best is None else (best[1], best[2])
+            if start >= 0 and (best is None or (start + len(stop), self._turn[stop]) < best[:2]):
+                best = (start + len(stop), self._turn[stop], stop)
+        return None if best is None else (best[0] - len(best[2]), best[2])
 
     def _possible_stop_length(self) -> int:
         """Length of the longest ending of the held text that begins a stop string without completing it."""
