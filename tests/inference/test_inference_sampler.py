@@ -51,9 +51,9 @@ def test_the_batch_draws_what_each_row_draws_alone() -> None:
         assert sampler.choose(logits, sequences) == expected
     params = [text.params for text in sequences]
     warm = [p if p.temperature else SamplingParams() for p in params]
-    together = sampler.apply_min_p(sampler.apply_top_p(sampler.apply_top_k(logits, params), params), params)
+    together = sampler.apply_top_p(sampler.apply_top_k(sampler.apply_min_p(logits, params), params), params)
     for row, p in enumerate(params):
-        alone = sampling.apply_min_p(sampling.apply_top_p(sampling.apply_top_k(logits[row], p.top_k), p.top_p), p.min_p)
+        alone = sampling.apply_top_p(sampling.apply_top_k(sampling.apply_min_p(logits[row], p.min_p), p.top_k), p.top_p)
         assert torch.equal(together[row], alone)
         assert torch.equal(
             sampler.apply_temperature(logits, warm)[row], sampling.apply_temperature(logits[row], warm[row].temperature)

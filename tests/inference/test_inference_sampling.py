@@ -97,6 +97,17 @@ def test_logit_bias_adds_and_refuses_ids_outside_the_vocabulary() -> None:
         s.apply_logit_bias(LOGITS, {6: 1.0})
 
 
+def test_top_p_is_of_what_min_p_left() -> None:
+    """As in vLLM. 0.5, 0.3 and 0.15 are at least 0.2 of 0.5; the first two are 0.84 of these three, 0.8 of all four."""
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    for params, wanted in (
+        (SamplingParams(min_p=0.2, top_p=0.82), {0, 1}),
+        (SamplingParams(top_p=0.82), {0, 1, 2}),
+        (SamplingParams(min_p=0.2), {0, 1, 2}),
+    ):
+        assert {s.sample(logits, params, [], [], random.Random(seed)) for seed in range(200)} == wanted
+
+
 def test_no_step_changes_its_input() -> None:
     before = LOGITS.clone()
     s.sample(

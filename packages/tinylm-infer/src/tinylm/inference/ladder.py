@@ -83,7 +83,7 @@ def _run_batch(work: Work) -> list[int]:
     from tinylm.inference import sampler
 
     left = work.logits
-    for step in (sampler.apply_temperature, sampler.apply_top_k, sampler.apply_top_p, sampler.apply_min_p):
+    for step in (sampler.apply_temperature, sampler.apply_min_p, sampler.apply_top_k, sampler.apply_top_p):
         left = step(left, work.params)
     uniforms = [random.Random(row).random() for row in range(len(work.params))]
     return sampler.draw(left, torch.tensor(uniforms, dtype=torch.float64))

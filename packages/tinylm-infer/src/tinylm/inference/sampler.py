@@ -44,9 +44,9 @@ def choose(logits: Tensor, sequences: Items[Sequence]) -> list[int | InferenceEr
     if drawn:
         wanted = [params[row] for row in drawn]
         left = apply_temperature(steered[drawn], wanted)
+        left = apply_min_p(left, wanted)
         left = apply_top_k(left, wanted)
         left = apply_top_p(left, wanted)
-        left = apply_min_p(left, wanted)
         uniforms = torch.tensor([sequences[row].random.random() for row in drawn], dtype=torch.float64)
         for row, token_id in zip(drawn, draw(left, uniforms), strict=True):
             chosen[row] = token_id
@@ -103,6 +103,17 @@ def apply_temperature(logits: Tensor, params: Items[SamplingParams]) -> Tensor:
     return (logits - logits.amax(dim=1, keepdim=True)) / temperatures
 
 
+def apply_min_p(logits: Tensor, params: Items[SamplingParams]) -> Tensor:
+    """Keeps what is at least min_p times as likely as the row's likeliest; (B, V) -> (B, V)."""
+    rows = [row for row, p in enumerate(params) if p.min_p > 0]
+    if not rows:
+        return logits
+    some = logits[rows]
+    probabilities = some.softmax(dim=1)
+    floor = torch.tensor([[params[row].min_p] for row in rows]) * probabilities.amax(dim=1, keepdim=True)
+    return _with_rows(logits, rows, some.masked_fill(probabilities < floor, -torch.inf))
+
+
 def apply_top_k(logits: Tensor, params: Items[SamplingParams]) -> Tensor:
     """Keeps each row's k largest and all that equal the k-th; (B, V) -> (B, V)."""
     size = logits.shape[1]
@@ -127,17 +138,6 @@ def apply_top_p(logits: Tensor, params: Items[SamplingParams]) -> Tensor:
     removed = mass_before >= torch.tensor([[params[row].top_p] for row in rows])
     removed[:, 0] = False
     return _with_rows(logits, rows, some.masked_fill(removed.scatter(1, order, removed), -torch.inf))
-
-
-def apply_min_p(logits: Tensor, params: Items[SamplingParams]) -> Tensor:
-    """Keeps what is at least min_p times as likely as the row's likeliest; (B, V) -> (B, V)."""
-    rows = [row for row, p in enumerate(params) if p.min_p > 0]
-    if not rows:
-        return logits
-    some = logits[rows]
-    probabilities = some.softmax(dim=1)
-    floor = torch.tensor([[params[row].min_p] for row in rows]) * probabilities.amax(dim=1, keepdim=True)
-    return _with_rows(logits, rows, some.masked_fill(probabilities < floor, -torch.inf))
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> list[int]:

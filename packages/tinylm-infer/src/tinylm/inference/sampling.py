@@ -1,9 +1,9 @@
 """tinylm.inference: from logits to one token, one function per step. The lowest rung of the sampling ladder.
 
-    logit bias -> penalties -> temperature -> top-k -> top-p -> min-p -> draw
+    logit bias -> penalties -> temperature -> min-p -> top-k -> top-p -> draw
 
 Every step takes the logits of one position, shape (V,), float32 on the CPU, and returns new ones of the same shape;
-a token that is ruled out has -inf. `sample` is all steps in order (the order of Hugging Face transformers).
+a token that is ruled out has -inf. `sample` is all steps in order (vLLM's order; transformers has min-p last).
 It knows nothing of models, text or batches: `generation.py` is the loop around it.
 """
 
@@ -53,6 +53,14 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     return (logits - logits.max()) / temperature
 
 
+def apply_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """Keeps tokens at least `min_p` times as likely as the likeliest one (Nguyen et al. 2024); (V,) -> (V,)."""
+    if min_p <= 0:
+        return logits
+    probabilities = logits.softmax(dim=0)
+    return logits.masked_fill(probabilities < min_p * probabilities.max(), -torch.inf)
+
+
 def apply_top_k(logits: Tensor, k: int) -> Tensor:
     """Keeps the k largest, and all that equal the k-th; k <= 0 keeps every token; (V,) -> (V,)."""
     if k <= 0 or k >= len(logits):
@@ -73,14 +81,6 @@ def apply_top_p(logits: Tensor, p: float) -> Tensor:
     mass_before = probabilities.cumsum(dim=0) - probabilities
     removed = order[mass_before >= p]
     return logits.index_fill(0, removed[removed != order[0]], -torch.inf)
-
-
-def apply_min_p(logits: Tensor, min_p: float) -> Tensor:
-    """Keeps tokens at least `min_p` times as likely as the likeliest one (Nguyen et al. 2024); (V,) -> (V,)."""
-    if min_p <= 0:
-        return logits
-    probabilities = logits.softmax(dim=0)
-    return logits.masked_fill(probabilities < min_p * probabilities.max(), -torch.inf)
 
 
 def draw(logits: Tensor, uniform: float) -> int:
@@ -113,7 +113,7 @@ def sample(
     if params.greedy:
         return int(logits.argmax())
     logits = apply_temperature(logits, params.temperature)
+    logits = apply_min_p(logits, params.min_p)
     logits = apply_top_k(logits, params.top_k)
     logits = apply_top_p(logits, params.top_p)
-    logits = apply_min_p(logits, params.min_p)
     return draw(logits, rng.random())

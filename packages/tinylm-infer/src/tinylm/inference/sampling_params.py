@@ -43,9 +43,9 @@ class SamplingParams:
     - `repetition_penalty` > 0, over prompt and output (Keskar et al. 2019, CTRL); `presence_penalty` and
       `frequency_penalty` in -2..2, over the output (OpenAI's definition). 1.0, 0.0 and 0.0 change nothing.
     - `temperature` >= 0; 0 (anything below 1e-5) takes the most likely token and ignores the steps below.
-    - `top_k`: the k most likely; 0 or -1 keeps all. `top_p` in (0, 1]: the smallest set with at least this probability
-      (Holtzman et al. 2020). `min_p` in 0..1: at least this fraction of the most likely one's probability
-      (Nguyen et al. 2024).
+    - `min_p` in 0..1: at least this fraction of the most likely one's probability (Nguyen et al. 2024). Then `top_k`:
+      the k most likely; 0 or -1 keeps all. Then `top_p` in (0, 1]: of what is left the smallest set with at least this
+      probability (Holtzman et al. 2020).
     - `seed`: a whole number makes the draws of this request repeatable, whatever else runs beside it; None or -1: not.
       With `n` answers, answer i is drawn with `seed + i`.
 

@@ -60,18 +60,18 @@ def choose(seen: Seen, position: int, params: SamplingParams, uniform: float) ->
     logits = seen.taps["logits"][0, position].float()
     stages = steps(logits, params)
     probabilities = {name: stage.softmax(dim=0) for name, stage in stages.items()}
-    last = stages["min-p"]
+    last = stages["top-p"]
     fates = _Fates(stages, probabilities, params)
     shown = logits.topk(min(SHOWN, len(logits))).indices.tolist()
     candidates = []
     for rank, token_id in enumerate(shown, start=1):
         fate, why = fates.of(token_id, rank)
-        model, tempered, drawn = (float(probabilities[name][token_id]) for name in ("model", "temperature", "min-p"))
+        model, tempered, drawn = (float(probabilities[name][token_id]) for name in ("model", "temperature", "top-p"))
         text = token_text(seen.checkpoint, token_id)
         logit = float(logits[token_id])
         candidates.append(Candidate(token_id, text, rank, logit, model, tempered, drawn, fate, why))
     chosen = sampling.draw(last, uniform)
-    entropy = (_entropy(probabilities["model"]), _entropy(probabilities["min-p"]))
+    entropy = (_entropy(probabilities["model"]), _entropy(probabilities["top-p"]))
     kept = int(last.isfinite().sum())
     return Choice(position % count, candidates, kept, len(logits), fates.lost(), entropy, chosen)
 
@@ -81,11 +81,11 @@ def steps(logits: Tensor, params: SamplingParams) -> dict[str, Tensor]:
     if params.greedy:
         alone = torch.full_like(logits, -torch.inf)
         alone[logits.argmax()] = 0.0
-        return {"model": logits, "temperature": alone, "top-k": alone, "top-p": alone, "min-p": alone}
+        return {"model": logits, "temperature": alone, "min-p": alone, "top-k": alone, "top-p": alone}
     out = {"model": logits, "temperature": sampling.apply_temperature(logits, params.temperature)}
-    out["top-k"] = sampling.apply_top_k(out["temperature"], params.top_k)
+    out["min-p"] = sampling.apply_min_p(out["temperature"], params.min_p)
+    out["top-k"] = sampling.apply_top_k(out["min-p"], params.top_k)
     out["top-p"] = sampling.apply_top_p(out["top-k"], params.top_p)
-    out["min-p"] = sampling.apply_min_p(out["top-p"], params.min_p)
     return out
 
 
@@ -99,25 +99,26 @@ class _Fates:
         """The step that ruled the token out, or "kept", and why."""
         params, p = self._params, self._probabilities
         place = int((self._order == token_id).nonzero()[0, 0])
-        before, mine, best = float(self._before[place]), float(p["top-p"][token_id]), float(p["top-p"].max())
+        before, tempered = float(self._before[place]), p["temperature"]
+        mine, best = float(tempered[token_id]), float(tempered.max())
         fell = next((name for name, stage in self._stages.items() if not stage[token_id].isfinite()), None)
         if fell is None:
-            passed = [f"rank {rank} of {params.top_k}"] if params.top_k > 0 else []
+            passed = [f"{mine:.2g} ≥ {params.min_p:g} × {best:.2g}"] if params.min_p > 0 else []
+            passed += [f"rank {rank} of {params.top_k}"] if params.top_k > 0 else []
             passed += [f"{before:.3f} before it < {params.top_p:g}"] if params.top_p < 1 else []
-            passed += [f"{mine:.2g} ≥ {params.min_p:g} × {best:.2g}"] if params.min_p > 0 else []
             return "kept", ", ".join(passed) if passed and not params.greedy else "nothing rules it out"
         if fell == "temperature":
             return "temperature", "temperature 0 takes the likeliest alone"
+        if fell == "min-p":
+            return fell, f"{mine:.2g} < {params.min_p:g} × {best:.2g}, the likeliest's"
         if fell == "top-k":
             return fell, f"rank {rank} is behind the first {params.top_k}"
-        if fell == "top-p":
-            return fell, f"{before:.3f} before it ≥ {params.top_p:g}"
-        return fell, f"{mine:.2g} < {params.min_p:g} × {best:.2g}, the likeliest's"
+        return fell, f"{before:.3f} before it ≥ {params.top_p:g}"
 
     def lost(self) -> dict[str, float]:
         """Of the probability after temperature, what each step took away."""
         p, out, before = self._probabilities["temperature"], {}, self._stages["temperature"].isfinite()
-        for name in ("top-k", "top-p", "min-p"):
+        for name in ("min-p", "top-k", "top-p"):
             now = self._stages[name].isfinite()
             out[name] = float(p[before & ~now].sum())
             before = now

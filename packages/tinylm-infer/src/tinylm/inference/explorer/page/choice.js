@@ -1,4 +1,4 @@
-// Panel 3: the next token's distribution, and what temperature, top-k, top-p and min-p leave of it.
+// Panel 3: the next token's distribution, and what temperature, min-p, top-k and top-p leave of it.
 
 import { card, el, number, percent, range, replace, short, visible } from "./dom.js";
 import { notebook, page, source } from "./links.js";
@@ -13,10 +13,10 @@ function controls(vocabulary) {
   const most = Math.log2(Math.min(vocabulary, 1024));
   return card("The knobs", el("div", { class: "knobs" },
     range("temperature", state.temperature, { min: 0, max: 2, step: 0.05 }, turn("temperature")),
+    range("min-p", state.min_p, { min: 0, max: 0.5, step: 0.005 }, turn("min_p")),
     range("top-k", state.top_k ? Math.log2(state.top_k) : most + 0.25, { min: 0, max: most + 0.25, step: 0.25, show: (v) => (v > most ? "all" : String(Math.round(2 ** v))) },
       (v) => update({ top_k: v > most ? 0 : Math.round(2 ** v) })),
-    range("top-p", state.top_p, { min: 0.01, max: 1, step: 0.01 }, turn("top_p")),
-    range("min-p", state.min_p, { min: 0, max: 0.5, step: 0.005 }, turn("min_p"))));
+    range("top-p", state.top_p, { min: 0.01, max: 1, step: 0.01 }, turn("top_p"))));
 }
 
 function masses(answer) {
@@ -57,7 +57,7 @@ export default {
   id: "choice",
   short: "Next token",
   title: "What comes next",
-  says: "The model gives every token of its vocabulary a number, the logit; temperature flattens or sharpens them, and top-k, top-p and min-p rule tokens out, in this order. Each candidate says which rule it fell to and by what numbers; one of the rest is drawn.",
+  says: "The model gives every token of its vocabulary a number, the logit; temperature flattens or sharpens them, and min-p, top-k and top-p rule tokens out, in this order. Each candidate says which rule it fell to and by what numbers; one of the rest is drawn.",
   links: [page("learn/inference"), notebook("inference/01_sampling.ipynb"), source("tinylm-infer/src/tinylm/inference/sampling.py")],
   async show(root, changed, { point, tokens }, isMine) {
     const { position, temperature, top_k, top_p, min_p, uniform } = state;
