@@ -17,8 +17,8 @@ class StopBuffer:
     """
 
     def __init__(self, stop: Sequence[str], include_stop: bool = False) -> None:
-        self._stop = sorted(set(stop))
-        self._turn = {text: place for place, text in enumerate(dict.fromkeys(stop))}
+        self._stop = tuple(dict.fromkeys(stop))
+        self._sorted = sorted(self._stop)
         self._longest = max(map(len, self._stop), default=0)
         self._include_stop = include_stop
         self._held = ""  # not given out yet: it may turn out to begin a stop string
@@ -46,19 +46,19 @@ class StopBuffer:
 
     def _first_match(self, already_checked: int) -> tuple[int, str] | None:
         """(start, stop string) of the match that ends first in the new part of the held text."""
-        best: tuple[int, int, str] | None = None
+        best: tuple[int, str] | None = None
         for stop in self._stop:
             start = self._held.find(stop, max(0, already_checked + 1 - len(stop)))
-            if start >= 0 and (best is None or (start + len(stop), self._turn[stop]) < best[:2]):
-                best = (start + len(stop), self._turn[stop], stop)
-        return None if best is None else (best[0] - len(best[2]), best[2])
+            if start >= 0 and (best is None or start + len(stop) < best[0]):
+                best = (start + len(stop), stop)
+        return None if best is None else (best[0] - len(best[1]), best[1])
 
     def _possible_stop_length(self) -> int:
         """Length of the longest ending of the held text that begins a stop string without completing it."""
         for length in range(min(self._longest - 1, len(self._held)), 0, -1):
             ending = self._held[-length:]
             # In sorted order the strings that begin with `ending` follow directly where `ending` itself would stand.
-            at = bisect_left(self._stop, ending)
-            if any(stop.startswith(ending) and len(stop) > length for stop in self._stop[at : at + 2]):
+            at = bisect_left(self._sorted, ending)
+            if any(stop.startswith(ending) and len(stop) > length for stop in self._sorted[at : at + 2]):
                 return length
         return 0

@@ -109,7 +109,7 @@ class Only:
     """Remove all characters but these: a BPE that has no unknown token passes them over before it merges what is around
     them."""
 
-    characters: str
+    characters: frozenset[str]
 
 
 Step = Charsmap | Form | Replace | ReplaceSpaces | Strip | Prepend | Spaces | WhiteSpace | Only

@@ -67,7 +67,7 @@ def read(content: Mapping[str, Any], where: str) -> SentencePieceModel:
     steps, words = json_steps.read(reader, content)
     merges = None if is_unigram else _merges(reader, model["merges"], texts, kinds, unk_id)
     if not is_unigram and unk_id is None and not byte_fallback:
-        steps += (Only("".join(sorted(known | ({SPACE} if words else set())))),)  # which starts a word
+        steps += (Only(frozenset(known | ({SPACE} if words else set()))),)  # which starts a word
     prefix, suffix = reader.template(content.get("post_processor"), special)
     return SentencePieceModel(
         algorithm="unigram" if is_unigram else "sentencepiece-bpe",
