@@ -251,6 +251,29 @@ def test_wrong_usage_is_exit_code_2(directory: Path, book: Path, capfd: pytest.C
         assert "Usage" in call(capfd, *arguments, code=2)
 
 
+def test_a_terminal_that_lacks_a_character(directory: Path, book: Path, tmp_path: Path) -> None:
+    for arguments, wanted in [
+        (("--help",), b"Text \\u2192 ids."),
+        (("train", book, "--vocab-size", "300", "--out", tmp_path / "t"), b"\\u2192"),
+        (("convert", directory, tmp_path / "x.tiktoken"), b"\\u2192"),
+        (("inspect", directory, "\u65e5", "--with", directory), b"bytes per token"),
+    ]:
+        command = [sys.executable, "-m", "tinylm.tokenizer", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}  # what Windows gives to a file or a pipe
+        done = subprocess.run(command, capture_output=True, env=environment, timeout=120)
+        assert done.returncode == 0, done.stderr.decode()
+        assert wanted in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes the standard streams in a shell")
+def test_closed_standard_streams(directory: Path) -> None:
+    for command, code in [("encode {} x >&-", 0), ("encode {} <&-", 0), ("encode {}/no x 2>&-", 1)]:
+        line = f"{sys.executable} -m tinylm.tokenizer {command.format(directory)}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, timeout=60)
+        assert done.returncode == code
+        assert b"Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_full_disk_behind_stdout(directory: Path) -> None:
     with Path("/dev/full").open("wb") as full:

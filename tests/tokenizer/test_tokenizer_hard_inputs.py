@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,48 @@ def test_a_lone_surrogate_is_named_with_its_place(any_tok: Tokenizer, text: str)
         any_tok.encode_batch(["fine", text], threads=2)
     with pytest.raises(TokenizerError, match="surrogate"):
         list(any_tok.encode_stream([text]))
+
+
+def test_ids_may_be_numbers_of_numpy(any_tok: Tokenizer) -> None:
+    ids = any_tok.encode_array("an and to")
+    text = any_tok.decode(ids)
+    for kind in (np.uint32, np.int64, np.uint16):
+        assert any_tok.decode(list(ids.astype(kind))) == text
+        assert any_tok.decode_bytes(tuple(ids.astype(kind))) == text.encode()
+    for wrong in ([np.int64(-1)], np.array([0.5]), [np.uint32(2**32 - 1)]):
+        with pytest.raises(TokenizerError, match="wanted an id"):
+            any_tok.decode(wrong)  # type: ignore[arg-type]
+    for nothing in (5, None, np.array(3)):
+        with pytest.raises(TokenizerError, match="wanted ids, got"):
+            any_tok.decode(nothing)  # type: ignore[arg-type]
+
+
+def test_one_string_is_no_batch_and_a_number_no_chunk(any_tok: Tokenizer) -> None:
+    with pytest.raises(TokenizerError, match="wanted a list of texts"):
+        any_tok.encode_batch("abc")
+    with pytest.raises(TokenizerError, match="wanted chunks of text, got bytes"):
+        list(any_tok.encode_parts([b"abc"]))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("algorithm", choose.ALGORITHMS)
+def test_special_tokens_are_a_list_of_texts(algorithm: str) -> None:
+    for wrong, message in ((5, "are text"), ([5], "are text"), (["a\ud800"], "are text"), ("<s>", "into a list")):
+        with pytest.raises(TokenizerError, match=message):
+            Tokenizer.train(["ab"], vocab_size=600, algorithm=algorithm, special_tokens=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["the", "##ing"])
+def test_a_special_token_of_wordpiece_is_no_piece(name: str) -> None:
+    with pytest.raises(TokenizerError, match="can be a piece"):
+        Tokenizer.train([made_text(20_000)], vocab_size=700, algorithm="wordpiece", special_tokens=[name])
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "a\0b", "a/" * 3000])
+def test_a_path_that_cannot_be(path: str) -> None:
+    with pytest.raises(TokenizerError, match="wanted a tokenizer, got"):
+        Tokenizer.load(path)
+    with pytest.raises(TokenizerError, match="No such file"):
+        Tokenizer.load("there-is-none", pattern="gpt2")
 
 
 @pytest.mark.parametrize("wrong", [b"bytes", b"\xff\xfe", None, 5, ["a"], bytearray(b"a")])

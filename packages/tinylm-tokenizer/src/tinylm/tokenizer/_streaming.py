@@ -129,6 +129,8 @@ def _cuts(chunks: Iterable[str], engine: Engine, find: Finder | None) -> Iterato
     """The stream in parts that can be encoded one without the other."""
     held, look_at = "", _ENOUGH
     for chunk in chunks:
+        if not isinstance(chunk, str):
+            raise TokenizerError(f"wanted chunks of text, got {type(chunk).__name__}")
         held += chunk
         if len(held) >= look_at:
             try:

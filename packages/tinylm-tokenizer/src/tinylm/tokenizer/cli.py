@@ -7,6 +7,7 @@ stdout, messages to stderr. Exit codes: 0 done, 1 bad input, 2 wrong usage, 130 
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import platform
 import shutil
@@ -313,6 +314,7 @@ def _text(argument: str | None, file: Path | None) -> str:
 def main() -> None:
     """Run the command; expected errors become one line on stderr and exit code 1."""
     warnings.showwarning = lambda message, *_: typer.echo(f"warning: {message}", err=True)
+    _standard_streams()
     try:
         app(prog_name="tinylm-tokenizer")
     except (TokenizerError, OSError) as error:
@@ -321,6 +323,15 @@ def main() -> None:
         _fail("not enough memory for this input")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _standard_streams() -> None:
+    """What stdout's encoding does not have is written as \\u and its number; a stream that is closed is empty."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  (until the process ends)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str) -> None:

@@ -184,6 +184,8 @@ class Tokenizer:
         threads = (os.cpu_count() or 1) if threads is None else threads
         if threads < 1:
             raise TokenizerError(f"wanted 1 or more threads, got {threads}")
+        if isinstance(texts, str):
+            raise TokenizerError("wanted a list of texts, got one string; put it into a list")
         texts = list(texts)
         names = allowed_special if isinstance(allowed_special, str) else tuple(allowed_special)
         if self._finder(names) is not None or add_special_tokens:
@@ -317,14 +319,16 @@ class Tokenizer:
         """The bytes of `ids` (a list or an integer array), one after the other."""
         if hasattr(ids, "tolist"):
             ids = ids.tolist()
-        elif not isinstance(ids, (list, tuple)):
-            ids = list(ids)
         try:
-            return self.engine.decode_bytes(ids)
+            numbers = ids if isinstance(ids, (list, tuple)) else list(ids)
+        except TypeError:
+            raise TokenizerError(f"wanted ids, got {type(ids).__name__}; put one id into a list") from None
+        try:
+            return self.engine.decode_bytes(numbers)
         except (KeyError, IndexError, TypeError, OverflowError):
-            for id in ids:
+            for id in numbers:
                 self.id_to_bytes(id)  # names the wrong one
-            raise
+            return self.engine.decode_bytes([int(id) for id in numbers])  # NumPy's integers are ids too
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
         """The text of `ids`; `errors` as in `bytes.decode`: what to do with half a character (default U+FFFD)."""

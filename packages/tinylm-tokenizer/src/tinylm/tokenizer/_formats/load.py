@@ -36,8 +36,11 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
     path = Path(path)
     if pattern is not None and pattern not in TRAINABLE:
         raise TokenizerError(f"unknown pattern {pattern!r}: choose one of {', '.join(TRAINABLE)}")
-    if path.is_dir():
-        path = _in_directory(path)
+    try:
+        path = _in_directory(path) if path.is_dir() else path
+        path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a zero character in the name
+        raise _no_tokenizer(path, error) from None
     if path.suffix == ".tiktoken":
         return Loaded(_ranks(path, pattern, special_tokens or {}))
     if special_tokens is not None:
@@ -65,7 +68,7 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
 
         held = gguf.load(path)
         return Loaded(held.engine, None, held.chat_template, held.bos_token, held.eos_token)
-    if path.suffix != ".json" and path.exists():
+    if path.suffix != ".json":
         raise TokenizerError(
             f"wanted tokenizer.json, vocab.json + merges.txt, *.tiktoken, *.model or *.gguf, got {path}"
         )
@@ -112,10 +115,14 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise TokenizerError(
-            f"wanted a tokenizer, got {path}: {error.strerror or error}; check the path, or make one with "
-            "`tinylm-tokenizer train`"
-        ) from None
+        raise _no_tokenizer(path, error) from None
+
+
+def _no_tokenizer(path: Path, error: OSError | ValueError) -> TokenizerError:
+    reason = getattr(error, "strerror", None) or error
+    return TokenizerError(
+        f"wanted a tokenizer, got {path}: {reason}; check the path, or make one with `tinylm-tokenizer train`"
+    )
 
 
 def _beside(directory: Path) -> dict[str, Any]:

@@ -71,8 +71,6 @@ def _check(vocab_size: int, pattern: str, special_tokens: Sequence[str], threads
         raise TokenizerError(f"wanted 1 or more threads, got {threads!r}")
     if pattern not in TRAINABLE:
         raise TokenizerError(f"unknown pattern {pattern!r}: choose one of {', '.join(TRAINABLE)}")
-    if isinstance(special_tokens, str):
-        raise TokenizerError(f"wanted a list of special tokens, got the string {special_tokens!r}; put it into a list")
     if len(set(special_tokens)) != len(special_tokens) or not all(special_tokens):
         raise TokenizerError(f"wanted special tokens that differ and are not empty, got {list(special_tokens)}")
     least = 256 + len(special_tokens)

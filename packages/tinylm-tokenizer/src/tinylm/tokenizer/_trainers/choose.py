@@ -32,6 +32,8 @@ def train(
         raise TokenizerError("threads= is for the other algorithms; 'sentencepiece-bpe' is trained on one")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise TokenizerError(f"wanted 1 or more threads, got {threads!r}")
+    if special_tokens is not None:
+        special_tokens = _checked(special_tokens)
     if algorithm in ("sentencepiece-bpe", "unigram"):
         from tinylm.tokenizer._trainers import sentencepiece
 
@@ -46,3 +48,16 @@ def train(
     special_tokens = ("<|endoftext|>",) if special_tokens is None else special_tokens
     vocabulary = byte_level.train(corpus, vocab_size, pattern or "cl100k", special_tokens, progress, threads)
     return ByteLevelEngine(vocabulary)
+
+
+def _checked(special_tokens: Iterable[str]) -> tuple[str, ...]:
+    """The special tokens. Errors: TokenizerError for what is no list of texts."""
+    if isinstance(special_tokens, str):
+        raise TokenizerError(f"wanted a list of special tokens, got the string {special_tokens!r}; put it into a list")
+    try:
+        texts = tuple(special_tokens)
+        for text in texts:
+            text.encode()
+    except (TypeError, AttributeError, UnicodeEncodeError):  # the last: a lone surrogate
+        raise TokenizerError(f"wanted special tokens that are text, got {special_tokens!r}") from None
+    return texts

@@ -32,8 +32,6 @@ def train(
 ) -> SentencePieceEngine:
     """See `Tokenizer.train`. special_tokens: default <s> and </s>; <unk> is always there. Every option is checked
     before the corpus is read."""
-    if isinstance(special_tokens, str):
-        raise TokenizerError(f"wanted a list of special tokens, got the string {special_tokens!r}; put it into a list")
     control = Options.control if special_tokens is None else tuple(special_tokens)
     options = Options(vocab_size, control=tuple(text for text in control if text != "<unk>"))
     options.check()

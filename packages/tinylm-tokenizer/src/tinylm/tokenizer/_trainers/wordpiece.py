@@ -18,7 +18,7 @@ from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._text.wordpiece_text import Rules, Splitter
 from tinylm.tokenizer._trainers import counting
 from tinylm.tokenizer.kernels.wordpiece_training import WordCounter
-from tinylm.tokenizer.wordpiece import SPECIAL_TOKENS, WordPieces
+from tinylm.tokenizer.wordpiece import CONTINUES, SPECIAL_TOKENS, WordPieces
 
 if TYPE_CHECKING:
     from tinylm.tokenizer._engines.protocol import Progress
@@ -54,11 +54,13 @@ def train(
 
 def _check(vocab_size: int, special_tokens: Sequence[str] | None) -> list[str]:
     """All special tokens: BERT's, and those that are named."""
-    if isinstance(special_tokens, str):
-        raise TokenizerError(f"wanted a list of special tokens, got the string {special_tokens!r}; put it into a list")
     specials = [*SPECIAL_TOKENS, *(text for text in special_tokens or () if text not in SPECIAL_TOKENS)]
     if len(set(specials)) != len(specials) or not all(specials):
         raise TokenizerError(f"wanted special tokens that differ and are not empty, got {special_tokens}")
+    splitter = Splitter(Rules())
+    for text in specials:
+        if (part := text.removeprefix(CONTINUES)) and splitter.words(part) == [part]:
+            raise TokenizerError(f"the special token {text!r} can be a piece of a word, too; write it like [THIS]")
     if type(vocab_size) is not int or not len(specials) < vocab_size <= 2**31:
         raise TokenizerError(f"wanted a vocab_size from {len(specials) + 1} to 2**31, got {vocab_size!r}")
     return specials
