@@ -93,3 +93,54 @@ def test_what_cannot_hold_byte_level_bpe(name: str, message: str, tok: Tokenizer
 def test_what_cannot_hold_wordpiece(name: str, bert_like: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="wordpiece"):
         convert(bert_like, tmp_path / name)
+
+
+def of_merges(tok: Tokenizer, merges: list[tuple[bytes, bytes]], others: list[bytes], whole: bool) -> Tokenizer:
+    """Byte-level BPE with what these merges make, and other tokens."""
+    tokens = {id: token for id, token in tok.engine.vocabulary.tokens.items() if id < 256}
+    tokens |= dict(enumerate([*(left + right for left, right in merges), *others], 256))
+    ids = {token: id for id, token in tokens.items()}
+    rows = [(ids[left], ids[right], ids[left + right]) for left, right in merges]
+    return changed(tok, tokens=tokens, merges=rows, whole_piece_first=whole, special_tokens={})
+
+
+@pytest.mark.parametrize(
+    ("merges", "others", "whole", "refused"),
+    [
+        ([(b"a", b"b")], [b"abc"], True, ("x.tiktoken", "vocab.json")),  # only a whole piece is abc
+        ([(b"a", b"b")], [b"abc"], False, ("x.tiktoken",)),  # nothing is abc
+        ([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")], [], False, ("x.tiktoken",)),  # nor here: bc is made first
+        ([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c"), (b"a", b"bc")], [], True, ()),  # as in a rank file
+        ([(b"a", b"b"), (b"ab", b"c")], [], False, ()),
+    ],
+)
+def test_a_format_that_would_make_other_tokens_is_not_written(
+    merges: list[tuple[bytes, bytes]],
+    others: list[bytes],
+    whole: bool,
+    refused: tuple[str, ...],
+    tok: Tokenizer,
+    tmp_path: Path,
+) -> None:
+    made = of_merges(tok, [pair for pair in merges if pair != (b"a", b"bc")], others, whole)
+    if (b"a", b"bc") in merges:
+        ids = {token: id for id, token in made.engine.vocabulary.tokens.items()}
+        made = changed(made, merges=[*made.engine.vocabulary.merges, (ids[b"a"], ids[b"bc"], ids[b"abc"])])
+    for name in ("x.tiktoken", "vocab.json"):
+        if name in refused:
+            with pytest.raises(TokenizerError, match="'abc' for one"):
+                convert(made, tmp_path / name)
+            assert not (tmp_path / name).exists()
+            continue
+        convert(made, tmp_path / name)
+        again = Tokenizer.load(tmp_path / name, pattern="cl100k")
+        for text in ("abc", "xabc", " abcab bc", "abcbcab"):
+            assert again.encode(text) == made.encode(text)
+
+
+@pytest.mark.parametrize("name", ["<|a b|>", "\u65e5", "a"])
+def test_a_special_token_that_vocab_json_cannot_hold(name: str, tmp_path: Path) -> None:
+    tok = Tokenizer.train([made_text(1000)], vocab_size=300, special_tokens=[name])
+    with pytest.raises(TokenizerError, match="no place for the special token"):
+        convert(tok, tmp_path / "vocab.json")
+    assert list(tmp_path.iterdir()) == []

@@ -83,6 +83,18 @@ def test_a_special_token_of_wordpiece_is_no_piece(name: str) -> None:
         Tokenizer.train([made_text(20_000)], vocab_size=700, algorithm="wordpiece", special_tokens=[name])
 
 
+def test_added_tokens_that_begin_one_another(tmp_path: Path) -> None:
+    tok = Tokenizer.train([made_text(1000)], vocab_size=300)
+    content = json.loads(tok.engine.files()["tokenizer.json"])
+    content["added_tokens"] += [
+        {"id": 300 + size, "content": "<" + "a" * size, "special": False} for size in range(1, 1500)
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tok = Tokenizer.load(tmp_path)
+    assert tok.encode("<aaa<" + "a" * 1499) == [303, 1799]
+    assert tok.encode("<") == Tokenizer.train([made_text(1000)], vocab_size=300).encode("<")
+
+
 @pytest.mark.parametrize("path", ["a" * 5000, "a\0b", "a/" * 3000])
 def test_a_path_that_cannot_be(path: str) -> None:
     with pytest.raises(TokenizerError, match="wanted a tokenizer, got"):

@@ -149,13 +149,17 @@ def _joined(parts: Iterable[Part]) -> list[Part]:
 
 def _compiled(names: Iterable[str]) -> re.Pattern[str]:
     """A pattern that matches the longest of `names` at the leftmost place."""
+    names = sorted(names, key=len, reverse=True)
     root: Trie = {}
     for name in names:
         node = root
         for character in name:
             node = node.setdefault(character, {})
         node[""] = {}
-    return re.compile(_expression(root))
+    try:
+        return re.compile(_expression(root))
+    except RecursionError:  # hundreds of names, each the beginning of the next one
+        return re.compile("|".join(map(re.escape, names)))
 
 
 def _expression(node: Trie) -> str:

@@ -113,6 +113,15 @@ class _Merges:
                 self.result[rank] = result
 
 
+def unmade(vocabulary: Vocabulary) -> list[bytes]:
+    """The tokens that the merges do not make of their bytes: only a whole piece can be one (`whole_piece_first`)."""
+    if vocabulary.merges_make_all:
+        return []
+    merges, byte_ids = _Merges(vocabulary), vocabulary.byte_ids()
+    longer = ((id, token) for id, token in vocabulary.tokens.items() if len(token) > 1)
+    return [token for id, token in longer if _merge_short([byte_ids[byte] for byte in token], merges) != [id]]
+
+
 class _Pieces(dict[str, bytes]):
     """Piece → ids (see `_packed`); a piece that is not there is encoded and remembered, so that a text is a look-up for
     each piece."""

@@ -40,6 +40,11 @@ def from_printable(token: str) -> bytes:
     return bytes(_BYTE[character] for character in token)
 
 
+def is_printable(text: str) -> bool:
+    """Whether every character of `text` stands for a byte."""
+    return _BYTE.keys() >= set(text)
+
+
 def write(vocabulary: Vocabulary) -> bytes:
     """The bytes of the tokenizer.json: always the same for the same vocabulary."""
     vocab = {to_printable(token): id for id, token in sorted(vocabulary.tokens.items())}

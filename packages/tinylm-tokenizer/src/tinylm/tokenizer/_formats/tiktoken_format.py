@@ -11,7 +11,7 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 
-from tinylm.tokenizer import kernels
+from tinylm.tokenizer import byte_bpe_fast, kernels
 from tinylm.tokenizer._engines.vocabulary import RankedMerges, Vocabulary
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer.patterns import TRAINABLE
@@ -78,8 +78,8 @@ def _tokens(data: bytes, where: str) -> dict[int, bytes]:
 
 
 def write(vocabulary: Vocabulary) -> bytes:
-    """The rank file. Errors: TokenizerError if ids are not in merge order, for then ranks cannot be ids, or if a byte
-    has no token."""
+    """The rank file. Errors: TokenizerError if ids are not in merge order, for then ranks cannot be ids, if a byte has
+    no token, or if a token would be made where this vocabulary's merges do not make it."""
     if len({token for token in vocabulary.tokens.values() if len(token) == 1}) < 256:
         raise TokenizerError("a .tiktoken file holds all 256 bytes, which is not so in this tokenizer")
     order = [result for _, _, result in vocabulary.merges]
@@ -87,8 +87,19 @@ def write(vocabulary: Vocabulary) -> bytes:
         raise TokenizerError(
             "a .tiktoken file says that the token of the lowest id is merged first, which is not so in this tokenizer"
         )
+    if not vocabulary.ranked and (lost := byte_bpe_fast.unmade(vocabulary)):
+        merges = set(RankedMerges(vocabulary.tokens))  # what who reads the file makes of it
+        if not vocabulary.whole_piece_first or set(vocabulary.merges) != merges:
+            raise TokenizerError(
+                f"the merges of this tokenizer do not make {len(lost):,} of its tokens, {_shown(lost[0])} for one, and "
+                "who reads a .tiktoken file would make them: ids would change"
+            )
     lines = [base64.b64encode(token) + b" %d\n" % id for id, token in sorted(vocabulary.tokens.items())]
     return b"".join(lines)
+
+
+def _shown(token: bytes) -> str:
+    return repr(token.decode(errors="backslashreplace"))
 
 
 def read_gpt2(vocab: bytes, merges: bytes, where: str, pattern: str | None) -> Vocabulary:
@@ -117,13 +128,24 @@ def read_gpt2(vocab: bytes, merges: bytes, where: str, pattern: str | None) -> V
 
 
 def write_gpt2(vocabulary: Vocabulary) -> tuple[bytes, bytes]:
-    """The bytes of vocab.json and merges.txt, which name neither the pattern nor which tokens are special."""
+    """The bytes of vocab.json and merges.txt, which name neither the pattern nor which tokens are special. Errors:
+    TokenizerError for tokens that merges do not make, and for special ones that cannot be written as tokens."""
     import json
 
     from tinylm.tokenizer._formats import json_byte_level
 
     vocab = {json_byte_level.to_printable(token): id for id, token in vocabulary.tokens.items()}
     names = {id: name for name, id in vocab.items()}
+    if vocabulary.whole_piece_first and (lost := byte_bpe_fast.unmade(vocabulary)):
+        raise TokenizerError(
+            f"merges do not make {len(lost):,} tokens of this tokenizer, {_shown(lost[0])} for one: who reads "
+            "vocab.json and merges.txt would never find them, and ids would change"
+        )
+    for text, id in vocabulary.special_tokens.items():
+        if vocab.get(text, id) != id or not json_byte_level.is_printable(text):
+            raise TokenizerError(
+                f"vocab.json has no place for the special token {text!r}: it would not be read as that"
+            )
     vocab |= vocabulary.special_tokens
     rows = [f"{names[left]} {names[right]}\n" for left, right, _ in vocabulary.merges]
     in_order = dict(sorted(vocab.items(), key=lambda item: item[1]))
