@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from tinylm.tokenizer import Tokenizer, TokenizerError
+from tinylm.tokenizer import Tokenizer, TokenizerError, sentencepiece_bpe_training
 from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
+from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
 from tinylm.tokenizer._engines.vocabulary import Vocabulary
 from tinylm.tokenizer._formats.convert import convert
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
 from tinylm.tokenizer.ladder import made_text
 
 
@@ -93,6 +95,17 @@ def test_what_cannot_hold_byte_level_bpe(name: str, message: str, tok: Tokenizer
 def test_what_cannot_hold_wordpiece(name: str, bert_like: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="wordpiece"):
         convert(bert_like, tmp_path / name)
+
+
+def test_what_sentencepiece_does_otherwise_is_said(tmp_path: Path) -> None:
+    options = Options(400, dummy_prefix=True, user_defined=("[X]",))
+    tok = Tokenizer(SentencePieceEngine(sentencepiece_bpe_training.train([made_text(5_000)], options)))
+    assert "user-defined symbols" in convert(tok, tmp_path / "a")[0]
+    assert convert(tok, tmp_path / "a.model") == []
+    tok = Tokenizer.train([made_text(5_000)], vocab_size=400, algorithm="unigram")
+    assert convert(tok, tmp_path / "b") == []
+    assert "float32" in convert(tok, tmp_path / "b.model")[-1]
+    assert convert(Tokenizer.load(tmp_path / "b.model"), tmp_path / "c.model") == []
 
 
 def of_merges(tok: Tokenizer, merges: list[tuple[bytes, bytes]], others: list[bytes], whole: bool) -> Tokenizer:

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylm.tokenizer import Tokenizer, TokenizerError
+from tinylm.tokenizer import Tokenizer, TokenizerError, sentencepiece_bpe_training
+from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
 from tinylm.tokenizer._engines.sentencepiece_data import Charsmap, SentencePieceModel
 from tinylm.tokenizer._formats import sentencepiece_model as files
 from tinylm.tokenizer._text.sentencepiece_words import ranked_merges
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
+from tinylm.tokenizer.ladder import made_text
 
 parts = st.sampled_from(
     [
@@ -91,6 +94,26 @@ def test_what_is_saved_opens_elsewhere(
     fast = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
     assert fast.encode(mixed) == tokenizer.encode(mixed, add_special_tokens=True)
     assert tokenizer.engine.files() == Tokenizer(tokenizer.engine).engine.files()
+
+
+@pytest.mark.parametrize("normalization", ["identity", "nmt_nfkc"])
+def test_spaces_that_sentencepiece_drops_are_dropped_by_a_saved_file(normalization: str, tmp_path: Path) -> None:
+    """And no other white space: Strip of a tokenizer.json would take line ends, too."""
+    lib = pytest.importorskip("tokenizers")
+    options = Options(400, normalization, dummy_prefix=True, remove_extra_spaces=True)
+    original = Tokenizer(SentencePieceEngine(sentencepiece_bpe_training.train([made_text(5_000)], options)))
+    original.save(tmp_path)
+    saved, reference = Tokenizer.load(tmp_path), lib.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+
+    @given(st.lists(st.sampled_from([" ", "  ", "\n", "\t", "\u3000", "\u200b", "▁", "a", "the "]), max_size=8))
+    def check(chosen: list[str]) -> None:
+        text = "".join(chosen)
+        ids = original.encode(text)
+        assert saved.encode(text) == ids == reference.encode(text, add_special_tokens=False).ids
+        assert list(saved.encode_stream([*chosen])) == ids
+        assert len(saved.offsets(text)) == len(ids)
+
+    check()
 
 
 def shapes() -> dict[str, Callable[[Any, bytes], tuple[Any, Any, Any]]]:

@@ -88,7 +88,7 @@ def normalize_with_starts(
             new_starts += starts[done:start]
             new_starts += [starts[start]] * len(replacement)
             done = end
-        trimmed = isinstance(step, (Spaces, Strip)) and edits and edits[-1][1:] == (len(text), "")
+        trimmed = isinstance(step, (Spaces, Strip, ReplaceSpaces)) and edits and edits[-1][1:] == (len(text), "")
         new_starts += [starts[edits[-1][0]]] if trimmed else starts[done:]
         text, starts = _rewrite(text, edits), new_starts
     return text, starts
@@ -160,7 +160,7 @@ def _edits(text: str, step: Step, first: bool, kept: Kept) -> Iterator[Edit]:
         case Replace():
             return ((at.start(), at.end(), step.new) for at in regex.finditer(regex.escape(step.old), text))
         case ReplaceSpaces():
-            return ((run.start(), run.end(), step.new) for run in regex.finditer(" {2,}", text))
+            return _runs(text, step)
         case Strip():
             return _strip(text, step)
         case Prepend():
@@ -252,6 +252,14 @@ def _white_space(text: str) -> Iterator[Edit]:
         if start < end or not start:
             mark = SPACE if word.group(2) not in ("", SPACE) else ""
             yield start, end, mark
+
+
+def _runs(text: str, step: ReplaceSpaces) -> Iterator[Edit]:
+    if step.at == "anywhere":
+        return ((run.start(), run.end(), step.new) for run in regex.finditer(" {2,}", text))
+    start = len(text.rstrip(" " + SPACE)) if step.at == "end" else 0
+    end = len(text) - len(text.lstrip(" ")) if step.at == "start" else len(text)
+    return iter([(start, end, step.new)] if start < end else [])
 
 
 # Unicode's White_Space: str.strip would also take U+001C to U+001F, which tokenizers keeps.

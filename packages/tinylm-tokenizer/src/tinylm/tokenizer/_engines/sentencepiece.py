@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING
 import regex
 
 from tinylm.tokenizer import sentencepiece_bpe, unigram
-from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Kind, Prepend, SentencePieceModel, Spaces, Strip
+from tinylm.tokenizer._engines.sentencepiece_data import (
+    SPACE,
+    Kind,
+    Prepend,
+    ReplaceSpaces,
+    SentencePieceModel,
+    Spaces,
+    Strip,
+)
 from tinylm.tokenizer._explain import Merge
 from tinylm.tokenizer._streaming import TAIL
 from tinylm.tokenizer._text.sentencepiece_words import Found, byte_ids, fill_in, user_defined, words
@@ -82,7 +90,7 @@ class SentencePieceEngine:
         self._later_steps = tuple(
             Strip(False, step.right) if isinstance(step, Strip) else step
             for step in model.steps
-            if not isinstance(step, Prepend)
+            if not isinstance(step, Prepend) and not (isinstance(step, ReplaceSpaces) and step.at == "start")
         )
 
     @property

@@ -63,9 +63,11 @@ class Replace:
 
 @dataclass(frozen=True)
 class ReplaceSpaces:
-    """Replace every run of two or more U+0020 by `new` (the one regular expression that converted files hold)."""
+    """Replace every run of two or more U+0020 by `new`; at "start" or "end": the one run there, which at the end may
+    hold "▁" too (the regular expressions that converted files hold)."""
 
     new: str
+    at: Literal["anywhere", "start", "end"] = "anywhere"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tinylm.tokenizer import wordpiece
 from tinylm.tokenizer._atomic import write_atomic
 from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
+from tinylm.tokenizer._engines.sentencepiece_data import Kind, Prepend, Spaces
 from tinylm.tokenizer._engines.wordpiece import WordPieceEngine
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._formats import sentencepiece_model, tiktoken_format
@@ -34,7 +35,7 @@ def convert(tokenizer: Tokenizer, target: Path) -> list[str]:
         if target.suffix == ".gguf":
             raise TokenizerError("a GGUF file is read here, not written: give a directory, and convert with llama.cpp")
         tokenizer.save(target.parent if target.name == "tokenizer.json" else target)
-        return []
+        return _cut_out_first(tokenizer)
     files, lines = write(tokenizer, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
@@ -47,13 +48,28 @@ def convert(tokenizer: Tokenizer, target: Path) -> list[str]:
 Written = tuple[dict[str, bytes], list[str]]  # file name → bytes; what is lost
 
 
+def _cut_out_first(tokenizer: Tokenizer) -> list[str]:
+    """What a tokenizer.json does otherwise with user-defined symbols, which SentencePiece finds in normalised text."""
+    model = tokenizer.engine.model if isinstance(tokenizer.engine, SentencePieceEngine) else None
+    if model is None or Kind.USER_DEFINED not in model.kinds:
+        return []
+    if not any(isinstance(step, Prepend) or (isinstance(step, Spaces) and step.dummy_prefix) for step in model.steps):
+        return []
+    return ["who reads a tokenizer.json cuts user-defined symbols out first: a space more or less stands beside them"]
+
+
 def _model(tokenizer: Tokenizer, target: Path) -> Written:
     engine = tokenizer.engine
     if not isinstance(engine, SentencePieceEngine):
         raise TokenizerError(f"a .model file holds SentencePiece's algorithms; this tokenizer is {tokenizer.algorithm}")
     data = sentencepiece_model.write(engine.model)
     again = SentencePieceEngine(sentencepiece_model.read(data, target.name))
-    return {target.name: data}, _around(tokenizer, (again.prefix, again.suffix))
+    lines = _around(tokenizer, (again.prefix, again.suffix))
+    if engine.model.double:
+        lines.append(
+            "SentencePiece adds scores in float32: of two ways to cut that are as likely it may take the other"
+        )
+    return {target.name: data}, lines
 
 
 def _ranks(tokenizer: Tokenizer, target: Path) -> Written:

@@ -42,7 +42,13 @@ _FORMS = {
     "Nmt": "nmt",
 }
 _FORM_NAMES = {form: name for name, form in _FORMS.items()}
-_TWO_SPACES = " {2,}"
+# What SentencePiece does with spaces, as regular expressions: pattern → which run it stands for.
+_RUNS: dict[str, Literal["anywhere", "start", "end"]] = {
+    " {2,}": "anywhere",
+    r"\A +": "start",
+    rf"[ {SPACE}]+\z": "end",
+}
+_RUN_PATTERNS = {at: pattern for pattern, at in _RUNS.items()}
 _ESCAPE = Replace(" ", SPACE)
 
 
@@ -107,8 +113,8 @@ def flat_step(reader: Reader, part: Part) -> list[Step]:
             return [_precompiled(reader, part["precompiled_charsmap"])] if part["precompiled_charsmap"] else []
         case "Replace" if "String" in part["pattern"]:
             return [Replace(_text(part["pattern"]["String"]), _text(part["content"]))]
-        case "Replace" if part["pattern"].get("Regex") == _TWO_SPACES:
-            return [ReplaceSpaces(_text(part["content"]))]
+        case "Replace" if (at := _RUNS.get(part["pattern"].get("Regex"))) is not None:
+            return [ReplaceSpaces(_text(part["content"]), at)]
         case name if name in _FORMS:
             return [Form(_FORMS[name])]
     known = f"{', '.join(_FORMS)}, Prepend, Replace of a string, Strip or Precompiled"
@@ -193,7 +199,9 @@ def _spelled_out(step: Step) -> list[Step]:
         return [step]
     if step.suffix or not step.escape:
         raise TokenizerError("a tokenizer.json has no place for spaces that are written as suffixes or not as ▁")
-    steps: list[Step] = [Strip(True, True), ReplaceSpaces(" ")] if step.remove_extra else []
+    steps: list[Step] = []
+    if step.remove_extra:  # Strip would take other white space, too
+        steps = [ReplaceSpaces("", "start"), ReplaceSpaces("", "end"), ReplaceSpaces(" ")]
     return [*steps, *([Prepend(SPACE)] if step.dummy_prefix else []), _ESCAPE]
 
 
@@ -206,7 +214,7 @@ def _normalizer(step: Step) -> Part:
         case Replace():
             return {"type": "Replace", "pattern": {"String": step.old}, "content": step.new}
         case ReplaceSpaces():
-            return {"type": "Replace", "pattern": {"Regex": _TWO_SPACES}, "content": step.new}
+            return {"type": "Replace", "pattern": {"Regex": _RUN_PATTERNS[step.at]}, "content": step.new}
         case Strip():
             return {"type": "Strip", "strip_left": step.left, "strip_right": step.right}
         case Prepend() if not step.unless_there and not step.first_only:
