@@ -129,7 +129,7 @@ def test_a_stream_of_tokens_that_stand_beside_letters_is_cut() -> None:
     find = Finder({"<x>": 1}, {"<x>": Flags(single_word=True)})
     trained = Tokenizer.train([made_text(5000)], vocab_size=300)
     text = "word<x>s and " * 50
-    cut = _streaming._safe_cut(text, True, trained.engine, find)
+    cut = _streaming.safe_cut(text, True, trained.engine, find)
     assert len(text) - 40 < cut < len(text)
 
 

@@ -133,6 +133,10 @@ def test_template_is_saved_and_loaded(chat: Tokenizer, tmp_path: Path) -> None:
     loaded = Tokenizer.load(tmp_path)
     assert loaded.chat_template == "A"
     assert loaded.eos_id == chat.special_tokens["<|im_end|>"]
+    for wrong in ({"eos_token": []}, {"bos_token": {"content": {}}}, {"chat_template": [{"name": {}}]}, []):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(wrong))
+        with pytest.raises(TokenizerError, match="tokenizer_config"):
+            Tokenizer.load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,12 @@ def test_normalized_stream_equals_whole(normalizing: Tokenizer, text: str, size:
         assert list(normalizing.encode_stream(chunks)) == normalizing.encode(text)
 
 
+def test_offsets_of_what_normalizing_leaves_are_exact(normalizing: Tokenizer) -> None:
+    text = " \u09a4\u65e5"
+    plain = normalizing.offsets(text, "byte")
+    assert normalizing.offsets(f"{text} e\u0301", "byte")[: len(plain)] == plain
+
+
 @given(text=decomposed)
 def test_offsets_of_normalized_text_point_into_the_text(normalizing: Tokenizer, text: str) -> None:
     ids, spans = normalizing.encode(text), normalizing.offsets(text, "byte")

@@ -49,6 +49,24 @@ def test_a_lone_surrogate_is_named_with_its_place(any_tok: Tokenizer, text: str)
         list(any_tok.encode_stream([text]))
 
 
+def test_truncating_a_long_text_looks_at_its_beginning_only(
+    any_tok: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = made_text(20_000) * 20
+    spans, sizes = any_tok.engine.spans, []
+
+    def seen(text: str, first: bool = True) -> list[tuple[int, int]]:
+        sizes.append(len(text))
+        return spans(text, first)
+
+    monkeypatch.setattr(any_tok.engine, "spans", seen)
+    for n in (1, 50, 300):
+        assert any_tok.encode(any_tok.truncate(text, n)) == any_tok.encode(text)[:n]
+    assert max(sizes) < 10_000
+    with pytest.raises(TokenizerError, match="surrogate"):
+        any_tok.truncate(text + "\ud800", 1)
+
+
 def test_ids_may_be_numbers_of_numpy(any_tok: Tokenizer) -> None:
     ids = any_tok.encode_array("an and to")
     text = any_tok.decode(ids)

@@ -83,7 +83,7 @@ def encode_stream(chunks: Iterable[str], engine: Engine, find: Finder | None) ->
         held += chunk
         if len(held) >= look_at:
             try:
-                cut = _safe_cut(held, first, engine, find)
+                cut = safe_cut(held, first, engine, find)
             except UnicodeEncodeError:
                 refuse_text(held)
             if cut:
@@ -134,7 +134,7 @@ def _cuts(chunks: Iterable[str], engine: Engine, find: Finder | None) -> Iterato
         held += chunk
         if len(held) >= look_at:
             try:
-                cut = _safe_cut(held, False, engine, find)
+                cut = safe_cut(held, False, engine, find)
             except UnicodeEncodeError:
                 refuse_text(held)
             if cut:
@@ -145,7 +145,7 @@ def _cuts(chunks: Iterable[str], engine: Engine, find: Finder | None) -> Iterato
         yield held
 
 
-def _safe_cut(text: str, first: bool, engine: Engine, find: Finder | None) -> int:
+def safe_cut(text: str, first: bool, engine: Engine, find: Finder | None) -> int:
     """The last place where `text` may be cut: the tokens that are found say where it is ordinary text, and the engine
     where that may be cut."""
     fence, start, end, closed = find.certain(text) if find else (0, 0, len(text), [])

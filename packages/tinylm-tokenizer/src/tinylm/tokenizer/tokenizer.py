@@ -234,6 +234,7 @@ class Tokenizer:
         """The longest start of `text` that ends between two of its tokens and characters and has at most `n` ids."""
         if n < 0:
             raise TokenizerError(f"wanted 0 or more tokens, got {n}")
+        text = self._beginning(text, n)
         spans = self.offsets(text, "byte")
         if len(spans) <= n:
             return text
@@ -243,6 +244,23 @@ class Tokenizer:
             if self.count(start) <= n:  # nearly always at once; a cut can change how its last piece is encoded
                 return start
         return ""
+
+    def _beginning(self, text: str, n: int) -> str:
+        """A beginning of `text` whose ids are those of the whole, more than `n`, so that long texts cost no more than
+        short ones; else the whole text."""
+        from tinylm.tokenizer._streaming import safe_cut
+
+        try:
+            text.encode()
+            size = max(16 * n, 1 << 12)
+            while size < len(text):
+                place = safe_cut(text[:size], True, self.engine, self._finder(()))
+                if place and self.count(text[:place]) > n:
+                    return text[:place]
+                size *= 4
+        except (UnicodeEncodeError, TypeError, AttributeError):
+            refuse_text(text)
+        return text
 
     def offsets(self, text: str, unit: Literal["character", "byte"] = "character") -> list[tuple[int, int]]:
         """Where each id of `encode(text)` stands in `text`: (start, end), end excluded.

@@ -200,7 +200,8 @@ class PartialEngine(ByteLevelEngine):
 def _sources(text: str) -> tuple[list[int], list[int]]:
     """For each byte of NFC(text): where the stretch of `text` that it comes from starts and ends, in bytes.
 
-    A stretch is as short as can be: it ends where normalising both sides apart changes nothing.
+    A stretch is as short as can be: it ends where normalising both sides apart changes nothing. Of one that normalising
+    leaves as it is each byte stands for itself.
     """
     starts: list[int] = []
     stops: list[int] = []
@@ -211,8 +212,9 @@ def _sources(text: str) -> tuple[list[int], list[int]]:
             "NFC", character
         ):
             size, ended = len(done.encode()), begun + len(stretch.encode())
-            starts += [begun] * size
-            stops += [ended] * size
+            unchanged = done == stretch
+            starts += range(begun, ended) if unchanged else [begun] * size
+            stops += range(begun + 1, ended + 1) if unchanged else [ended] * size
             stretch, begun = "", ended
         stretch += character
     return starts, stops

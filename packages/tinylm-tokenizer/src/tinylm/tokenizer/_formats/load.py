@@ -136,8 +136,10 @@ def _beside(directory: Path) -> dict[str, Any]:
             for name in ("bos_token", "eos_token"):
                 token = config.get(name)
                 found[name] = token.get("content") if isinstance(token, dict) else token
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise TokenizerError(f"wanted JSON in {settings}, got a broken file: {error}") from None
+                if not isinstance(found[name], (str, type(None))):
+                    raise TypeError(f"{name} is {token!r}")
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise TokenizerError(f"wanted Hugging Face's settings in {settings}, got a broken file: {error}") from None
     template = directory / "chat_template.jinja"
     if template.is_file():
         try:
