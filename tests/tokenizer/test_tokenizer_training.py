@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, byte_bpe, byte_bpe_fast, kernels
 from tinylm.tokenizer._text.pretokenize import count_pieces
-from tinylm.tokenizer._trainers import byte_level, counting
+from tinylm.tokenizer._trainers import byte_level, choose, counting
 from tinylm.tokenizer._trainers import corpus as _corpus
 from tinylm.tokenizer._trainers.corpus import Chunk, Head, batches
 from tinylm.tokenizer.ladder import made_text
@@ -233,6 +233,18 @@ def test_progress_counts_bytes_then_merges(book: str, tmp_path: Path) -> None:
     assert ("bytes", size, size) in seen
     assert seen[-1] == ("merges", 144, 144)
     assert [step[0] for step in seen] == sorted(step[0] for step in seen)
+
+
+@pytest.mark.parametrize("algorithm", choose.ALGORITHMS)
+def test_every_algorithm_tells_how_much_it_has_read(algorithm: str, book: str, tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_bytes(book.encode())
+    seen: list[tuple[str, int, int]] = []
+    options = {"vocab_size": 700, "algorithm": algorithm}
+    Tokenizer.train([path, path], **options, progress=lambda *step: seen.append(step))  # type: ignore[arg-type]
+    size = 2 * path.stat().st_size
+    assert ("bytes", size, size) in seen
+    assert seen[-1][0] != "bytes"
 
 
 @pytest.mark.parametrize("threads", [1, 2])

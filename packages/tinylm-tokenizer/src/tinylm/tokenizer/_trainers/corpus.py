@@ -165,8 +165,12 @@ def _chunks_of_file(item: os.PathLike[str]) -> Iterator[Chunk]:
     return _chunks(_blocks_of(item), Chunk(b"", 0, True, os.fspath(item)))
 
 
-def lines(corpus: Corpus) -> Iterator[str]:
-    """The corpus in texts of whole lines, about a megabyte of a file at a time; see `items` for what it may be."""
+def lines(corpus: Corpus, progress: Callable[[int], None] = lambda read: None) -> Iterator[str]:
+    """The corpus in texts of whole lines, about a megabyte of a file at a time; see `items` for what it may be.
+
+    `progress(n)` is called with the bytes of files read so far.
+    """
+    read = 0
     for item in items(corpus):
         if isinstance(item, str):
             yield item
@@ -178,6 +182,8 @@ def lines(corpus: Corpus) -> Iterator[str]:
             yield decode_text(bytes(held[:stop]), os.fspath(item), offset)
             del held[:stop]
             offset += stop
+            read += len(block)
+            progress(read)
         yield decode_text(bytes(held), os.fspath(item), offset)
 
 

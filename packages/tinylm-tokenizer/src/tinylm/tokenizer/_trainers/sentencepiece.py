@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
 from tinylm.tokenizer._errors import TokenizerError
-from tinylm.tokenizer._trainers.corpus import Corpus, lines
+from tinylm.tokenizer._trainers.corpus import Corpus, lines, size_of
 from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
 from tinylm.tokenizer.kernels.sentencepiece_training import train_bpe, train_unigram
 
@@ -35,13 +35,15 @@ def train(
     control = Options.control if special_tokens is None else tuple(special_tokens)
     options = Options(vocab_size, control=tuple(text for text in control if text != "<unk>"))
     options.check()
+    size = size_of(corpus)
+    texts = lines(corpus, lambda read: progress("bytes", read, size))
     try:
         if algorithm == "unigram":
             model = train_unigram(
-                lines(corpus), options, lambda done, wanted: progress("pruned", done, wanted), threads=threads
+                texts, options, lambda done, wanted: progress("pruned", done, wanted), threads=threads
             )
         else:
-            model = train_bpe(lines(corpus), options, lambda done, wanted: progress("merges", done, wanted))
+            model = train_bpe(texts, options, lambda done, wanted: progress("merges", done, wanted))
     except UnicodeEncodeError as error:
         surrogate = ord(error.object[error.start])
         raise TokenizerError(f"wanted text, got the lone surrogate U+{surrogate:04X} in the corpus") from None
