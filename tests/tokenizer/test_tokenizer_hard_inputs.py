@@ -67,6 +67,26 @@ def test_truncating_a_long_text_looks_at_its_beginning_only(
         any_tok.truncate(text + "\ud800", 1)
 
 
+def test_samples_are_seeded_and_decode_to_the_text(any_tok: Tokenizer) -> None:
+    text = "and the information\n of the nation"
+    if any_tok.algorithm == "wordpiece":
+        with pytest.raises(TokenizerError, match="to sample from, got wordpiece"):
+            any_tok.sample(text, 0.1, 0)
+        return
+    drawn = [tuple(any_tok.sample(text, 0.3, seed)) for seed in range(20)]
+    assert len(set(drawn)) > (2 if any_tok.algorithm == "unigram" else 10)
+    assert drawn == [tuple(any_tok.sample(text, 0.3, seed)) for seed in range(20)]
+    assert {any_tok.decode(ids) for ids in drawn} == {text}
+    if any_tok.algorithm != "unigram":
+        assert any_tok.sample(text, 0, 1) == any_tok.encode(text)
+        assert len(any_tok.sample(text, 1.0, 1)) == len(text)
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(TokenizerError, match="wanted an alpha"):
+            any_tok.sample(text, wrong, 0)
+    with pytest.raises(TokenizerError, match="surrogate U\\+D800 at character 2"):
+        any_tok.sample("a \ud800", 0.1, 0)
+
+
 def test_ids_may_be_numbers_of_numpy(any_tok: Tokenizer) -> None:
     ids = any_tok.encode_array("an and to")
     text = any_tok.decode(ids)

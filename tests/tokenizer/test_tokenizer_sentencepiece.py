@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -227,13 +228,13 @@ def test_dropout_is_seeded_and_loses_nothing(bpe: Tokenizer) -> None:
     engine = bpe.engine
     assert isinstance(engine, SentencePieceEngine)
     text = "the quick brown fox and the lazy dog"
-    assert engine.sample(text, 0.0, 1) == bpe.encode(text)
-    characters = engine.sample(text, 1.0, 1)
+    assert engine.sample(text, 0.0, Random(1)) == bpe.encode(text)
+    characters = engine.sample(text, 1.0, Random(1))
     assert len(characters) == len(text)
-    drawn = {tuple(engine.sample(text, 0.3, seed)) for seed in range(20)}
+    drawn = {tuple(engine.sample(text, 0.3, Random(seed))) for seed in range(20)}
     assert len(drawn) > 5
     assert all(bpe.decode(ids) == text for ids in drawn)
-    assert engine.sample(text, 0.3, 7) == engine.sample(text, 0.3, 7)
+    assert engine.sample(text, 0.3, Random(7)) == engine.sample(text, 0.3, Random(7))
 
 
 @pytest.mark.parametrize(

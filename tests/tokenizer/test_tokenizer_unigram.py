@@ -67,10 +67,10 @@ def test_samples_are_seeded_and_lose_nothing(trained: Tokenizer) -> None:
     engine = trained.engine
     assert isinstance(engine, SentencePieceEngine)
     text = made_text(20_000)[100:140] + " — 日本"
-    drawn = {tuple(engine.sample(text, 0.2, seed)) for seed in range(20)}
+    drawn = {tuple(engine.sample(text, 0.2, Random(seed))) for seed in range(20)}
     assert len(drawn) > 5
     assert all(trained.decode(ids) == text for ids in drawn)
-    assert engine.sample(text, 0.2, 3) == engine.sample(text, 0.2, 3)
+    assert engine.sample(text, 0.2, Random(3)) == engine.sample(text, 0.2, Random(3))
 
 
 def likelihood(model: SentencePieceModel, words: dict[str, int]) -> float:

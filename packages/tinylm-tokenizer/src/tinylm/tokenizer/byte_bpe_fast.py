@@ -24,6 +24,8 @@ from tinylm.tokenizer._text.pretokenize import split
 from tinylm.tokenizer.byte_bpe import ID_OF_BYTE, Pair
 
 if TYPE_CHECKING:
+    from random import Random
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -206,6 +208,17 @@ class Encoder:
 
         return SideBySide(self._byte_ids, self._merges.rank, self._merges.result)
 
+    def sample(self, text: str, dropout: float, chance: Random) -> list[int]:
+        """Ids with BPE dropout (Provilkov et al. 2020): each merge is left out with probability `dropout`."""
+        text.encode()
+        return [
+            id
+            for piece in split(text, self._stages)
+            for id in _merge_long(
+                [self._byte_ids[byte] for byte in piece.encode()], self._merges, lambda: chance.random() < dropout
+            )
+        ]
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of `ids`. Errors: KeyError for an id that is neither a token nor in `named`."""
         known = self._bytes
@@ -236,8 +249,11 @@ def _merge_short(ids: list[int], merges: _Merges) -> list[int]:
     return ids
 
 
-def _merge_long(ids: list[int], merges: _Merges) -> list[int]:
-    """The same through a heap of (rank, position) over a doubly linked list: n log n instead of n²."""
+def _merge_long(ids: list[int], merges: _Merges, skip: Callable[[], bool] | None = None) -> list[int]:
+    """The same through a heap of (rank, position) over a doubly linked list: n log n instead of n².
+
+    skip: called before each merge, True leaves it out.
+    """
     rank_of, result_of = merges.rank.get, merges.result
     following = [*range(1, len(ids)), -1]
     preceding = [*range(-1, len(ids) - 1)]
@@ -248,6 +264,9 @@ def _merge_long(ids: list[int], merges: _Merges) -> list[int]:
         rank, left = heapq.heappop(heap)
         if ranks[left] != rank:
             continue  # one half has been merged since
+        if skip and skip():
+            ranks[left] = _NEVER
+            continue
         right = following[left]
         following[left] = after = following[right]
         ids[left], ids[right] = result_of[rank], -1

@@ -100,8 +100,8 @@ def _encode_sentencepiece(algorithm: str, text: str) -> list[int]:
     model = _learned(algorithm)
     encoder = (sentencepiece_bpe if algorithm == "sentencepiece_bpe" else unigram).Encoder(model)
     normal = normalize(text, model.steps)
-    parts = words(normal) if model.words else [normal]
-    return [id for part in parts for _, ids in fill_in(encoder.encode(part), model, byte_ids(model)) for id in ids]
+    parts, bytes_ = words(normal) if model.words else [normal], byte_ids(model)
+    return [id for part in parts for _, ids in fill_in(encoder.encode(part), model, bytes_) for id in ids]
 
 
 def _encode_sentencepiece_kernel(algorithm: str, text: str) -> list[int]:

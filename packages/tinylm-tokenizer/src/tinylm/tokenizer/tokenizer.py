@@ -8,6 +8,7 @@ in `_chat`, chunks in `_streaming`.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -221,6 +222,29 @@ class Tokenizer:
         if threads < 1:
             raise TokenizerError(f"wanted 1 or more threads, got {threads}")
         return encode_parts(chunks, self.engine, self._finder(()), threads)
+
+    def sample(self, text: str, alpha: float, seed: int) -> list[int]:
+        """The ids of some way to cut `text`, drawn at random, the same for the same seed: subword regularisation.
+
+        alpha: for BPE the probability that a merge is left out (BPE dropout: 0 none, 1 all of them); for Unigram the
+        power of the cuts' probabilities (1: the model's own; 0: all cuts alike). Slow: the readable rungs do it.
+        Errors: TokenizerError for WordPiece, which has no other way.
+        """
+        from random import Random
+
+        draw = getattr(self.engine, "sample", None)
+        if draw is None:
+            raise TokenizerError(f"wanted BPE or Unigram to sample from, got {self.algorithm}")
+        if not 0 <= alpha <= (sys.float_info.max if self.algorithm == "unigram" else 1):
+            raise TokenizerError(f"wanted an alpha from 0 on, for BPE up to 1, got {alpha}")
+        chance = Random(seed)
+        ids: list[int] = []
+        try:
+            for start, end, id in whole(self._finder(()), text):
+                ids += draw(text[start:end], alpha, chance, start == 0) if id is None else [id]
+        except (UnicodeEncodeError, TypeError, AttributeError):
+            refuse_text(text)
+        return ids
 
     def count(self, text: str) -> int:
         """How many ids `text` has."""

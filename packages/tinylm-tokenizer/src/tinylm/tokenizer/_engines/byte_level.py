@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,12 @@ from tinylm.tokenizer._streaming import last_word_start
 from tinylm.tokenizer._text.pretokenize import split
 
 if TYPE_CHECKING:
+    from random import Random
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from tinylm.tokenizer import byte_bpe_fast
     from tinylm.tokenizer._engines.vocabulary import Vocabulary
     from tinylm.tokenizer._explain import Merge
 
@@ -68,6 +72,16 @@ class ByteLevelEngine:
 
     def count(self, text: str, first: bool = True) -> int:
         return self._encoder.count(self._normalize(text))
+
+    @cached_property
+    def _sampler(self) -> byte_bpe_fast.Encoder:
+        from tinylm.tokenizer import byte_bpe_fast
+
+        return byte_bpe_fast.Encoder(self.vocabulary)
+
+    def sample(self, text: str, alpha: float, chance: Random, first: bool = True) -> list[int]:
+        """See `Tokenizer.sample`. With dropout a piece that is a token is merged like any other."""
+        return self._sampler.sample(self._normalize(text), alpha, chance) if alpha else self.encode(text)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return self._encoder.decode_bytes(ids)
@@ -180,6 +194,10 @@ class PartialEngine(ByteLevelEngine):
     def count(self, text: str, first: bool = True) -> int:
         self._check(text)
         return super().count(text, first)
+
+    def sample(self, text: str, alpha: float, chance: Random, first: bool = True) -> list[int]:
+        self._check(text)
+        return super().sample(text, alpha, chance, first)
 
     def bytes_of(self, id: int) -> bytes:
         if id in self._absent:

@@ -159,13 +159,8 @@ class SentencePieceEngine:
     def count(self, text: str, first: bool = True) -> int:
         return len(self.encode_array(text, first))
 
-    def sample(self, text: str, alpha: float, seed: int) -> list[int]:
-        """Ids drawn at random, the same for the same seed: subword regularisation.
-
-        alpha: for BPE the probability that a join is left out (dropout, 0 to 1), for Unigram the power of the
-        probabilities (1: the model's own; 0: all alike).
-        """
-        chance = Random(seed)
+    def sample(self, text: str, alpha: float, chance: Random, first: bool = True) -> list[int]:
+        """See `Tokenizer.sample`."""
         encoder = self._encoder
 
         def encode(word: str) -> list[Found]:
@@ -173,7 +168,7 @@ class SentencePieceEngine:
                 return encoder.sample(word, alpha, chance)
             return encoder.encode(word, alpha, chance)
 
-        return [id for _, ids in self._pieces(self.normalize(text), encode) for id in ids]
+        return [id for _, ids in self._pieces(self.normalize(text, first), encode) for id in ids]
 
     # ---- ids → text ----
 

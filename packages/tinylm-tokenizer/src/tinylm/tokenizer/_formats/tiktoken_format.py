@@ -11,7 +11,7 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 
-from tinylm.tokenizer import byte_bpe_fast, kernels
+from tinylm.tokenizer import kernels
 from tinylm.tokenizer._engines.vocabulary import RankedMerges, Vocabulary
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer.patterns import TRAINABLE
@@ -80,6 +80,8 @@ def _tokens(data: bytes, where: str) -> dict[int, bytes]:
 def write(vocabulary: Vocabulary) -> bytes:
     """The rank file. Errors: TokenizerError if ids are not in merge order, for then ranks cannot be ids, if a byte has
     no token, or if a token would be made where this vocabulary's merges do not make it."""
+    from tinylm.tokenizer import byte_bpe_fast
+
     if len({token for token in vocabulary.tokens.values() if len(token) == 1}) < 256:
         raise TokenizerError("a .tiktoken file holds all 256 bytes, which is not so in this tokenizer")
     order = [result for _, _, result in vocabulary.merges]
@@ -132,6 +134,7 @@ def write_gpt2(vocabulary: Vocabulary) -> tuple[bytes, bytes]:
     TokenizerError for tokens that merges do not make, and for special ones that cannot be written as tokens."""
     import json
 
+    from tinylm.tokenizer import byte_bpe_fast
     from tinylm.tokenizer._formats import json_byte_level
 
     vocab = {json_byte_level.to_printable(token): id for id, token in vocabulary.tokens.items()}
