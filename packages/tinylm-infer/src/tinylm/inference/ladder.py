@@ -1,6 +1,6 @@
 """tinylm.inference: the ladders of decoding (_decoding_ladder.py) and of sampling, for `tinylm-obs ladder`.
 
-Temperature, top-k, top-p, min-p and the draw, for each row of a batch on its own (sampling.py) and over the whole batch
+Temperature, min-p, top-k, top-p and the draw, for each row of a batch on its own (sampling.py) and over the whole batch
 (sampler.py): the same ids, bit for bit. No import of tinylm.observability, and torch only once work is made. Not here:
 timing and tables.
 """
@@ -36,7 +36,7 @@ def rungs() -> list[dict[str, Any]]:
         | {
             "rung": "one function per step",
             "module": "tinylm.inference.sampling",
-            "change": "each row through temperature, top-k, top-p, min-p and the draw",
+            "change": "each row through temperature, min-p, top-k, top-p and the draw",
             "equals": None,
             "run": _run_rows,
         },
