@@ -23,11 +23,19 @@ class Growing {
     Growing(Growing&& other) noexcept { *this = std::move(other); }
     Growing& operator=(Growing&& other) noexcept {
         std::swap(items_, other.items_), std::swap(size_, other.size_), std::swap(capacity_, other.capacity_);
+        std::swap(ready_, other.ready_), std::swap(pages_, other.pages_);
         return *this;
     }
 
-    T* room_for(size_t more) {  // where the next ones go
+    void expect(size_t more) {  // what is not used costs nothing
         if (size_ + more > capacity_) reserve(size_ + more + std::max(size_, size_t(1024)));
+    }
+
+    T* room_for(size_t more) {  // where the next ones go
+        if (size_ + more > ready_) {
+            expect(more);
+            ready_ = pages_.ready((size_ + more) * sizeof(T)) / sizeof(T);
+        }
         return items_ + size_;
     }
 
@@ -45,22 +53,25 @@ class Growing {
 
     T* release() {  // for free() to give back; null where nothing was added
         if (capacity_ - size_ > 64) reserve(std::max(size_, size_t(1)));
-        capacity_ = size_ = 0;
+        capacity_ = size_ = ready_ = 0;
         return std::exchange(items_, nullptr);
     }
 
   private:
     void reserve(size_t capacity) {
         const size_t size = capacity * sizeof(T);
+        pages_.stop();
         void* larger = items_ ? std::realloc(items_, size) : allocate_in_large_pages(size);
         if (!larger) throw std::bad_alloc();
-        if (capacity > capacity_) write_in_large_pages(larger, size);
+        pages_.start(larger, size, size_ * sizeof(T));
         items_ = static_cast<T*>(larger);
-        capacity_ = capacity;
+        capacity_ = capacity, ready_ = 0;
     }
 
     T* items_ = nullptr;
     size_t size_ = 0, capacity_ = 0;
+    size_t ready_ = 0;  // how many may be written without asking `pages_`
+    PageByPage pages_;
 };
 
 using IdArray = Growing<uint32_t>;

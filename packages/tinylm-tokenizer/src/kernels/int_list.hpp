@@ -30,9 +30,12 @@ class IntList {
     // small pages.
     PyObject** room_for(size_t more, double share = 1) {
         const size_t size = size_t(Py_SIZE(list_.ptr())), least = size + more;
-        if (least > size_t(list()->allocated) && !grow(size_t(double(least) / share * kMargin)) &&
-            !grow(size_t(double(least) * kMargin)))  // no memory for so much
-            reserve(least);
+        if (least > ready_) {
+            if (least > size_t(list()->allocated) && !grow(size_t(double(least) / share * kMargin)) &&
+                !grow(size_t(double(least) * kMargin)))  // no memory for so much
+                reserve(least);
+            ready_ = pages_.ready(least * sizeof(PyObject*)) / sizeof(PyObject*);
+        }
         return list()->ob_item + size;
     }
 
@@ -53,15 +56,18 @@ class IntList {
     }
 
     bool grow(size_t size) {
+        pages_.stop();
         void* items = PyMem_Realloc(list()->ob_item, size * sizeof(PyObject*));
         if (!items) return false;
-        write_in_large_pages(items, size * sizeof(PyObject*));
+        pages_.start(items, size * sizeof(PyObject*), size_t(Py_SIZE(list_.ptr())) * sizeof(PyObject*));
         list()->ob_item = static_cast<PyObject**>(items);
         list()->allocated = Py_ssize_t(size);
         return true;
     }
 
     nanobind::list list_;
+    size_t ready_ = 0;  // how many may be written without asking `pages_`
+    PageByPage pages_;
 };
 
 // id → the int, made at its first use and shared by all lists: that is quicker than making it again, and takes no memory.

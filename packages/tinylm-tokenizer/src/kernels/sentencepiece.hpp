@@ -73,7 +73,7 @@ class Encoder {
     }
 
     void encode(std::string_view text, bool first, Worker& worker, Ids& ids, State state = {}) const {
-        ids.room_for(text.size() / 2 + 16);  // what is not used costs nothing, growing does
+        ids.expect(text.size() / 2 + 16);
         for (Reading reading = begin(text, first, worker, state); next(reading, worker, ids);) {}
     }
 

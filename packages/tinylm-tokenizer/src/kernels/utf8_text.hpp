@@ -134,7 +134,7 @@ class Utf8Text {
             end_ -= begin_;
             begin_ = 0;
             utf8_.grown_to(utf8_.data() + end_);
-            utf8_.room_for(bytes_of_one(kind_) * wanted + kReadable);
+            utf8_.expect(bytes_of_one(kind_) * wanted + kReadable);
             convert(wanted);
             std::memset(utf8_.data() + end_, 0, kReadable);
             used = use(utf8_.data(), end_, read_ == length_, end_ + kReadable);
@@ -176,14 +176,19 @@ class WholeUtf8 {
             return;
         }
         const int kind = int(PyUnicode_KIND(text));
-        uint8_t* begin = utf8_.room_for(bytes_of_one(kind) * length + kAtOnce);  // what is not used costs nothing
-        const uint8_t* end = to_utf8(kind, data, 0, length, begin);
-        view_ = {reinterpret_cast<const char*>(begin), size_t(end - begin)};
+        utf8_.expect(bytes_of_one(kind) * length + kAtOnce);
+        for (size_t at = 0; at < length; at += kStretch) {
+            const size_t count = std::min(length - at, kStretch);
+            utf8_.grown_to(to_utf8(kind, data, at, count, utf8_.room_for(bytes_of_one(kind) * count + kAtOnce)));
+        }
+        view_ = {reinterpret_cast<const char*>(utf8_.data()), utf8_.size()};
     }
 
     std::string_view view() const { return view_; }
 
   private:
+    static constexpr size_t kStretch = 65'536;  // characters
+
     Growing<uint8_t> utf8_;
     std::string_view view_;
 };
