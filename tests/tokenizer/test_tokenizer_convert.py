@@ -108,6 +108,13 @@ def test_what_sentencepiece_does_otherwise_is_said(tmp_path: Path) -> None:
     assert convert(Tokenizer.load(tmp_path / "b.model"), tmp_path / "c.model") == []
 
 
+@pytest.mark.parametrize("name", ["my.json", "my-vocab.json", "merges.txt", "readme.txt"])
+def test_a_file_of_no_format_does_not_become_a_directory(name: str, tok: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="wanted a directory, or a file called"):
+        convert(tok, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def of_merges(tok: Tokenizer, merges: list[tuple[bytes, bytes]], others: list[bytes], whole: bool) -> Tokenizer:
     """Byte-level BPE with what these merges make, and other tokens."""
     tokens = {id: token for id, token in tok.engine.vocabulary.tokens.items() if id < 256}

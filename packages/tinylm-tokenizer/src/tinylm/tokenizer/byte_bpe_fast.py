@@ -6,6 +6,7 @@ and remembered; a merge looks only at the two pairs that it changes; and a long 
 one letter repeated a million times stays n log n. A text with many new pieces has them merged all at once, as arrays:
 see `_engines/side_by_side.py`.
 
+Sources: as `byte_bpe.py`; Provilkov et al. 2020 (BPE dropout, `Encoder.sample`).
 What it does not do: use more than one core or leave Python and NumPy; see `kernels/`.
 """
 

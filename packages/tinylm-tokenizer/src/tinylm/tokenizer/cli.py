@@ -259,7 +259,7 @@ def convert(
     target: Annotated[
         Path,
         typer.Argument(
-            help="A directory (tokenizer.json), or a name ending in .tiktoken, .model, vocab.json, vocab.txt."
+            help="A directory (tokenizer.json), *.tiktoken, *.model, or a file called vocab.json or vocab.txt."
         ),
     ],
     pattern: PatternOption = None,

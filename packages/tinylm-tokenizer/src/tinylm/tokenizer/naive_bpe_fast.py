@@ -1,5 +1,7 @@
 """Where you are: the second rung of character-level BPE: the merges and ids of `naive_bpe`, ties included, much sooner.
 
+Source: Sennrich, Haddow and Birch 2015, https://arxiv.org/abs/1508.07909, as `naive_bpe`.
+
 Three observations, each from the profile of the rung below:
 
 1. Training: a merge changes only the words that hold its pair. Every pair keeps its count and its words, and a heap

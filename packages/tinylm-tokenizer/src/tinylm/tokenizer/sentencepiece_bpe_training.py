@@ -6,8 +6,10 @@
     end the characters of the corpus become pieces too. The score of a piece is minus its place.
 
 Sources: Sennrich, Haddow and Birch 2016; Kudo and Richardson 2018. Counts are kept up to date as in `byte_bpe_fast.py`:
-after a join only the words that hold the pair are counted again. What may be a piece and how the corpus is counted:
-`_trainers/sentencepiece_corpus.py`. Encoding: `sentencepiece_bpe.py`. The compiled rung is in `kernels/`.
+after a join only the words that hold the pair are counted again.
+
+What this file does not do: say what may be a piece and count the corpus (`_trainers/sentencepiece_corpus.py`), or
+encode (`sentencepiece_bpe.py`). The compiled rung is in `kernels/`.
 """
 
 from __future__ import annotations

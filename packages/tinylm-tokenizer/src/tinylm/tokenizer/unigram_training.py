@@ -9,8 +9,10 @@
     again:  until there are a tenth more pieces than wanted; then keep the likeliest, and every character.
 
 Sources: Kudo 2018, section 3.2; Liang and Klein 2007 (the digamma step). The result depends on nothing but the corpus:
-the order of sums is fixed and ties are decided by the pieces' texts. Encoding is in `unigram.py`, what may be a piece
-in `_trainers/sentencepiece_corpus.py`. It takes about a minute for a megabyte; the compiled rung is in `kernels/`.
+the order of sums is fixed and ties are decided by the pieces' texts.
+
+What this file does not do: encode (`unigram.py`), or say what may be a piece (`_trainers/sentencepiece_corpus.py`). It
+takes about a minute for a megabyte; the compiled rung is in `kernels/`.
 """
 
 from __future__ import annotations

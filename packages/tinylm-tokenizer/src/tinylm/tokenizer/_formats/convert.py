@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def convert(tokenizer: Tokenizer, target: Path) -> list[str]:
-    """Write `tokenizer` to `target`: *.model, *.tiktoken, a path that ends in vocab.json (merges.txt beside it),
-    vocab.txt or tokenizer.json, or a directory (of a tokenizer.json).
+    """Write `tokenizer` to `target`: *.model, *.tiktoken, a file called vocab.json (merges.txt beside it), vocab.txt or
+    tokenizer.json, or a directory (of a tokenizer.json).
 
     Returns one line for each thing that the format has no place for. Errors: TokenizerError where ids would change, and
     for a format that cannot hold the algorithm.
@@ -34,6 +34,11 @@ def convert(tokenizer: Tokenizer, target: Path) -> list[str]:
     if write is None:
         if target.suffix == ".gguf":
             raise TokenizerError("a GGUF file is read here, not written: give a directory, and convert with llama.cpp")
+        if target.suffix in (".json", ".txt") and target.name != "tokenizer.json":
+            raise TokenizerError(
+                "wanted a directory, or a file called tokenizer.json, vocab.json, vocab.txt, *.tiktoken or *.model, "
+                f"got {target}"
+            )
         tokenizer.save(target.parent if target.name == "tokenizer.json" else target)
         return _cut_out_first(tokenizer)
     files, lines = write(tokenizer, target)
