@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from tinylm.tokenizer._engines.protocol import Engine
 
 
+_VERSION = "1.0"
+_STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+_PARTS = ("version", "truncation", "padding", "added_tokens", *_STEPS, "model")
+
+
 def read(data: bytes, where: str) -> Engine:
     """The engine of a tokenizer.json; `where` names the file in error messages.
 
@@ -39,6 +44,10 @@ def read(data: bytes, where: str) -> Engine:
 
 
 def _engine(content: Mapping[str, Any], where: str) -> Engine:
+    if strange := [name for name in content if name not in _PARTS]:
+        raise TokenizerError(f"{where}: the part {strange[0]!r} is not known; wanted only {', '.join(_PARTS)}")
+    if content.get("version", _VERSION) != _VERSION:
+        raise TokenizerError(f"{where}: the version is {content['version']!r}, which is not known; wanted {_VERSION}")
     kind = content["model"].get("type", "BPE")
     stages = [part["type"] for part in flat(content.get("pre_tokenizer"), "pretokenizers")]
     if kind == "BPE" and "ByteLevel" in stages:
