@@ -2,10 +2,11 @@
 
     python packages/tinylm-tokenizer/benchmarks/fuzz.py [--minutes 5] [--seed 0]
 
-Loaders: real files (data/raw/vocabularies) are cut, overwritten, spliced and, where they are JSON, changed in one part;
-`Tokenizer.load` must give a tokenizer that can encode, or a TokenizerError. Texts: characters of every kind, in runs
-and mixtures; the ids of cl100k and o200k must be tiktoken's, arrays and streams the same as lists, and decoding must
-give the text back. The first violation ends the run with exit code 1, and prints what repeats it.
+Loaders: real files (data/raw/vocabularies) and those of tokenizers trained here are cut, overwritten, spliced and,
+where they are JSON, changed in one part; `Tokenizer.load` must give a tokenizer that can encode, or a TokenizerError.
+Texts: characters of every kind, in runs and mixtures; the ids of cl100k and o200k must be tiktoken's, arrays and
+streams the same as lists, and decoding must give the text back. The first violation ends the run with exit code 1, and
+prints what repeats it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,15 @@ import peers
 from _bench import DATA, need
 
 from tinylm.tokenizer import Tokenizer, TokenizerError
+from tinylm.tokenizer._formats.convert import convert
+from tinylm.tokenizer.ladder import made_text
 
 SMALL = ["bert/vocab.json", "botchan-bpe/tokenizer.model", "botchan-unigram/tokenizer.model", "gpt2/vocab.json"]
+# What is made of a tokenizer trained here: the algorithm and the file.
+MADE = [("bpe", "tokenizer.json"), ("bpe", "x.tiktoken"), ("unigram", "tokenizer.json"), ("unigram", "x.model")]
+MADE += [("sentencepiece-bpe", "tokenizer.json"), ("wordpiece", "tokenizer.json"), ("wordpiece", "vocab.txt")]
+GGUF = "smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+HEAD = 3_000_000  # bytes of that file: the tokenizer stands before the weights
 LARGE = ["cl100k/cl100k_base.tiktoken", "mistral-v3/tokenizer.model", "qwen3/tokenizer.json", "gemma3/tokenizer.json"]
 RANGES = [
     (0, 0x7F),
@@ -107,6 +115,16 @@ def changed_json(document: Any, chance: Random) -> Any:
     return document
 
 
+def made(folder: Path) -> dict[str, bytes]:
+    """The files of small tokenizers, which changes reach more of than of large ones."""
+    files = {}
+    for algorithm, name in MADE:
+        tokenizer = Tokenizer.train([made_text(20_000)], vocab_size=700, algorithm=algorithm)
+        convert(tokenizer, folder / algorithm / name)
+        files[f"{algorithm}/{name}"] = (folder / algorithm / name).read_bytes()
+    return files
+
+
 def try_loader(name: str, data: bytes, chance: Random, folder: Path, counts: Counter[str]) -> None:
     path = folder / Path(name).name
     if name.endswith(".json") and chance.random() < 0.7:
@@ -116,7 +134,7 @@ def try_loader(name: str, data: bytes, chance: Random, folder: Path, counts: Cou
     path.write_bytes(data)
     counts["files"] += 1
     try:
-        tokenizer = Tokenizer.load(path)
+        tokenizer = Tokenizer.load(path, pattern="cl100k" if path.suffix == ".tiktoken" else None)
         tokenizer.decode(tokenizer.encode("Hello wörld, 日本 12345 <unk>"))
     except TokenizerError:
         counts["files refused"] += 1
@@ -138,8 +156,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     names = [*SMALL * 4, *LARGE]
-    need(*(f"vocabularies/{name}" for name in names), "vocabularies/o200k/o200k_base.tiktoken", packages=["tiktoken"])
+    need(
+        *(f"vocabularies/{name}" for name in (*names, GGUF)),
+        "vocabularies/o200k/o200k_base.tiktoken",
+        packages=["tiktoken"],
+    )
     files = {name: (DATA / "vocabularies" / name).read_bytes() for name in names}
+    files[GGUF] = (DATA / "vocabularies" / GGUF).read_bytes()[:HEAD]
     pairs = []
     for encoding in ("cl100k", "o200k"):
         arguments = (encoding, DATA)
@@ -149,6 +172,8 @@ def main() -> None:
     number, end = 0, time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "merges.txt").write_bytes((DATA / "vocabularies" / "gpt2" / "merges.txt").read_bytes())
+        files |= made(Path(folder))
+        names += [name for name in files if name not in names] * 2
         while time.monotonic() < end:
             chance = Random(f"{options.seed} {number}")
             name = chance.choice(names)
