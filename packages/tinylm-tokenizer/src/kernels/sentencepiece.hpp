@@ -73,7 +73,7 @@ class Encoder {
     }
 
     void encode(std::string_view text, bool first, Worker& worker, Ids& ids, State state = {}) const {
-        ids.expect(text.size() / 2 + 16);
+        ids.expect(text.size() + 16);
         for (Reading reading = begin(text, first, worker, state); next(reading, worker, ids);) {}
     }
 
