@@ -30,6 +30,7 @@ PACKAGES = {  # distribution: phase, in the order in which text goes through the
     "tinylm-infer": "inference",
     "tinylm-obs": "observability",
 }
+ERRORS = ("TokenizerError", "ModelError", "TrainingError", "InferenceError", "ParameterError", "ObservabilityError")
 SOURCES = [str(ROOT / "packages" / name / "src") for name in PACKAGES]
 
 
@@ -126,9 +127,9 @@ def messages() -> None:
         lines += [f"## {name}", ""]
         for path, written in modules(name):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
-                    said = spoken(node.exc.args[0])
-                    if said.startswith("wanted"):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS and node.args:
+                    said = spoken(node.args[0])
+                    if any(map(str.isalpha, said)):
                         link = f"{REPOSITORY}/{path.relative_to(ROOT).as_posix()}#L{node.lineno}"
                         lines.append(f"- {said.replace('<', '&lt;')} [`{written.split('/')[-1]}`]({link})")
         lines.append("")
