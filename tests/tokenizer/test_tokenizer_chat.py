@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, _chat
+from tinylm.tokenizer._formats.convert import convert
 
 # Uses what templates in the wild use: helpers, loop controls, tools, white-space control, generation marks.
 RICH = """{{ bos_token }}{% if tools %}<|im_start|>tools
@@ -137,6 +138,47 @@ def test_template_is_saved_and_loaded(chat: Tokenizer, tmp_path: Path) -> None:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(wrong))
         with pytest.raises(TokenizerError, match="tokenizer_config"):
             Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "sentencepiece-bpe", "unigram", "wordpiece"])
+def test_transformers_knows_the_roles_of_what_is_saved(algorithm: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    marks = ["[CLS]", "[SEP]"] if algorithm == "wordpiece" else ["<s>", "</s>", "<pad>"]
+    text = "user: hello there, this is a text"
+    tokenizer = Tokenizer.train([text] * 9, vocab_size=320, algorithm=algorithm, special_tokens=marks)
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    tokenizer.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert None not in (tokenizer.bos_id, tokenizer.eos_id, theirs.pad_token_id)
+    messages = [{"role": "user", "content": "hello"}]
+    wanted = theirs.apply_chat_template(messages, return_dict=False)
+    assert tokenizer.apply_chat_template(messages) == wanted == Tokenizer.load(tmp_path).apply_chat_template(messages)
+
+
+def test_settings_stay_and_old_ones_go(chat: Tokenizer, tmp_path: Path) -> None:
+    chat.save(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({"eos_token": "<|im_end|>", "model_max_length": 7, "chat_template": "A"}))
+    loaded = Tokenizer.load(tmp_path)
+    loaded.chat_template = None
+    loaded.save(tmp_path / "again")
+    again = Tokenizer.load(tmp_path / "again")
+    assert (again.eos_id, again.chat_template) == (chat.special_tokens["<|im_end|>"], None)
+    assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())["model_max_length"] == 7
+    Tokenizer(chat.engine).save(tmp_path)  # another one in its place
+    assert (Tokenizer.load(tmp_path).eos_id, Tokenizer.load(tmp_path).chat_template) == (chat.eos_id, None)
+
+
+def test_settings_beside_other_vocabularies(tmp_path: Path) -> None:
+    text = ["hello there, this is a text"] * 9
+    convert(Tokenizer.train(text, vocab_size=300, algorithm="unigram"), tmp_path / "m" / "tokenizer.model")
+    convert(Tokenizer.train(text, vocab_size=300), tmp_path / "g" / "vocab.json")
+    for directory, token in (("m", "<s>"), ("g", "<|endoftext|>")):
+        settings = {"chat_template": "A", "eos_token": token}
+        (tmp_path / directory / "tokenizer_config.json").write_text(json.dumps(settings))
+        loaded = Tokenizer.load(tmp_path / directory)
+        assert (loaded.chat_template, loaded.eos_id) == ("A", loaded.special_tokens[token])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
 from tinylm.tokenizer._engines.vocabulary import Vocabulary
 from tinylm.tokenizer._formats.convert import convert
 from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
+from tinylm.tokenizer.kernels.sentencepiece_training import train_bpe
 from tinylm.tokenizer.ladder import made_text
 
 
@@ -164,3 +165,28 @@ def test_a_special_token_that_vocab_json_cannot_hold(name: str, tmp_path: Path) 
     with pytest.raises(TokenizerError, match="no place for the special token"):
         convert(tok, tmp_path / "vocab.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_tokenizer_json_does_otherwise_is_said(vocabulary: Callable[[str], Path], tmp_path: Path) -> None:
+    lines = "\n".join(convert(Tokenizer.load(vocabulary("botchan-unigram")), tmp_path))
+    assert "grapheme clusters" in lines
+    assert "before each part" in lines
+    options = Options(300, dummy_prefix=True, user_defined=("▁▁", "a▁b", "<x>"))
+    tok = Tokenizer(SentencePieceEngine(train_bpe(["a b"] * 9, options)))
+    lines = convert(tok, tmp_path / "json")
+    assert len(lines) == 2
+    assert lines[1].endswith("'a▁b'")
+    plain = Tokenizer(SentencePieceEngine(train_bpe(["a b"] * 9, Options(300, dummy_prefix=True))))
+    assert len(convert(plain, tmp_path / "plain")) == 1
+    assert "not before each part" in "\n".join(convert(Tokenizer.load(tmp_path / "plain"), tmp_path / "x.model"))
+
+
+def test_symbols_of_spaces_in_a_tokenizer_json(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    options = Options(310, user_defined=tuple("▁" * size for size in range(2, 12)))
+    tok = Tokenizer(SentencePieceEngine(train_bpe(["a  b   c    d", "a b"] * 9, options)))
+    assert convert(tok, tmp_path) == []
+    reference = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for size in range(40):
+        text = f"a{' ' * size}b"
+        assert tok.encode(text) == Tokenizer.load(tmp_path).encode(text) == reference.encode(text).ids[1:], size

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import TokenizerError
@@ -118,6 +118,21 @@ def test_lower_case_is_of_the_same_unicode(forms_of_tokenizers: dict[str, Any]) 
 def test_rules_by_grapheme_equal_tokenizers(text: str) -> None:
     normalizers: Any = pytest.importorskip("tokenizers").normalizers
     rules = nfkc_rules.compiled("nmt_nfkc")
+    assert normalize(text, (data.Charsmap(rules, True),)) == normalizers.Precompiled(rules).normalize_str(text)
+
+
+# Letters, consonants, marks, viramas, numerals that belong to what follows, emoji, Hangul.
+CLUSTERED = "a\xa0\xb4\u0301\u0915\u0937\u094d\u0ccd\u1039\u1cf6\u0600\u0903\u200d\xae가\u1100\n"
+
+
+@given(st.text(CLUSTERED, max_size=6))
+@example("\xa0\u094d\u0937")
+@example("\u094d\u0915\u0301")
+@example("\u0600\u1cf6\u0937")
+@settings(deadline=None, max_examples=500)
+def test_grapheme_clusters_equal_tokenizers(text: str) -> None:
+    normalizers: Any = pytest.importorskip("tokenizers").normalizers
+    rules = charsmap.build({character: f"<{ord(character):x}>" for character in CLUSTERED})
     assert normalize(text, (data.Charsmap(rules, True),)) == normalizers.Precompiled(rules).normalize_str(text)
 
 

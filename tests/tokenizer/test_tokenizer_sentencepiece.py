@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, sentencepiece_bpe_training
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
-from tinylm.tokenizer._engines.sentencepiece_data import Kind
+from tinylm.tokenizer._engines.sentencepiece_data import Kind, SentencePieceModel
 from tinylm.tokenizer._formats import sentencepiece_model as files
 from tinylm.tokenizer._trainers.sentencepiece_corpus import Options, may_be_piece, script
+from tinylm.tokenizer.kernels.sentencepiece_training import train_bpe, train_unigram
 from tinylm.tokenizer.ladder import made_text
 
 MODELS = ["botchan-bpe", "botchan-unigram", "kyoto-unigram", "mistral-v1", "mistral-v3"]
@@ -184,6 +185,24 @@ def test_trained_pieces_equal_sentencepiece(options: Options, mixed: str, fetche
     tokenizer, processor = Tokenizer(SentencePieceEngine(model)), reference_of(files.write(model))
     for text in [*HARD, *lines]:
         assert tokenizer.encode(text) == processor.encode(text)
+
+
+@pytest.mark.parametrize("between", [0, 10, 50, 100, 200])
+@pytest.mark.parametrize("learn", [sentencepiece_bpe_training.train, train_bpe])
+def test_texts_that_stand_apart_count_as_covered(learn: Callable[..., SentencePieceModel], between: int) -> None:
+    lines = ["ab" * 50 + "<x>" * between + "cdef\0" + "\0" * (between % 3)]
+    wanted = {"vocab_size": 20, "character_coverage": 0.98, "user_defined_symbols": ["<x>"], "hard_vocab_limit": False}
+    plain = {"normalization_rule_name": "identity", "add_dummy_prefix": False, "remove_extra_whitespaces": False}
+    reference = files.read(trained(lines, "bpe", **wanted, **plain), "reference")
+    model = learn(lines, Options(20, byte_fallback=False, character_coverage=0.98, user_defined=("<x>",)))
+    assert {*model.pieces} & {*"abcdef"} == {*reference.pieces} & {*"abcdef"}
+
+
+def test_symbols_of_spaces_in_a_trained_unigram() -> None:
+    model = train_unigram(["ab a b a  b"] * 9, Options(320, dummy_prefix=True, user_defined=("▁▁", "a▁b")))
+    tokenizer, reference = Tokenizer(SentencePieceEngine(model)), reference_of(files.write(model))
+    for text in ("▁b", "a  b", "  ", "a b", "a▁b", "a   b"):
+        assert tokenizer.encode(text) == reference.encode(text), text
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,11 @@ def test_nbest_is_complete() -> None:
     assert got == {("abc",): -4.0, ("ab", "c"): -4.2, ("a", "bc"): -4.0, ("a", "b", "c"): -4.5}
 
 
+def test_samples_lose_nothing(trained: Tokenizer) -> None:
+    text = "the text <0x41> and <0x0A>, 日本"
+    assert all(trained.decode(trained.sample(text, 0.0, seed)) == text for seed in range(40))
+
+
 def test_samples_follow_their_probabilities() -> None:
     scores = {"a": math.log(0.4), "b": math.log(0.3), "ab": math.log(0.3)}
     model = SentencePieceModel("unigram", ("<unk>", *scores), (0.0, *scores.values()), (2, 1, 1, 1))

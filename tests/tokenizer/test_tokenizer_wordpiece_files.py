@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylm.tokenizer import Tokenizer, TokenizerError, wordpiece
+from tinylm.tokenizer import Tokenizer, TokenizerError, kernels, wordpiece
 from tinylm.tokenizer.ladder import made_text
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -52,6 +52,46 @@ def test_vocab_txt_there_and_back(small: Tokenizer, tmp_path: Path, mixed: str) 
 def test_a_cased_vocab_txt_keeps_case(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\nParis\nparis\n")
     assert Tokenizer.load(tmp_path).encode("Paris paris PARIS") == [3, 4, 0]
+
+
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "paris", "Paris", "e", "é", "日", "##本", "日本", "x"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_lower_case": True},
+        {"do_lower_case": False},
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"tokenize_chinese_chars": False},
+        {"do_lower_case": False, "strip_accents": None, "tokenize_chinese_chars": True},
+    ],
+)
+@pytest.mark.parametrize("kernel", [True, False])
+def test_settings_beside_a_vocab_txt(
+    settings: dict[str, Any], kernel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    if not kernel:
+        monkeypatch.setattr(kernels, "_compiled", lambda: None)
+    lines = "\r\n".join(f"{token} " if token == "x" else token for token in VOCAB)  # with white space at an end
+    (tmp_path / "vocab.txt").write_bytes(lines.encode())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer, theirs = Tokenizer.load(tmp_path), transformers.BertTokenizerFast.from_pretrained(tmp_path)
+    for text in ("paris Paris PARIS", "e é É e\u0301", "日本 x日", "[MASK] x"):
+        assert tokenizer.encode(text, allowed_special="all", add_special_tokens=True) == theirs(text)["input_ids"], text
+
+
+def test_a_byte_order_mark_and_settings_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\ufeff[PAD]\n[UNK]\n[CLS]\n[SEP]\nparis\n", encoding="utf-8")
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.encode("PARIS") == [4]
+    assert tokenizer.special_tokens["[PAD]"] == 0
+    for settings in ("[]", "{", '{"do_lower_case": 0}'):
+        (tmp_path / "tokenizer_config.json").write_text(settings)
+        with pytest.raises(TokenizerError, match=r"tokenizer_config\.json"):
+            Tokenizer.load(tmp_path)
 
 
 @pytest.mark.parametrize(

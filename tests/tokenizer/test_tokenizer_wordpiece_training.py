@@ -188,7 +188,7 @@ def test_the_score_decides_what_is_learned() -> None:
         ({"vocab_size": 5}, "from 6 to"),
         ({"vocab_size": 8}, "at least"),
         ({"vocab_size": 300, "special_tokens": "[X]"}, "list of special tokens"),
-        ({"vocab_size": 300, "special_tokens": ["x", "x"]}, "differ"),
+        ({"vocab_size": 300, "special_tokens": ["[X]", "[X]"]}, "differ"),
         ({"vocab_size": 300, "pattern": "gpt2"}, "pattern="),
     ],
 )

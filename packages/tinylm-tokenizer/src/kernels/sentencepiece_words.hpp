@@ -100,9 +100,10 @@ class WordCounter {
     size_t distinct() const { return words_.counts.size(); }
     size_t bytes() const { return words_.held; }
 
-    // Every character of the words (UTF-8, "▁" as ' ') with its count.
+    // Every character of the words (UTF-8, "▁" as ' ') with its count; "": how many texts stand apart.
     Counter<std::string> characters() const {
         Counter<std::string> out;
+        out.add("", found_apart_);
         for_each([&](std::string_view word, int64_t count) {
             for (size_t i = 0, size; i < word.size(); i += size) {
                 size = character_size(static_cast<unsigned char>(word[i]));
@@ -161,6 +162,7 @@ class WordCounter {
             if (may_start_[byte]) {
                 if (const size_t size = standing_apart(line.substr(at))) {
                     word(at);
+                    found_apart_++;
                     from = at + size;
                     at = from - 1;
                     continue;
@@ -182,6 +184,7 @@ class WordCounter {
     Normalizer normalizer_;
     Trie apart_;
     bool may_start_[256] = {};
+    int64_t found_apart_ = 0;
     Counter<std::string> words_;
     Buffer line_;
     std::string word_;

@@ -49,6 +49,13 @@ _MARKS = ("Mn", "Mc", "Me")  # what strip_accents removes, as in tokenizers; BER
 _COMBINES = r"\p{M}\u1160-\u11ff\u3130-\u318f\uffa0-\uffdc\uff9e\uff9f"
 _BEGINNING = 64  # characters: more than any rule for the first one looks at
 _RUN = regex.compile(rf"[^{_COMBINES}][{_COMBINES}]*|[{_COMBINES}]+")
+# A grapheme cluster (Unicode Standard Annex 29). \X alone would join a virama with the consonant behind it whatever
+# stands before them: only a consonant may (rule GB9c).
+_CLUSTER = regex.compile(
+    r"\p{GCB=Prepend}*[^\p{InCB=Consonant}\p{GCB=Prepend}\p{GCB=Control}\r\n]"
+    r"[\p{GCB=Extend}\p{GCB=SpacingMark}\u200d]*(?=\p{InCB=Consonant})|\X",
+    regex.VERSION1,
+)
 
 
 def normalize(text: str, steps: Sequence[Step], first: bool = True, keep: re.Pattern[str] | None = None) -> str:
@@ -194,7 +201,7 @@ def _graphemes(text: str, step: Charsmap) -> Iterator[Edit]:
     The rule that they take is the shortest that begins there, and it replaces the whole that was looked up.
     """
     shortest = charsmap.read(step.rules).shortest
-    for cluster in regex.finditer(r"\X", text):
+    for cluster in _CLUSTER.finditer(text):
         start, end = cluster.span()
         whole = shortest(cluster.group()) if len(cluster.group().encode()) < 6 else None
         if whole is not None:

@@ -30,6 +30,13 @@ Allowed = Literal["all"] | Iterable[str]
 
 _BOS = ("<|begin_of_text|>", "<s>", "<bos>", "[BOS]", "[CLS]", "<|startoftext|>")
 _EOS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[EOS]", "[SEP]")
+_ROLES = {
+    "unk_token": ("<unk>", "[UNK]"),
+    "pad_token": ("<pad>", "[PAD]"),
+    "cls_token": ("[CLS]",),
+    "sep_token": ("[SEP]",),
+    "mask_token": ("<mask>", "[MASK]"),
+}
 
 
 class Tokenizer:
@@ -45,7 +52,7 @@ class Tokenizer:
     def _setup(self, loaded: _load.Loaded) -> None:
         self.engine = engine = loaded.engine
         self._encode, self._has_added = engine.encode, bool(engine.added_tokens)  # asked for each text, however short
-        self._files = loaded.files
+        self._files, self._settings = loaded.files, loaded.settings
         self.chat_template = loaded.chat_template
         self.special_tokens: dict[str, int] = dict(engine.special_tokens)
         self.bos_id = self._id_of(loaded.bos_token, _BOS)
@@ -101,21 +108,39 @@ class Tokenizer:
         return tokenizer
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write tokenizer.json (and chat_template.jinja) into `directory`, each as a whole or not at all.
+        """Write tokenizer.json, tokenizer_config.json and, if there is a chat template, chat_template.jinja into
+        `directory`, each as a whole or not at all.
 
-        What was loaded from a tokenizer.json is written back byte for byte.
+        A tokenizer.json that was loaded is written back byte for byte, and what a tokenizer_config.json said stays.
         """
         directory = Path(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             for name, data in (self._files or self.engine.files()).items():
                 write_atomic(directory / name, data)
+            write_atomic(directory / "tokenizer_config.json", self._written_settings())
             if self.chat_template is not None:
                 write_atomic(directory / "chat_template.jinja", self.chat_template.encode())
             else:
                 (directory / "chat_template.jinja").unlink(missing_ok=True)
         except OSError as error:
             raise TokenizerError(f"cannot write the tokenizer to {directory}: {error.strerror or error}") from None
+
+    def _written_settings(self) -> bytes:
+        """What tokenizer.json has no place for: the roles of special tokens. The class says that it is to be taken as
+        it is; otherwise transformers may take the one of a model's family, which cuts text in its own way."""
+        import json
+
+        names = {id: text for text, id in self.special_tokens.items()}
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        ids |= {role: self._id_of(None, known) for role, known in _ROLES.items()}
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **{role: names[id] for role, id in ids.items() if id is not None},
+            **self._settings,
+        }
+        return (json.dumps(settings, ensure_ascii=False, indent=2) + "\n").encode()
 
     # ---- text → ids ----
 

@@ -37,6 +37,7 @@ class Encoder:
     """Normalised text → pieces. Threads may share one: nothing in it changes."""
 
     def __init__(self, model: SentencePieceModel) -> None:
+        self._kinds = model.kinds
         self._sum: Literal["d", "f"] = "d" if model.double else "f"  # how sums are stored: this rounds them
         scored = zip(model.scores, model.kinds, strict=True)
         rarest = min((score for score, kind in scored if model.double or kind == Kind.NORMAL), default=0.0)
@@ -139,11 +140,12 @@ class Encoder:
         return found[::-1]
 
     def _ending(self, text: str) -> list[list[Edge]]:
-        """For each place, the pieces that end there."""
+        """For each place, the pieces that end there; the text "<0x0A>" is not the byte, as it may be in `encode`."""
         ending: list[list[Edge]] = [[] for _ in range(len(text) + 1)]
         for place in range(len(text)):
             for edge in self.edges(text, place):
-                ending[edge[1]].append(edge)
+                if edge[3] < 0 or self._kinds[edge[3]] != Kind.BYTE:
+                    ending[edge[1]].append(edge)
         return ending
 
 

@@ -182,16 +182,16 @@ def save_vocab(pieces: WordPieces, path: str | os.PathLike[str]) -> None:
 def read_vocab(data: bytes, where: str, rules: Rules | None = None) -> WordPieces:
     """The vocabulary of a vocab.txt, with BERT's special tokens and [CLS] … [SEP] around a text.
 
-    Such a file does not say whether text is lower-cased: it is if no piece has an upper-case letter.
-    Errors: TokenizerError for what is no such file.
+    Such a file does not say whether text is lower-cased: without `rules` it is if no piece has an upper-case letter.
+    White space that ends a line is no part of a token. Errors: TokenizerError for what is no such file.
     """
     try:
-        lines = data.decode().split("\n")
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise TokenizerError(f"wanted UTF-8 text in {where}, got byte 0x{data[error.start]:02x}") from None
     tokens: dict[str, int] = {}
     for id, line in enumerate(lines[:-1] if not lines[-1] else lines):
-        token = line.removesuffix("\r")
+        token = line.rstrip()
         if not token or token in tokens:
             raise TokenizerError(f"{where}, line {id + 1}: the token {token!r} is empty or there twice")
         tokens[token] = id

@@ -13,7 +13,7 @@ from tinylm.tokenizer import wordpiece
 from tinylm.tokenizer._atomic import write_atomic
 from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
-from tinylm.tokenizer._engines.sentencepiece_data import Kind, Prepend, Spaces
+from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Charsmap, Kind, Prepend, Spaces
 from tinylm.tokenizer._engines.wordpiece import WordPieceEngine
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._formats import sentencepiece_model, tiktoken_format
@@ -40,7 +40,7 @@ def convert(tokenizer: Tokenizer, target: Path) -> list[str]:
                 f"got {target}"
             )
         tokenizer.save(target.parent if target.name == "tokenizer.json" else target)
-        return _cut_out_first(tokenizer)
+        return _otherwise(tokenizer)
     files, lines = write(tokenizer, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
@@ -50,17 +50,22 @@ def convert(tokenizer: Tokenizer, target: Path) -> list[str]:
     return lines
 
 
+def _otherwise(tokenizer: Tokenizer) -> list[str]:
+    """What a tokenizer.json does in another way than SentencePiece's own files; see `json_sentencepiece.py`."""
+    if not isinstance(tokenizer.engine, SentencePieceEngine):
+        return []
+    model, lines = tokenizer.engine.model, []
+    if any(isinstance(step, Charsmap) and not step.by_grapheme for step in model.steps):
+        lines.append("it applies the rules of normalisation to grapheme clusters: some rare texts get other ids")
+    if any(isinstance(step, Spaces) and step.dummy_prefix for step in model.steps):
+        lines.append("it puts a space before each part between special tokens and user-defined symbols, not one alone")
+    named = [text for text, kind in zip(model.pieces, model.kinds, strict=True) if kind == Kind.USER_DEFINED]
+    if symbols := [text for text in named if text.strip(SPACE) and {SPACE, " "} & {*text}]:
+        lines.append(f"it finds these as they are written, where a ▁ is no space: {', '.join(map(repr, symbols))}")
+    return lines
+
+
 Written = tuple[dict[str, bytes], list[str]]  # file name → bytes; what is lost
-
-
-def _cut_out_first(tokenizer: Tokenizer) -> list[str]:
-    """What a tokenizer.json does otherwise with user-defined symbols, which SentencePiece finds in normalised text."""
-    model = tokenizer.engine.model if isinstance(tokenizer.engine, SentencePieceEngine) else None
-    if model is None or Kind.USER_DEFINED not in model.kinds:
-        return []
-    if not any(isinstance(step, Prepend) or (isinstance(step, Spaces) and step.dummy_prefix) for step in model.steps):
-        return []
-    return ["who reads a tokenizer.json cuts user-defined symbols out first: a space more or less stands beside them"]
 
 
 def _model(tokenizer: Tokenizer, target: Path) -> Written:
@@ -74,6 +79,8 @@ def _model(tokenizer: Tokenizer, target: Path) -> Written:
         lines.append(
             "SentencePiece adds scores in float32: of two ways to cut that are as likely it may take the other"
         )
+    if any(isinstance(step, Prepend) for step in engine.model.steps):
+        lines.append("it puts a space before a text only, not before each part between special tokens")
     return {target.name: data}, lines
 
 

@@ -186,7 +186,7 @@ def _unigram(model: SentencePieceModel) -> dict[str, Any]:
 
 def _bpe(model: SentencePieceModel) -> dict[str, Any]:
     pieces = model.pieces
-    merges = model.merges if model.merges is not None else ranked_merges(model)
+    merges = (*_symbol_merges(model), *(model.merges if model.merges is not None else ranked_merges(model)))
     return {
         "type": "BPE",
         "dropout": None,
@@ -199,3 +199,15 @@ def _bpe(model: SentencePieceModel) -> dict[str, Any]:
         "vocab": {text: id for id, text in enumerate(pieces) if text},
         "merges": [[pieces[left], pieces[right]] for left, right, _ in merges],
     }
+
+
+def _symbol_merges(model: SentencePieceModel) -> list[Merge3]:
+    """What makes user-defined symbols of spaces: added tokens are found as they are written, "▁▁" not in "a  b". The
+    longest first: then a run of spaces becomes what SentencePiece finds, the longest from the left."""
+    spaces = {text: id for id, text in enumerate(model.pieces) if text and not text.strip(SPACE)}
+    return [
+        (spaces[text[:cut]], spaces[text[cut:]], spaces[text])
+        for text in sorted(spaces, key=len, reverse=True)
+        for cut in range(1, len(text))
+        if model.kinds[spaces[text]] == Kind.USER_DEFINED and text[:cut] in spaces and text[cut:] in spaces
+    ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,21 @@ from tinylm.tokenizer.patterns import TRAINABLE
 
 if TYPE_CHECKING:
     from tinylm.tokenizer._engines.protocol import Engine
+    from tinylm.tokenizer._text.wordpiece_text import Rules
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a path holds: the engine, the files to write back as they are (if they were a tokenizer.json), and what
-    stands beside it: the chat template and the names that tokenizer_config.json gives to the first and last token."""
+    """What a path holds: the engine, the files to write back as they are and the settings to keep (if they were a
+    tokenizer.json and a tokenizer_config.json), and what stands beside it: the chat template and the names that
+    tokenizer_config.json gives to the first and last token."""
 
     engine: Engine
     files: dict[str, bytes] | None = None
     chat_template: str | None = None
     bos_token: str | None = None
     eos_token: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict[str, int] | None) -> Loaded:
@@ -46,14 +49,15 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
     if special_tokens is not None:
         raise TokenizerError(f"special_tokens= is for .tiktoken files, which name none; {path.name} has its own")
     if path.name in ("vocab.json", "merges.txt"):
-        return Loaded(_gpt2(path.parent, pattern))
+        return Loaded(_gpt2(path.parent, pattern), **_beside(path.parent))
     if pattern is not None:
         raise TokenizerError(f"pattern= is for files that name no pattern; {path.name} has its own")
     if path.name == "vocab.txt":
         from tinylm.tokenizer import wordpiece
         from tinylm.tokenizer._engines import wordpiece as _wordpiece
 
-        return Loaded(_wordpiece.WordPieceEngine(wordpiece.read_vocab(_bytes(path), str(path))), **_beside(path.parent))
+        pieces = wordpiece.read_vocab(_bytes(path), str(path), _rules(_settings(path.parent)))
+        return Loaded(_wordpiece.WordPieceEngine(pieces), **_beside(path.parent))
     if path.name == "merge_rules.txt":
         from tinylm.tokenizer._engines import naive
 
@@ -62,7 +66,8 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
         from tinylm.tokenizer._engines import sentencepiece
         from tinylm.tokenizer._formats import sentencepiece_model
 
-        return Loaded(sentencepiece.SentencePieceEngine(sentencepiece_model.read(_bytes(path), str(path))))
+        model = sentencepiece_model.read(_bytes(path), str(path))
+        return Loaded(sentencepiece.SentencePieceEngine(model), **_beside(path.parent))
     if path.suffix == ".gguf":
         from tinylm.tokenizer._formats import gguf
 
@@ -74,8 +79,10 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
         )
     from tinylm.tokenizer._formats import json_format
 
-    data = _bytes(path)
-    return Loaded(json_format.read(data, str(path)), {"tokenizer.json": data}, **_beside(path.parent))
+    data, settings = _bytes(path), _settings(path.parent)
+    settings.pop("chat_template", None)  # it may change, and has a file of its own
+    engine = json_format.read(data, str(path))
+    return Loaded(engine, {"tokenizer.json": data}, settings=settings, **_beside(path.parent))
 
 
 def _ranks(path: Path, pattern: str | None, special_tokens: dict[str, int]) -> Engine:
@@ -125,21 +132,43 @@ def _no_tokenizer(path: Path, error: OSError | ValueError) -> TokenizerError:
     )
 
 
+def _settings(directory: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says, where Hugging Face keeps what vocabularies do not; nothing if there is none."""
+    path = directory / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_bytes().decode())
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"wanted JSON in {path}, got a broken file: {error}") from None
+    return content
+
+
+def _rules(settings: dict[str, Any]) -> Rules | None:
+    """How BERT cuts text, if the settings say so."""
+    names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+    if not any(name in settings for name in names):
+        return None
+    lower, accents, chinese = (settings.get(name) for name in names)
+    if any(value is not None and not isinstance(value, bool) for value in (lower, accents, chinese)):
+        raise TokenizerError(f"wanted true, false or null for {', '.join(names)} in tokenizer_config.json")
+    from tinylm.tokenizer._text.wordpiece_text import Rules
+
+    lower = lower is not False  # the defaults are those of transformers
+    return Rules(cjk=chinese is not False, accents=lower if accents is None else accents, lower=lower)
+
+
 def _beside(directory: Path) -> dict[str, Any]:
-    """The chat template and special names in the files beside a tokenizer.json, as Hugging Face keeps them."""
-    found: dict[str, Any] = {}
-    settings = directory / "tokenizer_config.json"
-    if settings.is_file():
-        try:
-            config = json.loads(settings.read_bytes().decode())
-            found["chat_template"] = _template_of(config.get("chat_template"))
-            for name in ("bos_token", "eos_token"):
-                token = config.get(name)
-                found[name] = token.get("content") if isinstance(token, dict) else token
-                if not isinstance(found[name], (str, type(None))):
-                    raise TypeError(f"{name} is {token!r}")
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise TokenizerError(f"wanted Hugging Face's settings in {settings}, got a broken file: {error}") from None
+    """The chat template and special names in the files beside a vocabulary, as Hugging Face keeps them."""
+    settings = _settings(directory)
+    found: dict[str, Any] = {"chat_template": _template_of(settings.get("chat_template"))}
+    for name in ("bos_token", "eos_token"):
+        token = settings.get(name)
+        found[name] = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(found[name], (str, type(None))):
+            raise TokenizerError(f"wanted a text for {name} in {directory}/tokenizer_config.json, got {token!r}")
     template = directory / "chat_template.jinja"
     if template.is_file():
         try:
@@ -152,6 +181,8 @@ def _beside(directory: Path) -> dict[str, Any]:
 def _template_of(entry: Any) -> str | None:
     """A template, or the one called "default" in a list of named ones."""
     if isinstance(entry, list):
-        named = {item.get("name"): item.get("template") for item in entry}
-        entry = named.get("default")
+        try:
+            entry = {item["name"]: item["template"] for item in entry}.get("default")
+        except (TypeError, KeyError) as error:
+            raise TokenizerError(f"wanted templates and their names in tokenizer_config.json, got {error!r}") from None
     return entry if isinstance(entry, str) else None

@@ -129,8 +129,10 @@ def count(texts: Iterable[str], options: Options) -> Counted:
         for line in text.split("\n"):
             if line := line.rstrip("\r"):
                 normal = normalize(line, steps)
-                for part in special.split(normal) if special.search(normal) else (normal,):
+                parts = special.split(normal) if special.search(normal) else [normal]
+                for part in parts:
                     found.update(words(part))
+                found[""] += len(parts) - 1
         since_check += len(text)
         if since_check >= 1 << 20:
             since_check = 0
@@ -139,21 +141,22 @@ def count(texts: Iterable[str], options: Options) -> Counted:
 
 
 def _covered(found: Counter[str], options: Options) -> Counted:
-    """Find the characters that must be pieces, and cut the words at all others."""
+    """Find the characters that must be pieces, and cut the words at all others. As in SentencePiece a zero byte does
+    not count, and each text that stands apart (special, user-defined; here "") is a character that is covered."""
     characters: Counter[str] = Counter()
     for word, number in found.items():
-        for character in word:
+        for character in word or [""]:
             characters[character] += number
-    total = characters.total()
-    if not total:
+    total = characters.total() - characters["\0"]
+    if total == characters[""]:
         raise TokenizerError("wanted a corpus with text, got an empty one")
     kept: dict[str, int] = {}
     covered = 0
     for character, number in _most_frequent(characters):
         if _float32(covered / total) >= _float32(options.character_coverage):
             break
-        covered += number
-        if character != "\0":
+        covered += number * (character != "\0")
+        if character not in ("", "\0"):
             kept[character] = number
     room = options.vocab_size - len(options.first_pieces())
     if len(kept) > room:
@@ -224,7 +227,7 @@ def model(
         kinds=kinds,
         byte_fallback=options.byte_fallback,
         double=is_unigram,
-        words=is_unigram,
+        words=is_unigram and not any(SPACE in text[1:].replace(" ", SPACE) for text in options.user_defined),
         steps=options.steps,
         drop_space="all" if options.remove_extra_spaces else "once" if options.dummy_prefix else "never",
         special_tokens=special,
