@@ -116,9 +116,11 @@ class Tokenizer:
         directory = Path(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            for name, data in (self._files or self.engine.files()).items():
+            files = dict(self._files or self.engine.files())
+            if "tokenizer.json" in files:  # the lowest rung has others
+                files["tokenizer_config.json"] = self._written_settings()
+            for name, data in files.items():
                 write_atomic(directory / name, data)
-            write_atomic(directory / "tokenizer_config.json", self._written_settings())
             if self.chat_template is not None:
                 write_atomic(directory / "chat_template.jinja", self.chat_template.encode())
             else:
@@ -140,7 +142,7 @@ class Tokenizer:
             **{role: names[id] for role, id in ids.items() if id is not None},
             **self._settings,
         }
-        return (json.dumps(settings, ensure_ascii=False, indent=2) + "\n").encode()
+        return (json.dumps(settings, indent=2) + "\n").encode()
 
     # ---- text → ids ----
 
