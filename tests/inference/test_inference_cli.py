@@ -15,6 +15,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import load_file, save_file  # noqa: E402  # after importorskip
+
 from tinylm.inference import LLM, SamplingParams  # noqa: E402  # after importorskip
 from tinylm.inference.cli import main  # noqa: E402
 
@@ -85,6 +87,7 @@ def test_an_empty_prompt_begins_a_text(run: Run, checkpoint: Path) -> None:
         (["generate", "CHECKPOINT", "x", "--dtype", "int3"], "dtype"),
         (["generate", "CHECKPOINT", "good soup " * 100], "context"),
         (["generate", "CHECKPOINT", "\udcff"], "surrogate"),
+        (["generate", "CHECKPOINT", "x", "--regex", "\udcff"], "structured output"),
         (["bench", "CHECKPOINT", "--quantization", "int3"], "int8, int4"),
         (["bench", "CHECKPOINT", "--prompt-tokens", "1000"], "context"),
         (["bench", "CHECKPOINT", "--perplexity", "nowhere.txt"], "nowhere.txt, got No such file"),
@@ -128,6 +131,19 @@ def test_bench_ends_with_one_json_object(run: Run, checkpoint: Path, tmp_path: P
     assert figures["perplexity"]["characters"] == len(text.read_text(encoding="utf-8"))
 
 
+def test_a_perplexity_that_no_number_holds_is_null(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    weights = load_file(copied / "model.safetensors")
+    weights["model.norm.weight"] *= 1e6
+    save_file(weights, copied / "model.safetensors")
+    (tmp_path / "text.txt").write_text("The bird sings.\n" * 9)
+    options = ["--prompt-tokens", 4, "--max-tokens", 6, "--repetitions", 1]
+    code, out, _ = run("bench", copied, *options, "--perplexity", tmp_path / "text.txt")
+    quality = json.loads(out.splitlines()[-1])["perplexity"]
+    assert (code, quality["perplexity"], quality["nonfinite"]) == (0, None, {"perplexity": "inf"})
+    assert "perplexity           infinite over" in out
+
+
 def test_bench_refuses_a_file_that_is_not_text(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     code, _, err = run("bench", checkpoint, "--perplexity", tmp_path / "binary")
@@ -162,9 +178,11 @@ def test_a_full_disk_is_one_line(checkpoint: Path) -> None:
         done = subprocess.run(
             [*COMMAND, "generate", str(checkpoint), "x"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert done.returncode == 1
-    assert "No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
+        helped = subprocess.run([*COMMAND, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    for ended in (done, helped):
+        assert ended.returncode == 1
+        assert "No space left on device" in ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
 def test_a_reader_that_leaves_early_is_no_traceback(checkpoint: Path) -> None:

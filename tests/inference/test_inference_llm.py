@@ -321,6 +321,13 @@ def test_unsupported_arguments_are_refused_by_name(llm: LLM, checkpoint: Path) -
         llm.generate("x", lora_request=1)
     with pytest.raises(InferenceError, match="n must be 1"):
         llm.stream("x", SamplingParams(n=2))
+    with pytest.raises(InferenceError, match="a list of prompts, got NoneType"):
+        llm.generate(None)
+    for params in ({"max_tokens": 4}, [{"max_tokens": 4}], 4):
+        with pytest.raises(InferenceError, match="wanted SamplingParams"):
+            llm.generate(["x"], params)
+        with pytest.raises(InferenceError, match="wanted SamplingParams"):
+            llm.stream("x", params)
     with pytest.raises(InferenceError, match="one for each of 2 prompts, got 1"):
         llm.generate(["a", "b"], [SamplingParams()])
 

@@ -125,6 +125,9 @@ def bomb(depth: int) -> dict[str, Any]:
         ({"json": {"type": "strang"}}, "strang"),
         ({"json": "{"}, "not JSON"),
         ({"json": "[" * 100_0}, "not JSON"),
+        ({"json": {"const": "\ud800"}}, "not JSON"),
+        ({"json": {"const": {1}}}, "not JSON"),
+        ({"regex": "\ud800"}, "surrogate"),
         ({"json": "false"}, "must be an object"),
         ({"regex": "(a{1000}){1000}"}, ""),  # its size shows at the second step
         ({"json": {"$ref": "#"}}, "no text fits"),
@@ -207,7 +210,7 @@ def test_the_command_writes_a_form_or_fails(
     assert (code, set(json.loads(out.removeprefix("A:")))) == (0, {"name", "age"})
     code, out, _ = run("--choice", "yes", "--choice", "no")
     assert (code, out) in ((0, "A:yes\n"), (0, "A:no\n"))
-    code, _, err = run("--regex", "[ab]{90}", "--max-tokens", "5")
-    assert code == 1
+    code, out, err = run("--regex", "[ab]{90}", "--max-tokens", "5")
+    assert (code, out[-1]) == (1, "\n")  # the error stands on a line of its own
     assert "not complete after 5 tokens" in err.splitlines()[-1]
     assert "Traceback" not in err

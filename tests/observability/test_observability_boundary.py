@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -9,7 +10,7 @@ import warnings
 import pytest
 
 from tinylm.observability import ObservabilityError
-from tinylm.observability.boundary import bounded, is_ours
+from tinylm.observability.boundary import bounded, is_ours, uninterrupted
 
 
 class Derived(ObservabilityError):
@@ -84,3 +85,37 @@ def test_a_reader_that_has_left_is_no_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell that closes streams")
+@pytest.mark.parametrize("body", ["print('x')", "open('nowhere')"])
+def test_closed_streams_are_no_traceback(body: str) -> None:
+    code = f"from tinylm.observability.boundary import bounded\n@bounded()\ndef f(): {body}\nf()"
+    closed = ["sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable, code]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    told = "" if body.startswith("print") else "error: wanted to use nowhere, got No such file or directory\n"
+    assert (done.returncode, done.stderr) == (bool(told), told)
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block() -> None:
+    done = []
+
+    def block() -> None:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert done == ["all of it"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -8,6 +8,7 @@ does not compare (that is `tinylm-obs`), and prints nothing (that is `cli.py`).
 import math
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -120,7 +121,8 @@ def perplexity(llm: LLM, text: str) -> dict[str, Any]:
     """How well the model predicts `text`: nats and bits per character, over windows of the context that do not overlap.
 
     Each window predicts the tokens after its own; the text begins after the model's start token, so that every token is
-    counted once (the first is left out if there is no such token). perplexity = exp(nats / tokens).
+    counted once (the first is left out if there is no such token). perplexity = exp(nats / tokens); None, and named in
+    "nonfinite", where that is no number.
     """
     if llm.tokenizer is None:
         raise InferenceError("perplexity of a text needs the tokenizer")
@@ -134,10 +136,12 @@ def perplexity(llm: LLM, text: str) -> dict[str, Any]:
         window = torch.tensor([ids[begin : begin + context + 1]], device=llm.device)
         nats += float(llm.model.loss(window[:, :-1], window[:, 1:], reduction="sum"))
     tokens = len(ids) - 1
+    finite = nats / tokens < math.log(sys.float_info.max)
     return {
         "nats": nats,
         "tokens": tokens,
         "characters": len(text),
-        "perplexity": math.exp(nats / tokens),
+        "perplexity": math.exp(nats / tokens) if finite else None,
         "bits_per_character": nats / math.log(2) / len(text),
+        **({} if finite else {"nonfinite": {"perplexity": "inf"}}),
     }

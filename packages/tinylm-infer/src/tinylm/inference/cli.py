@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tinylm.inference._errors import InferenceError
-from tinylm.observability.boundary import bounded
+from tinylm.observability.boundary import bounded, uninterrupted
 
 if TYPE_CHECKING:
     from tinylm.inference.conversation import Conversation
@@ -54,7 +54,8 @@ Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
 def _open(checkpoint: Path, dtype: str, device: str, quantization: str | None, **options: Any) -> "LLM":
     """Loads the model and states on stderr what it runs on. `options`: of the engine; one text at a time starts sooner
     with max_num_seqs=1."""
-    from tinylm.inference.llm import LLM
+    with uninterrupted():
+        from tinylm.inference.llm import LLM
 
     llm = LLM(str(checkpoint), dtype=dtype, device=device, quantization=quantization, **options)
     millions = llm.model.config.parameter_count() / 1e6
@@ -69,7 +70,8 @@ def _print_version(wanted: bool) -> None:
         return
     import importlib.metadata
 
-    import torch
+    with uninterrupted():
+        import torch
 
     from tinylm.inference import kernels
     from tinylm.model import pick_device
@@ -140,8 +142,12 @@ def generate(
 
 
 def _show(generation: "Generation") -> None:
-    for piece in generation:
-        print(piece, end="", flush=True)
+    try:
+        for piece in generation:
+            print(piece, end="", flush=True)
+    except InferenceError:
+        print(flush=True)  # what went wrong stands on a line of its own
+        raise
     print(flush=True)
 
 
@@ -247,7 +253,8 @@ def serve(
     quantization: Quantization = None,
 ) -> None:
     """Answer over HTTP as OpenAI does: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics."""
-    from tinylm.inference import server
+    with uninterrupted():
+        from tinylm.inference import server
     from tinylm.inference.server_limits import ServerLimits
 
     limits = ServerLimits(
@@ -298,7 +305,8 @@ def bench(
     )
     if text is not None:
         quality = measure.perplexity(llm, text)
-        print(f"perplexity           {quality['perplexity']:.3f} over {quality['tokens']} tokens")
+        shown = "infinite" if quality["perplexity"] is None else f"{quality['perplexity']:.3f}"
+        print(f"perplexity           {shown} over {quality['tokens']} tokens")
         print(f"bits per character   {quality['bits_per_character']:.4f} over {quality['characters']} characters")
         figures["perplexity"] = quality
     print(json.dumps(figures))
@@ -314,7 +322,8 @@ def explore(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8100,
 ) -> None:
     """Look inside: a page that follows your text through your model, at every saved step. On this machine alone."""
-    from tinylm.inference import server
+    with uninterrupted():
+        from tinylm.inference import server
     from tinylm.inference.explorer.app import serve
     from tinylm.inference.explorer.library import Library
 
@@ -329,6 +338,7 @@ def _read_text(path: Path) -> str:
         raise InferenceError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from None
 
 
+@_bounded  # --help, too, may be written to a full disk
 def main() -> None:
     """Entry point of `tinylm-infer` and of `python -m tinylm.inference`."""
     app(prog_name="tinylm-infer")

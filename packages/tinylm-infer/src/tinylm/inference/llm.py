@@ -106,6 +106,8 @@ class LLM:
         room for a token in the context is refused; a text that reaches the context's end has finish_reason "length".
         """
         _refuse(unsupported, "LLM.generate", "prompts, sampling_params")
+        if not isinstance(prompts, Iterable):
+            raise InferenceError(f"wanted a prompt or a list of prompts, got {type(prompts).__name__}")
         requests = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
         params = self._params_for_each(sampling_params, len(requests))
         prepared = [(p if isinstance(p, str) else None, self.prompt_ids(p)) for p in requests]
@@ -173,6 +175,8 @@ class LLM:
     ) -> list[SamplingParams]:
         if params is None or isinstance(params, SamplingParams):
             return [params or SamplingParams()] * count
+        if not isinstance(params, Sequence) or not all(isinstance(p, SamplingParams) for p in params):
+            raise InferenceError(f"sampling_params: wanted SamplingParams, or a list of them, got {params!r:.80}")
         if len(params) != count:
             raise InferenceError(
                 f"sampling_params: wanted one for all or one for each of {count} prompts, got {len(params)}"
@@ -225,7 +229,7 @@ class LLM:
     def _start_one(
         self, ids: list[int], params: SamplingParams | None, ends: Sequence[int] | None = None
     ) -> Generation:
-        params = params or SamplingParams()
+        params = self._params_for_each(params, 1)[0]
         if params.n > 1:
             raise InferenceError(f"a stream is one answer: n must be 1, got {params.n}; use generate for several")
         return Generation(self.engine, self.engine.make_sequence(self._new_id(), ids, params, ends))

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncGenerator
+from collections.abc import Sequence as Items
 from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
@@ -47,15 +48,26 @@ async def _refuse_body(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     told = []
     for fault in error.errors():
-        place = ".".join(map(str, fault["loc"][1:])) or "body"
+        place = _place(fault["loc"][1:], error.body, fault["type"] == "missing") or "body"
         if fault["type"] == "json_invalid":
-            told.append(f"the body is not JSON: {fault['ctx']['error']} at character {place}")
+            told.append(f"the body is not JSON: {fault['ctx']['error']} at character {fault['loc'][-1]}")
         elif fault["type"] == "extra_forbidden":
             told.append(f"{place}: this server does not support it")
         else:
             told.append(f"{place}: {fault['msg']}")
     param = next((str(part) for part in error.errors()[0]["loc"][1:2] if isinstance(part, str)), None)
-    return json_response(400, error_object(400, "; ".join(told), param and param[:100]))
+    return json_response(400, error_object(400, "; ".join(dict.fromkeys(told)), param and param[:100]))
+
+
+def _place(path: Items[str | int], body: Any, missing: bool) -> str:
+    """Where in the body: pydantic's path without the names of types that it tried there."""
+    told = []
+    for depth, part in enumerate(path, 1):
+        is_key = part in body if isinstance(body, dict) else isinstance(body, list) and part in range(len(body))
+        if is_key or (missing and depth == len(path)):
+            told.append(str(part))
+            body = body[part] if is_key else None
+    return ".".join(told)
 
 
 def build_app(llm: LLM, name: str, limits: ServerLimits | None = None) -> FastAPI:

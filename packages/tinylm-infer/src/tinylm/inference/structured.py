@@ -31,6 +31,18 @@ _WHITESPACE: Any = {"whitespace_pattern": r"[ \n\t]{0,16}"}  # in JSON: a weak m
 
 def grammar(params: StructuredOutputsParams) -> str:
     """In llguidance's language. InferenceError where it is no schema or expression, or too large or complex a one."""
+    try:
+        made = _made(params)
+    except InferenceError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:  # half a surrogate pair; what is nothing in JSON
+        raise InferenceError(f"structured output: {error}") from None
+    if fault := _tried(made):
+        raise InferenceError(f"structured output: {fault}")
+    return made
+
+
+def _made(params: StructuredOutputsParams) -> str:
     from llguidance import LLMatcher
 
     if params.json is not None:
@@ -45,8 +57,6 @@ def grammar(params: StructuredOutputsParams) -> str:
         made = LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, params.choice)))
     else:
         made = LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=_WHITESPACE)
-    if error := _tried(made):
-        raise InferenceError(f"structured output: {error}")
     return str(made)
 
 

@@ -9,9 +9,11 @@ import contextlib
 import errno
 import functools
 import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -32,8 +34,11 @@ def bounded(out_of_memory: str = "try something smaller") -> Callable[[Callable[
         @functools.wraps(command)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
-            for stream in (sys.stdin, sys.stdout, sys.stderr):  # a terminal that lacks a character shows "?"
-                if hasattr(stream, "reconfigure"):
+            for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+                if getattr(sys, name) is None:  # closed by whoever started the command
+                    setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  # until the process ends
+                stream = getattr(sys, name)
+                if hasattr(stream, "reconfigure"):  # a terminal that lacks a character shows "?"
                     stream.reconfigure(errors="replace")
             try:
                 result = command(*args, **kwargs)
@@ -62,6 +67,22 @@ def bounded(out_of_memory: str = "try something smaller") -> Callable[[Callable[
         return wrapper
 
     return around
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: it may be lost in an import of torch, or end the process there in C++."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, or somebody else's
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def is_ours(error: BaseException) -> bool:
