@@ -171,6 +171,10 @@ def test_sentencepiece(
         assert again.encode(text) == tok.encode(text)
         ids = again.encode(text, add_special_tokens=True)
         assert (ids[0] == again.bos_id) if model == "llama" else (ids[-1] == again.eos_id)
+    if model == "llama":  # as llama.cpp has it: a space before each part
+        whole = again.encode("Hello</s>world", allowed_special="all")
+        assert whole == [*again.encode("Hello"), again.eos_id, *again.encode("world")]
+        assert again.encode("Hello</s>", allowed_special="all") == [*again.encode("Hello"), again.eos_id]
     del pairs["tokenizer.ggml.scores"]
     with pytest.raises(TokenizerError, match="a score"):
         Tokenizer.load(write(gguf(pairs)))
@@ -183,7 +187,7 @@ def test_sentencepiece(
         ({"tokenizer.ggml.pre": None}, "unnamed"),
         ({"tokenizer.ggml.model": "rwkv"}, "'rwkv'"),
         ({"tokenizer.ggml.model": None}, "model is ''"),
-        ({"tokenizer.ggml.tokens": None}, "a type for each token"),
+        ({"tokenizer.ggml.tokens": None}, "carries no vocabulary"),
         ({"tokenizer.ggml.token_type": [1]}, "a type for each token"),
         ({"tokenizer.ggml.merges": ["a zzzzzzzz"]}, "does not have"),
         ({"tokenizer.ggml.merges": ["abc"]}, "damaged"),

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tinylm.tokenizer._engines.byte_level import byte_level_engine
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
-from tinylm.tokenizer._engines.sentencepiece_data import Charsmap, Kind, SentencePieceModel, Spaces, Step
+from tinylm.tokenizer._engines.sentencepiece_data import (
+    SPACE,
+    Charsmap,
+    Kind,
+    Prepend,
+    Replace,
+    SentencePieceModel,
+    Spaces,
+    Step,
+)
 from tinylm.tokenizer._engines.vocabulary import Vocabulary
 from tinylm.tokenizer._engines.wordpiece import WordPieceEngine
 from tinylm.tokenizer._errors import TokenizerError
@@ -98,7 +107,9 @@ class _Reader:
         self._pairs = pairs
         self.tokens: list[str] = [token.decode() for token in self.get("tokens", [])]
         self.types: Sequence[int] = self.get("token_type", None) or [1] * len(self.tokens)
-        if len(self.types) != len(self.tokens) or not self.tokens:
+        if not self.tokens:
+            raise TokenizerError(f"{where}: wanted a GGUF file with a tokenizer, got one that carries no vocabulary")
+        if len(self.types) != len(self.tokens):
             raise TokenizerError(f"{where}: wanted a type for each token, got {len(self.tokens)} and {len(self.types)}")
 
     def get(self, name: str, default: Any) -> Any:
@@ -165,9 +176,11 @@ class _Reader:
         )
 
     def bpe(self) -> Engine:
-        """SentencePiece's BPE: nothing is normalised but spaces, BOS is put before a text unless the file denies."""
-        spaces = Spaces(dummy_prefix=bool(self.get("add_space_prefix", True)), remove_extra=False)
-        return self.sentencepiece("sentencepiece-bpe", (spaces,), ("bos",))
+        """SentencePiece's BPE: nothing is normalised but spaces, of which one comes before the text and each part of it
+        that follows a special token, as in llama.cpp. BOS is put before a text unless the file denies."""
+        before = (Prepend(SPACE),) if self.get("add_space_prefix", True) else ()
+        drop: Literal["once", "never"] = "once" if before else "never"
+        return self.sentencepiece("sentencepiece-bpe", (*before, Replace(" ", SPACE)), drop, ("bos",))
 
     def unigram(self) -> Engine:
         """SentencePiece's Unigram, with the compiled rules of normalisation; EOS is put after a text."""
@@ -176,10 +189,15 @@ class _Reader:
             charsmap.read(rules)  # refuses what is damaged
         remove = bool(self.get("remove_extra_whitespaces", True))
         spaces = Spaces(dummy_prefix=bool(self.get("add_space_prefix", True)), remove_extra=remove)
-        return self.sentencepiece("unigram", (Charsmap(rules), spaces) if rules else (spaces,), ("eos",))
+        drop: Literal["all", "once", "never"] = "all" if remove else "once" if spaces.dummy_prefix else "never"
+        return self.sentencepiece("unigram", (Charsmap(rules), spaces) if rules else (spaces,), drop, ("eos",))
 
     def sentencepiece(
-        self, algorithm: Literal["sentencepiece-bpe", "unigram"], steps: tuple[Step, ...], around: tuple[str, ...]
+        self,
+        algorithm: Literal["sentencepiece-bpe", "unigram"],
+        steps: tuple[Step, ...],
+        drop_space: Literal["all", "once", "never"],
+        around: tuple[str, ...],
     ) -> Engine:
         kinds, scores = [int(kind) for kind in self.types], [float(score) for score in self.get("scores", [])]
         if len(scores) != len(kinds) or not set(kinds) <= {int(kind) for kind in Kind}:
@@ -190,9 +208,6 @@ class _Reader:
         sentencepiece_model.check(self.tokens, scores, kinds, byte_fallback, self.where)
         special = self.named(_CONTROL)
         prefix, suffix = self.around(special, around)
-        spaces = steps[-1]
-        remove = isinstance(spaces, Spaces) and spaces.remove_extra
-        dummy = isinstance(spaces, Spaces) and spaces.dummy_prefix
         return SentencePieceEngine(
             SentencePieceModel(
                 algorithm=algorithm,
@@ -202,7 +217,7 @@ class _Reader:
                 unk_id=kinds.index(Kind.UNKNOWN) if Kind.UNKNOWN in kinds else None,
                 byte_fallback=byte_fallback,
                 steps=steps,
-                drop_space="all" if remove else "once" if dummy else "never",
+                drop_space=drop_space,
                 special_tokens=special,
                 prefix=prefix,
                 suffix=suffix,
