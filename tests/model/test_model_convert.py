@@ -14,6 +14,8 @@ from tinylm.model.gguf.reader import GGUF
 from tinylm.model.gguf.tokenizer import tokenizer_pairs
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+DIGITS = {"type": "Digits", "individual_digits": True}
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -110,12 +112,11 @@ def test_the_sources_type_is_kept(small, tmp_path):
         ({"pre_tokenizer": split(LLAMA3), "model": {"ignore_merges": True}}, "llama-bpe"),
         ({"pre_tokenizer": split(LLAMA3.replace("{1,3}", "")), "normalizer": {"type": "NFC"}}, "qwen2"),
         (
-            {
-                "pre_tokenizer": {
-                    "type": "Sequence",
-                    "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
-                }
-            },
+            {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [DIGITS, BYTE_LEVEL]}},
+            "smollm",
+        ),
+        (  # as tinylm-tokenizer writes it
+            {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [DIGITS, *split(GPT2)["pretokenizers"]]}},
             "smollm",
         ),
     ],

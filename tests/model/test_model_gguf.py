@@ -33,7 +33,7 @@ CASES = [
     ("llama", {"tie_embeddings": True, "attention_bias": True, "bias": True}),
     ("qwen3", {"kv_heads": 2, "head_dim": 32, "width": 64}),
     ("qwen3", {"tie_embeddings": False, "rope_theta": 1e6}),
-    ("llama", {"attention_bias": "qkv"}),
+    ("llama", {"attention_bias": "qkv", "head_dim": 12}),
     ("qwen3-moe", {"kv_heads": 2, "experts": 4, "mlp_width": 32}),
     ("llama", {"rope_scaling": LINEAR}),
     ("llama", {"rope_scaling": YARN}),
@@ -235,6 +235,20 @@ def test_a_llama_3_scaling_that_would_not_be_found_again_is_not_written(low, hig
     given = LLAMA3 | {"low_freq_factor": low, "high_freq_factor": high, "original_max_position_embeddings": old}
     with pytest.raises(ModelError, match="GGUF: wanted a Llama 3 scaling"):
         files.save(small("llama", rope_scaling=given), tmp_path / "x.gguf", "float32", NO_VOCABULARY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "words"),
+    [
+        ("qwen3", {"rope_scaling": LLAMA3, "head_dim": 32}, "qwen3 without Llama 3's RoPE scaling"),
+        ("llama", {"attention_bias": "qkv", "rope_scaling": LLAMA3, "head_dim": 12}, "qwen2 without Llama 3's"),
+        ("llama", {"attention_bias": "qkv", "head_dim": 16}, "qwen2's heads to fill the width, got 4 of 16"),
+    ],
+)
+def test_what_llama_cpp_would_not_open_is_not_written(preset, overrides, words, small, tmp_path):
+    with pytest.raises(ModelError, match=words):
+        files.save(small(preset, **overrides), tmp_path / "x.gguf", "float32", NO_VOCABULARY)
     assert list(tmp_path.iterdir()) == []
 
 

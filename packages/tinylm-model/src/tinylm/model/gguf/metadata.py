@@ -18,7 +18,7 @@ from tinylm.model._huggingface import model_type
 from tinylm.model.config import TransformerConfig
 from tinylm.model.gguf import rope
 from tinylm.model.gguf.reader import FLOAT32, GGUF, STRING, UINT32, Pair
-from tinylm.model.rope_scaling import RopeScaling
+from tinylm.model.rope_scaling import Llama3Scaling, RopeScaling
 
 # Hugging Face's families and llama.cpp's; a Mistral is a Llama there, and its window has no pair
 _FAMILIES = {"gpt2": "gpt2", "llama": "llama", "mistral": "llama"}
@@ -60,6 +60,13 @@ def architecture(config: TransformerConfig) -> str:
         )
     if kind.startswith("qwen3") and config.attention_bias:
         raise ModelError(f"GGUF: wanted {kind} without attention_bias, got {config.attention_bias}: llama.cpp has none")
+    if kind == "qwen2" and config.heads * config.head_dim != config.width:
+        raise ModelError(
+            f"GGUF: wanted qwen2's heads to fill the width, got {config.heads} of {config.head_dim} and width "
+            f"{config.width}: llama.cpp has no other"
+        )
+    if kind != "llama" and isinstance(config.rope_scaling, Llama3Scaling):
+        raise ModelError(f"GGUF: wanted {kind} without Llama 3's RoPE scaling: llama.cpp reads none there")
     if config.experts and not config.normalize_experts:
         raise ModelError("GGUF: wanted normalize_experts, got none: llama.cpp always does")
     return kind

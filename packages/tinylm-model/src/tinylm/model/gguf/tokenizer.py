@@ -95,11 +95,14 @@ def _cut(pre_tokenizer: Mapping[str, Any]) -> str:
             return "gpt-2"
         if kinds == ["Digits", "ByteLevel"] and own and steps[0].get("individual_digits"):
             return "smollm"
-        isolated = kinds[0] == "Split" and steps[0].get("behavior") == "Isolated" and not steps[0].get("invert")
-        if kinds == ["Split", "ByteLevel"] and isolated and not own:
-            name = _NAMES.get(steps[0]["pattern"].get("Regex", ""))
-            if name is not None:
-                return name
+        split = steps[-2] if len(steps) > 1 else {}
+        isolated = split.get("type") == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
+        name = _NAMES.get(split["pattern"].get("Regex", "")) if isolated and not own else None
+        if name is not None and kinds == ["Split", "ByteLevel"]:
+            return name
+        digits = kinds == ["Digits", "Split", "ByteLevel"] and steps[0].get("individual_digits")
+        if name == "gpt-2" and digits:  # as tinylm-tokenizer writes it
+            return "smollm"
     raise ModelError(
         f"tokenizer.json: text is cut in a way that has no name in llama.cpp ({', '.join(map(str, kinds))})"
     )
