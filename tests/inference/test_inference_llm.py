@@ -308,6 +308,11 @@ def test_a_prompt_that_cannot_be_read_is_refused(llm: LLM, prompt: object) -> No
         llm.generate([prompt])
 
 
+def test_answers_are_finished_as_in_vllm(llm: LLM) -> None:
+    (request,) = llm.generate("x", SamplingParams(max_tokens=1))
+    assert (request.finished, request.outputs[0].finished()) == (True, True)
+
+
 def test_bad_prompts_are_refused_before_any_work(llm: LLM, write: Callable[[list[int]], None]) -> None:
     write([])  # drawing a single token would fail with StopIteration
     with pytest.raises(InferenceError, match="0 to"):

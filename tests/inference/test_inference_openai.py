@@ -37,7 +37,19 @@ def api(client: Any) -> Iterator[Any]:
 
 
 def test_models(api: Any) -> None:
-    assert [model.id for model in api.models.list()] == ["tiny"]
+    (model,) = api.models.list()
+    assert (model.id, api.models.retrieve("tiny")) == ("tiny", model)
+    with pytest.raises(openai.NotFoundError, match="there is no model 'huge/one' here"):
+        api.models.retrieve("huge/one")
+
+
+def test_an_answer_goes_back_into_the_conversation_as_the_client_has_it(api: Any) -> None:
+    first = api.chat.completions.create(model="tiny", messages=TALK, max_tokens=5, seed=1).choices[0].message
+    for message in (first, first.model_dump(), {**first.model_dump(), "annotations": []}):
+        talk = [*TALK, message, *TALK]
+        told = api.chat.completions.create(model="tiny", messages=talk, max_tokens=5, seed=1)
+        plain = [*TALK, {"role": "assistant", "content": first.content}, *TALK]
+        assert told.choices == api.chat.completions.create(model="tiny", messages=plain, max_tokens=5, seed=1).choices
 
 
 def test_a_completion_with_a_seed_and_stop(api: Any, long_llm: LLM) -> None:
@@ -201,7 +213,9 @@ def test_a_call_comes_whole_in_a_stream_or_not_at_all(tooled: Any) -> None:
     named: Any = {"type": "function", "function": {"name": "weather"}}
     wanted: Any = {"model": "tiny", "messages": TALK, "tools": [WEATHER], "tool_choice": named, "seed": 1}
     with tooled.chat.completions.stream(**wanted, max_tokens=300) as stream:
+        kinds = [event.type for event in stream]
         (choice,) = stream.get_final_completion().choices
+    assert kinds.count("tool_calls.function.arguments.done") == 1
     (call,) = choice.message.tool_calls
     assert (call.function.name, choice.finish_reason) == ("weather", "tool_calls")
     assert isinstance(json.loads(call.function.arguments), dict)

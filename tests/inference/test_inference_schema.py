@@ -60,6 +60,6 @@ def test_every_answer_to_a_body_is_one_that_the_schema_announces(base: str, path
     check(base, "POST", path, mode, examples=120)
 
 
-@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models"])
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/v1/models", "/v1/models/{model}"])
 def test_what_takes_no_body_answers_as_announced(base: str, path: str) -> None:
     check(base, "GET", path, "POSITIVE", examples=1)

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 from tinylm.inference.server_limits import Gate, ServerLimits  # after importorskip
 
 
-def ask(limits: ServerLimits, path: str, key: str | None = None) -> list[dict[str, Any]]:
+def ask(limits: ServerLimits, path: str, key: str | None = None, scheme: str = "Bearer") -> list[dict[str, Any]]:
     """What the Gate sends; what lies behind it answers "in"."""
     sent: list[dict[str, Any]] = []
 
@@ -23,7 +23,7 @@ def ask(limits: ServerLimits, path: str, key: str | None = None) -> list[dict[st
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = [] if key is None else [(b"authorization", f"Bearer {key}".encode())]
+    headers = [] if key is None else [(b"authorization", f"{scheme} {key}".encode())]
     asyncio.run(Gate(inner, limits)({"type": "http", "path": path, "headers": headers}, receive, send))
     return sent
 
@@ -38,3 +38,9 @@ def test_without_the_key_the_answer_is_401_and_no_exception(key: str | None) -> 
 @pytest.mark.parametrize(("path", "key"), [("/v1/models", "secret"), ("/", None), ("/health", None)])
 def test_with_it_or_beside_v1_everybody_is_let_in(path: str, key: str | None) -> None:
     assert ask(ServerLimits(api_key="secret"), path, key) == [{"type": "in"}]
+
+
+@pytest.mark.parametrize(("scheme", "let_in"), [("bearer", True), ("BEARER", True), ("Basic", False)])
+def test_the_scheme_is_in_capitals_or_not(scheme: str, let_in: bool) -> None:
+    sent = ask(ServerLimits(api_key="secret"), "/v1/models", "secret", scheme)
+    assert (sent == [{"type": "in"}]) == let_in

@@ -81,6 +81,12 @@ def test_a_body_that_is_no_json_object_is_refused(client: Any, body: bytes) -> N
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", ""])
+def test_json_that_does_not_call_itself_json_is_told_so(client: Any, kind: str) -> None:
+    status, answer = client.ask(COMPLETIONS, TEXT, **{"Content-Type": kind})
+    assert (status, "Content-Type: application/json" in answer["error"]["message"]) == (400, True)
+
+
 def test_other_statuses_have_the_same_form(client: Any) -> None:
     status, answer = client.ask(COMPLETIONS, {**TEXT, "model": "gpt-\ud8004"})
     assert (status, answer["error"]["code"], answer["error"]["param"]) == (404, "model_not_found", "model")
@@ -131,6 +137,7 @@ def test_a_shorter_context_is_kept_to(long_checkpoint: Path, served: Callable[..
         assert running.ask("/v1/models")[1]["data"][0]["max_model_len"] == 32
         status, answer = running.ask(COMPLETIONS, {**TEXT, "prompt": [70] * 32})
         assert (status, "context holds 32" in answer["error"]["message"]) == (400, True)
+        assert answer["error"]["code"] == "context_length_exceeded"
         answer = running.ask(COMPLETIONS, {**TEXT, "prompt": [70] * 20, "max_tokens": 100, "ignore_eos": True})[1]
         assert (answer["usage"]["total_tokens"], answer["choices"][0]["finish_reason"]) == (32, "length")
     with pytest.raises(InferenceError, match="max_model_len: the model's context is 4096, got 5000"):

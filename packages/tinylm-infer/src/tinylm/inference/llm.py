@@ -13,7 +13,7 @@ from typing import Any, SupportsIndex
 
 import torch
 
-from tinylm.inference._errors import InferenceError
+from tinylm.inference._errors import ContextError, InferenceError
 from tinylm.inference.checkpoint import open_checkpoint
 from tinylm.inference.engine import Engine
 from tinylm.inference.engine_config import EngineConfig
@@ -213,7 +213,7 @@ class LLM:
             if not 0 <= token_id < config.vocab_size:
                 raise InferenceError(f"prompt: token ids are 0 to {config.vocab_size - 1} here, got {token_id}")
         if len(ids) >= self.engine.context:
-            raise InferenceError(
+            raise ContextError(
                 f"the prompt has {len(ids)} tokens, and the context holds {self.engine.context}, at least one of "
                 "them for the answer: shorten the prompt"
             )

@@ -43,7 +43,7 @@ class Choice:
 
 
 class Answer:
-    """One request's texts in OpenAI's form. `take` each event; then `chunk` for a stream, or `whole` at the end."""
+    """One request's texts in OpenAI's form. `take` each event; then `chunks` for a stream, or `whole` at the end."""
 
     def __init__(
         self, name: str, model: str, body: Body, sequences: Items[Sequence], tokenizer: Tokenizer | None
@@ -108,17 +108,19 @@ class Answer:
             choices.append({"index": choice.index, **text, **self._end(choice, 0)})
         return {**self._head, "choices": choices, "usage": self.usage()}
 
-    def chunk(self, choice: Choice) -> dict[str, Any] | None:
-        """What of `choice` is new; None where that is nothing yet."""
+    def chunks(self, choice: Choice) -> list[dict[str, Any]]:
+        """What of `choice` is new; none where that is nothing yet."""
         waits = self._called is not None or (not choice.fresh and choice.begun)  # a call comes whole
         if waits and choice.finish_reason is None:
-            return None
+            return []
         delta = {} if choice.begun else {"role": "assistant"}
         delta |= self._told(choice, choice.fresh, index=0)
-        text = {"delta": delta} if self.chat else {"text": choice.fresh}
-        told = self._chunk([{"index": choice.index, **text, **self._end(choice, choice.sent)}], None)
+        end = self._end(choice, choice.sent)
+        parts = [{**({"delta": delta} if self.chat else {"text": choice.fresh}), **end}]
+        if "tool_calls" in delta:  # its end in a chunk of its own, at which OpenAI's client takes the call for whole
+            parts = [{**parts[0], "finish_reason": None}, {"delta": {}, **end, "logprobs": None}]
         choice.fresh, choice.begun, choice.sent = "", True, len(choice.entries)
-        return told
+        return [self._chunk([{"index": choice.index, **part}], None) for part in parts]
 
     def _told(self, choice: Choice, text: str | None, **place: int) -> dict[str, Any]:
         """What a message holds: text, or the call of a tool; `place` is where in a stream's list of calls."""

@@ -36,10 +36,15 @@ class ChatMessage(Part):
     content: str | list[TextPart] | None = None
     tool_calls: Annotated[list[ToolCall], Field(min_length=1)] | None = None
     tool_call_id: str | None = None
+    # what OpenAI's client makes of an answer that has none of them: a conversation gives it back
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+    refusal: None = None
 
     def plain(self) -> dict[str, Any]:
         """What a chat template reads; the text in one piece."""
-        told = self.model_dump(exclude_none=True)
+        told = self.model_dump(exclude_none=True, exclude={"annotations"})
         if isinstance(self.content, list):
             told["content"] = "".join(part.text for part in self.content)
         if "content" not in told and self.tool_calls is None:

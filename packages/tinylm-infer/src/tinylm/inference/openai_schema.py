@@ -118,6 +118,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "health": {"response_model": Health, "responses": _REFUSED},
     "metrics": {"responses": {**_REFUSED, 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}},
     "models": {"response_model": ModelList, "responses": _REFUSED},
+    "model": {"response_model": Model, "responses": _REFUSED},
     "completions": {"response_model": CompletionAnswer, "responses": {**_REFUSED, 200: {"content": _STREAM}}},
     "chat": {"response_model": ChatAnswer, "responses": {**_REFUSED, 200: {"content": _STREAM}}},
 }

@@ -43,6 +43,10 @@ class CompletionOutput:
     finish_reason: str
     stop_reason: int | str | None
 
+    def finished(self) -> bool:
+        """True: what is given back is whole. In vLLM answers that are still being written have this form, too."""
+        return True
+
 
 @dataclass(frozen=True)
 class TokenOutput:
@@ -76,3 +80,4 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    finished: bool = True  # as above

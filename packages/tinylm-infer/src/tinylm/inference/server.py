@@ -44,11 +44,15 @@ async def _fail(_: Request, error: Exception) -> Response:
     return json_response(status, told, getattr(error, "headers", None))  # 405 says there what is allowed
 
 
-async def _refuse_body(_: Request, error: Exception) -> Response:
+async def _refuse_body(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     told = []
     for fault in error.errors():
         place = _place(fault["loc"][1:], error.body, fault["type"] == "missing") or "body"
+        if isinstance(fault.get("input"), bytes):  # curl's own type is a form's
+            sent = request.headers.get("content-type", "none")[:100]
+            told.append(f"the body must be sent with Content-Type: application/json, got {sent}")
+            continue
         if fault["type"] == "json_invalid":
             told.append(f"the body is not JSON: {fault['ctx']['error']} at character {fault['loc'][-1]}")
         elif fault["type"] == "extra_forbidden":
@@ -76,7 +80,9 @@ def build_app(llm: LLM, name: str, limits: ServerLimits | None = None) -> FastAP
     `app.state.desk` is the Desk, for whoever starts and stops it.
     """
     limits = limits or ServerLimits()
-    desk, created = Desk(llm, name, limits), int(time.time())
+    desk = Desk(llm, name, limits)
+    the_model = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "tinylm"}
+    the_model["max_model_len"] = llm.engine.context
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -103,8 +109,12 @@ def build_app(llm: LLM, name: str, limits: ServerLimits | None = None) -> FastAP
 
     @app.get("/v1/models", **ANSWERS["models"])
     async def models() -> dict[str, Any]:
-        model = {"id": name, "object": "model", "created": created, "owned_by": "tinylm"}
-        return {"object": "list", "data": [{**model, "max_model_len": llm.engine.context}]}
+        return {"object": "list", "data": [the_model]}
+
+    @app.get("/v1/models/{model:path}", **ANSWERS["model"])  # a name may hold slashes
+    async def one_model(model: str) -> dict[str, Any]:
+        desk.check_name(model)
+        return the_model
 
     @app.post("/v1/completions", **ANSWERS["completions"])
     async def completions(body: CompletionBody) -> Response:

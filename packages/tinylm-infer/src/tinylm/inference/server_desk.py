@@ -57,11 +57,15 @@ class Desk:
     def metrics_text(self) -> str:
         return self.metrics.text(self.llm.engine, self.waiting)
 
+    def check_name(self, model: str) -> None:
+        """HTTPException for another model's name."""
+        if model != self.name:
+            message = f"there is no model {model[:100]!r} here; this server has {self.name!r}"
+            raise Refusal(404, message, "model", "model_not_found")
+
     def answer(self, body: Body) -> Response:
         """The answer to one request, computed while it is sent. HTTPException where there is none."""
-        if body.model != self.name:
-            message = f"there is no model {body.model[:100]!r} here; this server has {self.name!r}"
-            raise Refusal(404, message, "model", "model_not_found")
+        self.check_name(body.model)
         if self.waiting >= self.limits.waiting:
             self.metrics.ended["refused"] += 1
             seconds = min(60, max(1, math.ceil(self.metrics.first_token.mean)))  # as long as it took so far
@@ -102,7 +106,7 @@ class Exchange(Response):
                 await loop.run_in_executor(desk.trying, structured.grammar, form)  # may take seconds to refuse
             sequences = await loop.run_in_executor(desk.preparing, self._prepare)
         except ValueError as error:  # the base of every package's own error
-            raise HTTPException(400, str(error)) from None
+            raise Refusal(400, str(error), code=getattr(error, "code", None)) from None
         answer = Answer(self._name, desk.name, self._body, sequences, desk.llm.tokenizer)
         desk.metrics.prompt_tokens += answer.prompt_tokens
         headers = {"X-Request-Id": self._name}
@@ -168,7 +172,7 @@ class Exchange(Response):
         await stream.begin()
         try:
             async for event in events:
-                if (chunk := answer.chunk(answer.take(event))) is not None:
+                for chunk in answer.chunks(answer.take(event)):
                     await stream.send(chunk)
         except HTTPException as error:  # the status has gone out: an event says it instead, and no [DONE] follows
             await stream.send(error_object(error.status_code, error.detail))

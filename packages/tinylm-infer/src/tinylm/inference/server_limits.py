@@ -56,8 +56,8 @@ class Gate:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         if self._limits.api_key is not None and scope["path"].startswith("/v1/"):
-            sent = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(sent, b"Bearer " + self._limits.api_key.encode()):
+            kind, _, sent = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            if kind.lower() != b"bearer" or not hmac.compare_digest(sent, self._limits.api_key.encode()):
                 return await _refuse(401, "wanted this server's API key: Authorization: Bearer KEY")(
                     scope, receive, send
                 )
