@@ -46,6 +46,13 @@ def test_what_is_saved_opens_as_the_same_model(make_checkpoint: Make, tmp_path: 
     assert LLM(str(out), device="cpu", quantization=scheme).model.scheme == scheme
 
 
+def test_the_weights_are_as_readable_as_the_other_files(saved: dict[str, Path]) -> None:
+    modes = {
+        path.stat().st_mode for path in saved["int8"].iterdir() if path.name in ("config.json", "model.safetensors")
+    }
+    assert len(modes) == 1
+
+
 def test_the_file_is_as_compressed_tensors_describes_it(saved: dict[str, Path]) -> None:
     origin = load_file(saved["origin"] / "model.safetensors")
     name = "model.layers.1.mlp.down_proj"
@@ -110,6 +117,8 @@ def test_other_kinds_of_quantisation_and_other_places_are_refused(saved: dict[st
         load_quantized(saved["origin"])
     with pytest.raises(InferenceError, match="wanted None or one of"):
         save_quantized(saved["origin"], tmp_path / "new", "int3")
+    with pytest.raises(InferenceError, match="got a file"):
+        save_quantized(saved["origin"] / "config.json", tmp_path / "new", "int8")
     assert not (tmp_path / "new").exists()
     other = broken(saved["int8"], tmp_path / "awq", lambda _: None)
     config = json.loads((other / "config.json").read_text())

@@ -36,7 +36,7 @@ class Histogram:
 
 
 class Metrics:
-    """`ended` counts requests by how they ended: stop, length, error, refused, left, late, stopping."""
+    """`ended` counts requests by how they ended: stop, length, incomplete, error, refused, left, late, stopping."""
 
     def __init__(self) -> None:
         self.first_token, self.each_token, self.whole = Histogram(), Histogram(), Histogram()

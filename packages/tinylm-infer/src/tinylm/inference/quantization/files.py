@@ -39,11 +39,15 @@ _COPIED = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", 
 def save_quantized(source: str | os.PathLike[str], directory: str | os.PathLike[str], scheme: str) -> None:
     """Rounds the checkpoint `source`, a Hugging Face directory, and writes it to `directory`, which must be new.
 
-    InferenceError as `quantize` raises it, and where `directory` exists; OSError when the disk refuses.
+    InferenceError as `quantize` raises it, where `directory` exists, or `source` is a file; OSError from the disk.
     """
     origin, out = Path(source), Path(directory)
     if out.exists():
         raise InferenceError(f"{out} exists: wanted a new directory for the quantised model; choose another")
+    if origin.is_file():
+        raise InferenceError(
+            f"{origin}: wanted a Hugging Face directory, got a file; `tinylm-model convert` makes one of a GGUF file"
+        )
     float_model = Transformer.load(origin, dtype=torch.float32, device="cpu")
     model = quantize(float_model, scheme)
     config = json.loads((origin / "config.json").read_text(encoding="utf-8"))
@@ -55,6 +59,7 @@ def save_quantized(source: str | os.PathLike[str], directory: str | os.PathLike[
             if (origin / name).is_file():
                 shutil.copyfile(origin / name, out / name)
         (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")  # last: now it is whole
+        shutil.copymode(out / "config.json", out / "model.safetensors")  # safetensors writes for the owner alone
     except BaseException as error:
         shutil.rmtree(out, ignore_errors=True)
         if isinstance(error, SafetensorError):
