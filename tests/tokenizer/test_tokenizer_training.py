@@ -224,6 +224,13 @@ def test_only_the_head_of_a_file(book: str, tmp_path: Path, monkeypatch: pytest.
         assert cut == book[: int(len(book) * fraction)]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_has_no_first_part(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TokenizerError, match="read once only"):
+        list(batches([Head(tmp_path / "pipe", 0.5)]))
+
+
 def test_progress_counts_bytes_then_merges(book: str, tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_bytes(book.encode())
