@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -198,14 +199,15 @@ def test_when_the_server_stops_what_runs_says_so(served: Callable[..., Any], lon
 @pytest.mark.parametrize(
     ("sent", "options", "code", "end"),
     [
-        (signal.SIGTERM, ["--drain-seconds", "300"], 0, b"[DONE]"),
-        (signal.SIGTERM, ["--drain-seconds", "0"], 0, b"the server is stopping"),
-        (signal.SIGINT, [], 130, b"the server is stopping"),
+        ([signal.SIGTERM], ["--drain-seconds", "300"], 0, b"[DONE]"),
+        ([signal.SIGTERM], ["--drain-seconds", "0"], 0, b"the server is stopping"),
+        ([signal.SIGINT], [], 130, b"the server is stopping"),
+        ([signal.SIGTERM, signal.SIGINT], ["--drain-seconds", "300"], 0, b"the server is stopping"),
     ],
-    ids=["SIGTERM drains", "SIGTERM without patience", "Ctrl-C"],
+    ids=["SIGTERM drains", "SIGTERM without patience", "Ctrl-C", "Ctrl-C while it drains"],
 )
 def test_the_command_serves_and_ends_cleanly(
-    client: Any, long_checkpoint: Path, sent: signal.Signals, options: list[str], code: int, end: bytes
+    client: Any, long_checkpoint: Path, sent: list[signal.Signals], options: list[str], code: int, end: bytes
 ) -> None:
     command = [sys.executable, "-m", "tinylm.inference", "serve", str(long_checkpoint), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -218,7 +220,9 @@ def test_the_command_serves_and_ends_cleanly(
             connection = type(client)(int(found[1])).send(COMPLETIONS, body)
             answer = connection.getresponse()
             answer.read(6)
-            process.send_signal(sent)
+            for number in sent:
+                process.send_signal(number)
+                time.sleep(0.3)
             assert end in answer.read()
             _, err = process.communicate(timeout=60)
         finally:

@@ -159,9 +159,12 @@ class _Server(uvicorn.Server):
             print(f"serving {self._name!r} at {at}/v1, chat at {at}/ (Ctrl-C ends it)", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        draining = self._drain_seconds > 0
         if sig == signal.SIGINT:
             self._drain_seconds = 0.0
         super().handle_exit(sig, frame)
+        if draining:  # uvicorn leaves at once where Ctrl-C follows another signal: nobody would be told
+            self.force_exit = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         stopping = asyncio.create_task(self._stop())
@@ -169,7 +172,9 @@ class _Server(uvicorn.Server):
         stopping.cancel()
 
     async def _stop(self) -> None:
-        await asyncio.sleep(self._drain_seconds)
+        begun = time.monotonic()
+        while time.monotonic() < begun + self._drain_seconds:  # which Ctrl-C sets to 0 meanwhile
+            await asyncio.sleep(0.1)
         await asyncio.to_thread(self._desk.close)
 
 
@@ -178,4 +183,8 @@ def serve(llm: LLM, name: str, listener: socket.socket, limits: ServerLimits | N
     limits = limits or ServerLimits()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn stops first, then raises the signal again
     listener.listen(2048)
-    _Server(build_app(llm, name, limits), name, limits).run(sockets=[listener])
+    app = build_app(llm, name, limits)
+    try:
+        _Server(app, name, limits).run(sockets=[listener])
+    finally:
+        app.state.desk.close()  # where a second Ctrl-C has skipped it: the engine's thread must not outlive Python

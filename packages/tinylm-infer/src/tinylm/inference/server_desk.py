@@ -52,7 +52,8 @@ class Desk:
 
     def close(self) -> None:
         """Whoever waits for an answer, now or later, is told that the server is stopping."""
-        self.engine.close()
+        if hasattr(self, "engine"):  # it was opened
+            self.engine.close()
 
     def metrics_text(self) -> str:
         return self.metrics.text(self.llm.engine, self.waiting)
