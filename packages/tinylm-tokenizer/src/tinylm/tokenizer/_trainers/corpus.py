@@ -191,9 +191,7 @@ def _blocks_of(item: os.PathLike[str]) -> Iterator[bytes]:
     blocks = _blocks(item)
     if isinstance(item, Head) and item.fraction < 1:
         if Path(item).is_fifo():
-            raise TokenizerError(
-                f"wanted a file to take a part of, got the pipe {item.path}: it is read once only"
-            )
+            raise TokenizerError(f"wanted a file to take a part of, got the pipe {item.path}: it is read once only")
         return _first(blocks, int(sum(map(_characters, _blocks(item))) * item.fraction))
     return blocks
 
