@@ -89,6 +89,17 @@ def test_data_json_says_what_the_shards_hold(house):
     assert (house.data / "chat_template.jinja").read_bytes() == (house.tokenizer / "chat_template.jinja").read_bytes()
 
 
+def test_a_role_that_only_tokenizer_config_json_names_stays(house, tmp_path):
+    folder = tmp_path / "tokenizer"
+    Tokenizer.train(["some words, and some more words"], vocab_size=260, special_tokens=["<a>", "<b>"]).save(folder)
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text("utf-8")) | {"eos_token": "<b>"}), "utf-8")
+    text = tmp_path / "text.txt"
+    text.write_text("words and words\n\n" * 50, "utf-8")
+    prepare([text], tokenizer=folder, out=tmp_path / "data", validation="tail:0.1")
+    assert Tokenizer.load(tmp_path / "data").eos_id == Tokenizer.load(folder).special_tokens["<b>"]
+
+
 def test_a_share_of_the_documents_is_held_back_whole(house, documents, tmp_path):
     tokenizer = Tokenizer.load(house.tokenizer)
     prepare(documents, house.tokenizer, tmp_path / "out", "documents:0.3")

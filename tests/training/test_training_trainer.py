@@ -112,6 +112,7 @@ def test_the_files_of_a_checkpoint(tiny, house, tmp_path):
     for name in names:
         assert (out / name).read_bytes() == (newest / name).read_bytes()
     assert (out / "tokenizer.json").read_bytes() == (house.tokenizer / "tokenizer.json").read_bytes()
+    assert (out / "tokenizer_config.json").read_bytes() == (house.tokenizer / "tokenizer_config.json").read_bytes()
     digest = hashlib.sha256((out / "tokenizer.json").read_bytes()).hexdigest()
     assert read_provenance(out)["tokenizer_sha256"] == digest
     state = json.loads((newest / "state.json").read_text("utf-8"))

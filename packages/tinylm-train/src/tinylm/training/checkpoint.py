@@ -81,10 +81,7 @@ def write(
     with new_directory(final) as folder:
         digests = _write_model(snapshot.model, folder, dataset)
         check()
-        for name in ("tokenizer.json", "chat_template.jinja"):
-            if (dataset.directory / name).is_file():
-                shutil.copyfile(dataset.directory / name, folder / name)
-        _write_settings(folder, dataset)
+        _write_tokenizer(folder, dataset)
         if sharders is not None:
             dist.broadcast_object_list([str(folder)], src=0, group=sharders)
         digests |= save_tensors(folder / "state", snapshot.tensors, sharders)
@@ -220,23 +217,12 @@ def _progress(folder: Path, state: Mapping[str, Any]) -> Progress:
         raise TrainingError(f"wanted a checkpoint's state in {folder}/state.json, got one without {error}") from None
 
 
-def _write_settings(folder: Path, dataset: TokenDataset) -> None:
-    """Two small files of Hugging Face's: which ids end a text, and that tokenizer.json is to be taken as it is.
-
-    Without the second, transformers takes the tokenizer class of the model's family (Qwen2's, GPT-2's) with that one's
-    own splitting of text, and the ids differ silently.
-    """
+def _write_tokenizer(folder: Path, dataset: TokenDataset) -> None:
+    """The tokenizer's files, and generation_config.json: which ids begin and end a text."""
     from tinylm.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(dataset.tokenizer_file)
-    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
-    known = {name: number for name, number in ids.items() if number is not None}
-    names = {number: token for token, number in tokenizer.special_tokens.items()}
-    generation = {f"{name}_id": number for name, number in known.items()}
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        **{name: names[number] for name, number in known.items() if number in names},
-    }
-    for file, content in (("generation_config.json", generation), ("tokenizer_config.json", settings)):
-        (folder / file).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    tokenizer.save(folder)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    known = {name: id for name, id in ids.items() if id is not None}
+    (folder / "generation_config.json").write_text(json.dumps(known, indent=2) + "\n", "utf-8")

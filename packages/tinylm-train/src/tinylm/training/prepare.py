@@ -1,7 +1,8 @@
 """Text to a token data set: `DATA_DIR` with data.json, a copy of the tokenizer, and memory-mappable shards.
 
     data.json                      what the shards hold, where they came from, and with which tokenizer
-    tokenizer.json                 the tokenizer itself, so that a model trained on this can carry it
+    tokenizer.json                 the tokenizer itself, so that a model trained on this can carry it; beside it, where
+                                   the tokenizer has them, tokenizer_config.json and chat_template.jinja
     train-00000.npy                token ids, uint16 or uint32
     train-00000.documents.npy      uint64: where each document of the shard starts
 
@@ -30,6 +31,9 @@ from tinylm.training._splits import Splits
 
 SHARD_TOKENS = 1 << 26  # 128 MB of uint16: few files for a large corpus, and small enough to copy about
 Report = Callable[[int, int], None]  # characters done, characters in all
+
+
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def prepare(
@@ -84,7 +88,7 @@ def prepare(
     encoder = Encoder(loaded, description["dtype"], threads or _cores(), _Progress(parts, report).read)
     with building(out, {**description, "shard_tokens": SHARD_TOKENS}, list(parts)) as work:
         _write_splits(work, parts, encoder, str(validation))
-        for name in ("tokenizer.json", "chat_template.jinja"):
+        for name in _TOKENIZER:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, work.folder / name)
         write_json(work.folder / "data.json", description | {"splits": _counts(work)})
@@ -153,7 +157,7 @@ def _refuse_foreign(out: Path) -> None:
     """--overwrite removes what stands at `out`, so nothing but a data set may stand there."""
     if out.exists() and not out.is_dir():
         raise TrainingError(f"wanted a folder for the data set, got the file {out}: choose another --out")
-    known = ("data.json", "tokenizer.json", "chat_template.jinja")
+    known = ("data.json", *_TOKENIZER)
     foreign = [p.name for p in (out.iterdir() if out.exists() else ()) if p.name not in known and p.suffix != ".npy"]
     if foreign:
         raise TrainingError(
