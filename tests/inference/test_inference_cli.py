@@ -71,6 +71,38 @@ def test_every_option_reaches_the_parameters(run: Run, checkpoint: Path, llm: LL
     assert (code, out) == (0, "The" + llm.generate("The", params)[0].outputs[0].text + "\n")
 
 
+def test_a_file_holds_options_and_flags_go_before_it(run: Run, checkpoint: Path, llm: LLM, tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text('max_tokens = 30\ntemperature = 1.5\nseed = 6\nstop = ["e", "q"]\ndevice = "cpu"\n', "utf-8")
+    code, out, _ = run("generate", checkpoint, "The", "--seed", 5, "--config", file)
+    params = SamplingParams(max_tokens=30, temperature=1.5, seed=5, stop=["e", "q"])
+    assert (code, out) == (0, "The" + llm.generate("The", params)[0].outputs[0].text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("max_token = 3", "got max_token; known: max_tokens"),
+        ("max_tokens = 3.5", "--max-tokens"),
+        ("max_tokens = true", "wanted text or a number for max_tokens, got True"),
+        ("max_tokens = [3]", "wanted text or a number for max_tokens, got [3]"),
+        ('stop = "e"', "wanted a list of texts for stop, got 'e'"),
+        ("max_tokens = ", "wanted a TOML file with options"),
+        ("\xff", "wanted a TOML file with options"),
+        (None, "wanted a TOML file with options"),
+    ],
+)
+def test_a_file_of_options_that_cannot_be_is_refused(
+    run: Run, checkpoint: Path, tmp_path: Path, content: str | None, says: str
+) -> None:
+    file = tmp_path / "options.toml"
+    if content is not None:
+        file.write_bytes(content.encode("latin-1"))
+    code, out, err = run("generate", checkpoint, "The", "--config", file)
+    assert (code, out) == (2, "")
+    assert says in " ".join(err.replace("│", " ").split())
+
+
 def test_an_empty_prompt_begins_a_text(run: Run, checkpoint: Path) -> None:
     code, out, _ = run("generate", checkpoint, "", "--max-tokens", 5)
     assert code == 0

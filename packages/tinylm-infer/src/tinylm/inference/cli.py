@@ -8,6 +8,7 @@ import contextlib
 import json
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,42 @@ app = typer.Typer(
 )
 _bounded = bounded("try --device cpu, a smaller --dtype, or fewer tokens")
 
+
+def _read_options(context: typer.Context, file: Path | None) -> Path | None:
+    """What a TOML file says takes the place of the options' defaults; a flag (or a variable) still goes before it."""
+    if file is None:
+        return None
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise typer.BadParameter(f"wanted a TOML file with options, got: {error}") from None
+    options = {option.name: option for option in context.command.params if option.param_type_name == "option"}
+    known = [str(name) for name in options if name not in ("config", "help")]
+    if unknown := sorted(values.keys() - known):
+        raise typer.BadParameter(
+            f"wanted options of {context.command.name}, got {unknown[0]}; known: {', '.join(known)}"
+        )
+    for name, value in values.items():
+        several = getattr(options[name], "multiple", False)
+        parts = value if several and isinstance(value, list) else [value]
+        if (several and not isinstance(value, list)) or not all(type(part) in (str, int, float) for part in parts):
+            wanted = "a list of texts" if several else "text or a number"
+            raise typer.BadParameter(f"wanted {wanted} for {name}, got {value!r}")
+        values[name] = [str(part) for part in parts] if several else str(value)  # read as flags are
+    context.default_map = values
+    return file
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        callback=_read_options,
+        is_eager=True,
+        help="TOML file with options (max_tokens = 100); flags go before it.",
+    ),
+]
 Checkpoint = Annotated[
     Path,
     typer.Argument(metavar="CHECKPOINT", help="Directory in Hugging Face layout, or GGUF file.", show_default=False),
@@ -112,6 +149,7 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantization: Quantization = None,
+    config: Config = None,
 ) -> None:
     """Continue a text. It appears as it is written; the speed is printed on stderr."""
     from tinylm.inference.sampling_params import SamplingParams
@@ -172,6 +210,7 @@ def chat(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantization: Quantization = None,
+    config: Config = None,
 ) -> None:
     """Talk to a model. /clear forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer."""
     from tinylm.inference.conversation import Conversation
@@ -251,6 +290,7 @@ def serve(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantization: Quantization = None,
+    config: Config = None,
 ) -> None:
     """Answer over HTTP as OpenAI does: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics."""
     with uninterrupted():
@@ -280,6 +320,7 @@ def bench(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantization: Quantization = None,
+    config: Config = None,
 ) -> None:
     """Measure speed, and with --perplexity quality. The last line of the output is one JSON object."""
     text = None if perplexity is None else _read_text(perplexity)
