@@ -150,3 +150,22 @@ def test_groups_differ_in_more_than_the_seed() -> None:
     assert _summary.groups(written) == [[0, 1], [2]]  # where a run stands, and how fast its machine is, is no setting
     assert json.dumps(_summary.significance(configs, {"loss": [[1.0], [2.0], [3.0]]}))
     assert _summary.significance(configs, {"loss": [[1.0], [2.0], [3.0]]})[0][2] is None
+
+
+def test_prometheus_tells_odd_names_apart(tmp_path: Path) -> None:
+    with obs.init(tmp_path, name="r") as run:
+        run.log({"a.b": 1.0, "a_b": 2.0, 'norm/"x"\n\\': 3.0}, step=1)
+    lines = [line.rsplit(" ", 1)[0] for line in command("export", tmp_path, "--to", "prometheus").stdout.splitlines()]
+    assert 'tinylm_a_b{run="r",name="a.b"} 1.0' in lines
+    assert 'tinylm_a_b{run="r",name="a_b"} 2.0' in lines
+    assert r'tinylm_norm{run="r",layer="\"x\"\n\\"} 3.0' in lines
+
+
+def test_runs_that_ended_in_nan_are_compared_over_seeds(tmp_path: Path) -> None:
+    for name, rate, seed, loss in (("a", 1, 0, 1.0), ("b", 1, 1, float("nan")), ("c", 2, 0, 1e308), ("d", 2, 1, 1.0)):
+        with obs.init(tmp_path / name, config={"rate": rate, "seed": seed}) as run:
+            run.log({"loss": 1e308}, 0)
+            run.log({"loss": loss}, 1)
+    answer = command("compare", *(tmp_path / name for name in "abcd"))
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "nan (lowest 1" in answer.stdout

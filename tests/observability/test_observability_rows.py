@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from tinylm import observability as obs
+from tinylm.observability.cli import app
+from tinylm.observability.dashboard.store import Store
 
 NAMES = st.text(max_size=20).filter(lambda name: name not in ("step", "time", "attempt", "nonfinite"))
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
@@ -84,3 +87,47 @@ def test_a_file_that_holds_no_row_at_all_is_said(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("a,b\n1,2\n")
     with pytest.raises(obs.ObservabilityError, match="got 2 lines and none is one; is it ours"):
         obs.read_metrics(tmp_path)
+
+
+HOSTILE = {
+    "huge numbers": b'{"step": 1, "time": 1.0, "attempt": 1, "loss": 1%s, "x": 1e300}' % (b"0" * 400),
+    "a step of 70 bits": b'{"step": 1180591620717411303424, "time": 1.0, "attempt": 1, "loss": 1.0}',
+    "an attempt of 70 bits": b'{"step": 1, "time": 1.0, "attempt": 1180591620717411303424, "loss": 1.0}',
+    "a step below 0": b'{"step": -5, "time": 1.0, "attempt": 1, "loss": 1.0}',
+    "no time": b'{"step": 1, "attempt": 1, "loss": 1.0}',
+    "words as time": b'{"step": 1, "time": "x", "attempt": 1, "loss": 1.0}',
+    "no number as time": b'{"step": 1, "time": NaN, "attempt": 1, "loss": 1.0}',
+    "names of the row's own": b'{"step": 1, "time": 1.0, "attempt": 1, "nonfinite": {"step": "nan", "time": "inf"}}',
+    "half a pair": rb'{"step": 1, "time": 1.0, "attempt": 1, "s\udc00": "\ud800", "\ud800": 1.0}',
+}
+
+
+@pytest.mark.parametrize("row", HOSTILE.values(), ids=HOSTILE.keys())
+def test_no_row_makes_a_command_or_the_dashboard_end_in_a_traceback(row: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text(json.dumps(RUN))
+    (tmp_path / "run/metrics.jsonl").write_bytes(b'{"step": 0, "time": 1.0, "attempt": 1, "loss": 2.0}\n' + row + b"\n")
+    (tmp_path / "run/histograms.jsonl").write_bytes(
+        b'{"step": 1, "attempt": 1, "name": "h", "counts": [1], "edges": 3}\n'
+    )
+    run = str(tmp_path / "run")
+    commands = [["list", run], ["compare", run, run], ["sql", "select * from metrics", run]]
+    for kind in ("csv", "prometheus", "tensorboard", "parquet"):
+        commands.append(["export", run, "--to", kind, "--out", str(tmp_path / kind)])
+    for words in commands:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            answer = CliRunner().invoke(app, words)
+        assert answer.exit_code == 0 or answer.stderr.startswith("error: wanted"), words
+    store = Store(tmp_path)
+    store.scan()
+    store.poll(list(store.runs))
+    metrics = store.runs["run"].metrics
+    for kind in ("step", "time", "tokens"):
+        assert len(metrics.axis_of(metrics.curves["loss"], kind)) == len(metrics.curves["loss"].values)
+
+
+def test_a_run_json_of_endless_digits_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(RUN)[:-1] + ', "x": 1' + "0" * 5000 + "}")
+    with pytest.raises(obs.ObservabilityError, match="wanted JSON"):
+        obs.read_run(tmp_path)

@@ -294,3 +294,39 @@ print([name for name in ("numpy", "torch", "typer", "rich", "inspect", "dataclas
 """
     answer = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+def test_a_program_that_changes_its_directory_keeps_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with obs.init("run") as run:
+        monkeypatch.chdir("/")
+        run.log({"loss": 1.0})
+        run.histogram("weights", [1], [0.0, 1.0])
+    assert obs.read_run(tmp_path / "run")["status"] == "finished"
+    assert len(obs.read_histograms(tmp_path / "run")) == 1
+
+
+def test_names_that_are_no_utf8_are_kept(tmp_path: Path) -> None:
+    with obs.init(tmp_path, name="caf\udce9", config={"path": "\udce9"}) as run:
+        run.log({"loss": 1.0})
+    record = obs.read_run(tmp_path)
+    assert (record["name"], record["config"]) == ("caf\udce9", {"path": "\udce9"})
+
+
+def test_steps_are_integers_of_any_kind_and_of_64_bits(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    with obs.init(tmp_path) as run:
+        run.log({"loss": 1.0}, step=numpy.int64(7))
+        for step in (2**63, 10**5000, True, 1.0, "1"):
+            with pytest.raises(obs.ObservabilityError, match="wanted a step that is an integer"):
+                run.log({"loss": 1.0}, step=step)
+        with pytest.raises(obs.ObservabilityError, match="thousands of digits"):
+            run.log({"loss": 10**5000})
+        with pytest.raises(obs.ObservabilityError, match="wanted a name that is a string"):
+            run.log({(1, 2): 1.0})  # type: ignore[dict-item]
+        with pytest.raises(obs.ObservabilityError, match="finite numbers"):
+            run.histogram("h", [1], [0.0, float("nan")])
+        run.log({"loss": 2.0})
+    assert [row["step"] for row in obs.read_metrics(tmp_path)] == [7, 8]
+    with pytest.raises(obs.ObservabilityError, match="wanted a name that is a string"):
+        obs.init(tmp_path / "other", name=3)  # type: ignore[arg-type]

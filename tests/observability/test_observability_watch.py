@@ -222,3 +222,19 @@ def test_flops_and_mfu() -> None:
     assert "mfu" not in obs.Throughput(1000)(50, 0.1)
     with pytest.raises(obs.ObservabilityError, match="above 0"):
         obs.Throughput(0)
+
+
+def test_a_nan_that_went_and_comes_again_is_said_again() -> None:
+    found: list[tuple[str, str, int]] = []
+    watched = alerts.Alerts(lambda kind, layer, message, step: found.append((kind, layer, step)))
+    for step in range(8):
+        odd = float("nan") if step in (2, 3, 6) else 1.0
+        watched.activations(step, {"a": 1.0, "b": odd})
+        watched.gradients(step, {"b": odd, "c": odd})
+        watched.loss(step, odd)
+    assert found == [("nan", layer, step) for step in (2, 6) for layer in ("b", "c")]
+    watched.loss(8, float("nan"))
+    watched.gradients(8, {"b": 1.0, "c": 1.0})
+    for step, loss in ((9, 1.0), (10, float("nan")), (11, float("nan"))):
+        watched.loss(step, loss)
+    assert [step for *_, step in found[4:]] == [8, 10]

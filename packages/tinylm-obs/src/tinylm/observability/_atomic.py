@@ -13,8 +13,9 @@ from ._errors import ObservabilityError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text to `path` through a temporary file in the same directory, fsync and os.replace."""
-    write_bytes(path, text.encode())
+    """Write UTF-8 text to `path` through a temporary file in the same directory, fsync and os.replace. Half of a
+    surrogate pair (file names that are no UTF-8 have them) is written as JSON's escape."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

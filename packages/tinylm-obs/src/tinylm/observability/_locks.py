@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ._errors import ObservabilityError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -54,7 +56,10 @@ def one_at_a_time(directory: Path) -> Iterator[None]:
     if _flock is None:
         yield
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise ObservabilityError(f"wanted the run's directory {directory}, got {error.strerror}") from error
     try:
         with contextlib.suppress(OSError):
             _flock(descriptor, _WAIT)

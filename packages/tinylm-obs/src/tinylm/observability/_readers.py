@@ -14,7 +14,7 @@ from typing import Any
 
 from ._errors import ObservabilityError
 from ._locks import has_writer
-from ._values import decode_row
+from ._values import LARGEST, decode_row
 
 FORMAT = 1
 RUN_FILE = "run.json"
@@ -71,8 +71,16 @@ def read_metrics(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def read_histograms(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The histograms of a run in order of steps: step, time, attempt, name, counts, edges; of a step and name that
-    occur in several attempts the highest attempt's. Raises ObservabilityError when `directory` is no run."""
-    return _newest(Path(directory), HISTOGRAMS_FILE, "name")
+    occur in several attempts the highest attempt's. Rows that are no histograms are left out. Raises
+    ObservabilityError when `directory` is no run."""
+    return [row for row in _newest(Path(directory), HISTOGRAMS_FILE, "name") if _is_histogram(row)]
+
+
+def _is_histogram(row: dict[str, Any]) -> bool:
+    counts, edges = row.get("counts"), row.get("edges")
+    if not isinstance(row.get("name"), str) or not isinstance(counts, list) or not isinstance(edges, list):
+        return False
+    return len(edges) == len(counts) + 1 and all(type(value) in (int, float) for value in [*counts, *edges])
 
 
 def read_alerts(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -134,13 +142,13 @@ def find_runs(directory: str | os.PathLike[str]) -> list[Path]:
 def _checked(path: Path, text: str) -> dict[str, Any]:
     try:
         run = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, or a number of thousands of digits
         raise ObservabilityError(
             f"wanted JSON in {path}, got {error}; is the file half-written or not ours?"
         ) from error
     check_format(run, path)
     for key, kind in (("name", str), ("status", str), ("attempt", int), ("config", dict)):
-        if not isinstance(run.get(key), kind):
+        if not isinstance(run.get(key), kind) or (kind is int and not 0 <= run[key] <= LARGEST):
             raise ObservabilityError(
                 f"wanted {key!r} ({kind.__name__}) in {path}, got {run.get(key)!r}; is it a run of ours?"
             )
@@ -171,8 +179,14 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
 
 def checked_row(row: object) -> dict[str, Any] | None:
     """A line's JSON as a row, or None when it is foreign."""
-    if not isinstance(row, dict) or type(row.get("step")) is not int or type(row.get("attempt")) is not int:
+    if not isinstance(row, dict):
         return None
+    step, attempt = row.get("step"), row.get("attempt")
+    if type(step) is not int or type(attempt) is not int or not 0 <= step <= LARGEST or not 0 <= attempt <= LARGEST:
+        return None
+    time = row.get("time", 0.0)
+    if (type(time) is not float and type(time) is not int) or not 0 <= time < LARGEST / 1000:  # json reads NaN, too
+        del row["time"]
     return decode_row(row)
 
 

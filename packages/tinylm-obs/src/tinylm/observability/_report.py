@@ -63,7 +63,9 @@ def print_comparison(paths: Sequence[Path], names: Sequence[str]) -> None:
     curves = {name: [words.series(each, name) for each in metrics] for name in words.metric_names(metrics)}
     curves = {name: lines for name, lines in curves.items() if "/" not in name}  # per layer: hundreds; export has them
     for name, lines in curves.items():
-        rows.append([name, *(f"{cell(line[-1])} (lowest {cell(min(line))})" if line else "–" for line in lines)])
+        rows.append(
+            [name, *(f"{cell(line[-1])} (lowest {cell(words.lowest(line))})" if line else "–" for line in lines)]
+        )
         if name.endswith("loss"):
             rows.append(["", *map(words.sparkline, lines)])
     print_table(["metric, last", *labels], rows)

@@ -8,6 +8,7 @@ A run is a directory (run.json, metrics.jsonl, histograms.jsonl, alerts.jsonl, s
 import atexit
 import contextlib
 import json
+import operator
 import os
 import threading
 import time
@@ -23,7 +24,7 @@ from ._facts import now
 from ._held import HeldRow, is_cuda
 from ._locks import one_at_a_time
 from ._readers import ALERTS_FILE, HISTOGRAMS_FILE, METRICS_FILE, RUN_FILE, SYSTEM_FILE, read_rows, read_run
-from ._values import RESERVED, jsonable, plain_row
+from ._values import LARGEST, RESERVED, jsonable, plain_row
 from .jsonl import JsonlFile
 
 _HELD_LIMIT = 64  # rows with CUDA scalars held at most; beyond, log waits for the oldest
@@ -61,8 +62,10 @@ class Run:
                 self._check_open()
             step = self._next_step() if step is None else step
             row = {"step": step, "time": time.time(), "attempt": self.attempt, **values}
-            if len(row) != len(values) + 3 or "nonfinite" in row or type(step) is not int or step < 0:
-                _refuse_row(values, step)
+            if len(row) != len(values) + 3 or "nonfinite" in row:
+                _refuse_row(values)
+            if type(step) is not int or not 0 <= step <= LARGEST:
+                step = row["step"] = _whole(step)
             if self._held:
                 self._write_held(wait=False)
             try:
@@ -87,17 +90,18 @@ class Run:
             raise ObservabilityError(
                 f"wanted one edge more than counts for {name!r}, got {len(edges)} and {len(counts)}"
             )
+        numbers = {"counts": jsonable(list(counts)), "edges": jsonable(list(edges))}
+        if any(type(value) not in (int, float) for values in numbers.values() for value in values):
+            raise ObservabilityError(f"wanted counts and edges that are finite numbers for {name!r}, got others")
         with self._lock:
             self._check_open()
-            self._append(
-                HISTOGRAMS_FILE, step, {"name": name, "counts": jsonable(list(counts)), "edges": jsonable(list(edges))}
-            )
+            self._append(HISTOGRAMS_FILE, step, {"name": str(name), **numbers})
 
     def alert(self, kind: str, layer: str, message: str, step: int | None = None) -> None:
         """Append one alert to alerts.jsonl: what was noticed ("nan", "spike", ...), in which layer, in one line."""
         with self._lock:
             self._check_open()
-            self._append(ALERTS_FILE, step, {"alert": kind, "layer": layer, "message": message})
+            self._append(ALERTS_FILE, step, {"alert": str(kind), "layer": str(layer), "message": str(message)})
 
     def system(self, values: Mapping[str, float]) -> None:
         """Append one row about the machine to system.jsonl, at the step that was logged last (`system.py` samples)."""
@@ -160,9 +164,7 @@ class Run:
             )
 
     def _append(self, file: str, step: int | None, values: Mapping[str, object]) -> None:
-        step = self._next_step() if step is None else step
-        if type(step) is not int or step < 0:
-            _refuse_row({}, step)
+        step = self._next_step() if step is None else _whole(step)
         if file not in self._beside:
             self._beside[file] = JsonlFile(self.directory / file)
         self._beside[file].append(_encode({"step": step, "time": time.time(), "attempt": self.attempt, **values}))
@@ -189,10 +191,18 @@ def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     write_text(directory / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _refuse_row(values: Mapping[str, object], step: object) -> None:
-    taken = [name for name in RESERVED if name in values]
-    if taken:
-        raise ObservabilityError(
-            f"wanted other names than {', '.join(RESERVED)} (they are the row's own), got {taken[0]!r}"
-        )
-    raise ObservabilityError(f"wanted a step that is an integer >= 0, got {step!r}")
+def _refuse_row(values: Mapping[str, object]) -> None:
+    taken = next((name for name in RESERVED if name in values), None)
+    raise ObservabilityError(f"wanted other names than {', '.join(RESERVED)} (they are the row's own), got {taken!r}")
+
+
+def _whole(step: object) -> int:
+    """A step as Python's integer; NumPy has integers of its own."""
+    try:
+        plain = -1 if isinstance(step, bool) else operator.index(step)  # type: ignore[arg-type]
+    except TypeError:
+        plain = -1
+    if not 0 <= plain <= LARGEST:
+        shown = f"{step!r}" if plain < 0 else "more than 64 bits"
+        raise ObservabilityError(f"wanted a step that is an integer >= 0, got {shown}")
+    return plain

@@ -26,7 +26,9 @@ def init(directory: str | os.PathLike[str], config: object = None, name: str | N
     or holds a run of a higher format or a foreign run.json.
     """
     global _current
-    path = Path(directory)
+    if name is not None and not isinstance(name, str):
+        raise ObservabilityError(f"wanted a name that is a string, got {name!r}")
+    path = Path(directory).absolute()  # a program may change where it stands
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -5,12 +5,14 @@ Plain data in, plain data out. It does NOT print (`cli.py`) and does NOT read fi
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from statistics import fmean, stdev
 from typing import Any
 
 from ._significance import welch
+from ._values import is_finite, number
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _OWN = ("step", "time", "attempt")
@@ -75,9 +77,14 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
         return ""
     width = min(width, len(finite))
     shares = [finite[len(finite) * i // width : len(finite) * (i + 1) // width] for i in range(width)]
-    means = [sum(share) / len(share) for share in shares]
+    means = [sum(value / len(share) / 2 for value in share) for share in shares]  # halves: a difference is no inf
     low, span = min(means), (max(means) - min(means)) or 1.0
     return "".join(_BLOCKS[round((mean - low) / span * (len(_BLOCKS) - 1))] for mean in means)
+
+
+def lowest(values: Sequence[float]) -> float:
+    """The least of the numbers that are finite; without one the last."""
+    return min((value for value in values if is_finite(value)), default=values[-1])
 
 
 def metric_names(runs: Iterable[Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -91,7 +98,7 @@ def metric_names(runs: Iterable[Sequence[Mapping[str, Any]]]) -> list[str]:
 
 def series(rows: Iterable[Mapping[str, Any]], name: str) -> list[float]:
     """The numbers logged under one name, in order of steps."""
-    return [row[name] for row in rows if _is_number(row.get(name))]
+    return [number(row[name]) for row in rows if _is_number(row.get(name))]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -141,8 +148,11 @@ def significance(
     for name, lines in curves.items():
         lasts = [[lines[index][-1] for index in group if lines[index]] for group in found]
         if all(lasts):
-            tested = welch(lasts[0], lasts[1])
-            spread = [(fmean(group), stdev(group) if len(group) > 1 else 0.0) for group in lasts]
+            if all(abs(value) < 1e150 for group in lasts for value in group):  # its square is a number, too
+                tested = welch(lasts[0], lasts[1])
+                spread = [(fmean(group), stdev(group) if len(group) > 1 else 0.0) for group in lasts]
+            else:  # some run ended in nan or inf: there is no mean to compare
+                tested, spread = None, [(sum(group) / len(group), math.nan) for group in lasts]
             rows.append((name, spread, tested and tested[2]))
     return rows
 

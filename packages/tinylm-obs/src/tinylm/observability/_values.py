@@ -13,6 +13,8 @@ from typing import Any
 from ._errors import ObservabilityError
 
 RESERVED = ("step", "time", "attempt", "nonfinite")
+LARGEST = 2**63 - 1  # of steps and attempts: what other tools' tables hold
+_DIGITS = 14_000  # bits of 4,200 decimal digits: Python turns no longer number into text
 _NONFINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
@@ -26,6 +28,8 @@ def scalar(name: str, value: object) -> bool | int | float | str | None:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
+        if value.bit_length() > _DIGITS:
+            raise ObservabilityError(f"wanted a number that JSON can hold for {name!r}, got one of thousands of digits")
         return int(value)  # IntEnum and other subclasses lose their dress
     if isinstance(value, float):
         return float(value)
@@ -43,11 +47,26 @@ def scalar(name: str, value: object) -> bool | int | float | str | None:
     )
 
 
+def number(value: float) -> float:
+    """A number of JSON as a machine's: an integer that is too large becomes inf or -inf."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+def utf8(value: Any) -> Any:
+    """Text with "?" for the half of a surrogate pair, which no other tool takes; anything else as it is."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
 def plain_row(row: Mapping[str, object]) -> dict[str, object]:
     """`row` with plain scalars only; numbers that are not finite are None and named under "nonfinite"."""
     plain: dict[str, object] = {}
     nonfinite: dict[str, str] = {}
     for name, value in row.items():
+        if not isinstance(name, str):
+            raise ObservabilityError(f"wanted a name that is a string, got {name!r}")
         value = scalar(name, value)
         if isinstance(value, float) and not is_finite(value):
             nonfinite[name] = str(value)
@@ -66,7 +85,7 @@ def decode_row(row: Mapping[str, Any]) -> dict[str, Any]:
     nonfinite = decoded.pop("nonfinite")
     if isinstance(nonfinite, dict):
         for name, word in nonfinite.items():
-            if isinstance(word, str) and word in _NONFINITE:
+            if isinstance(word, str) and word in _NONFINITE and name not in RESERVED:
                 decoded[name] = _NONFINITE[word]
     return decoded
 
@@ -90,7 +109,7 @@ def jsonable(value: object) -> Any:
     try:
         plain = scalar("configuration", value)
     except ObservabilityError:
-        return str(value)
+        return hex(value) if isinstance(value, int) else str(value)
     return str(plain) if isinstance(plain, float) and not is_finite(plain) else plain
 
 

@@ -45,15 +45,16 @@ class Alerts:
         self._gradients: dict[str, deque[float]] = {}
         self._rising: dict[str, float] = {}  # layer → its gradient norm over its median, at the last look
         self._updates: Mapping[str, float] = {}
-        self._standing: set[tuple[str, str]] = set()
+        self._standing: set[tuple[str, str, str]] = set()  # kind, layer, what was looked at
 
     def loss(self, step: int, value: float, layer: str | None = None) -> None:
         """One training loss. `layer`: where it was found to come from, if that is known."""
         limits = self.thresholds
         if not is_finite(value):
-            if not any(kind == "nan" for kind, _ in self._standing):  # a layer that is named already says more
+            if not any(kind == "nan" for kind, *_ in self._standing):  # a layer that is named already says more
                 self._state("nan", layer or self._suspect(), True, f"the loss is {value}", step)
             return
+        self._standing = {one for one in self._standing if (one[0], one[2]) != ("nan", "")}
         recent = list(self._losses)[-limits.window :]
         if len(recent) >= min(20, limits.window):
             middle = median(recent)
@@ -67,8 +68,9 @@ class Alerts:
         """The gradient norm of every layer."""
         for layer, norm in norms.items():
             if not is_finite(norm):
-                self._state("nan", layer, True, f"its gradient norm is {norm}", step)
+                self._state("nan", layer, True, f"its gradient norm is {norm}", step, "gradient")
                 continue
+            self._standing.discard(("nan", layer, "gradient"))
             before = self._gradients.setdefault(layer, deque(maxlen=20))
             if len(before) >= 5:
                 middle = median(before)
@@ -84,10 +86,11 @@ class Alerts:
     def activations(self, step: int, largest: Mapping[str, float]) -> None:
         """The largest absolute output of every layer, in the order in which they computed: the first that is not
         finite is where it began."""
-        for layer, value in largest.items():
-            if not is_finite(value):
-                self._state("nan", layer, True, "its output is not finite", step)
-                return
+        first = next((layer for layer, value in largest.items() if not is_finite(value)), None)
+        gone = {("nan", layer, "output") for layer in largest if layer != first}
+        self._standing -= gone
+        if first is not None:
+            self._state("nan", first, True, "its output is not finite", step, "output")
 
     def dead_units(self, step: int, shares: Mapping[str, float]) -> None:
         """The share of dead units of every layer that has units."""
@@ -117,7 +120,7 @@ class Alerts:
         message = f"the mean loss went from {older:.4g} to {newer:.4g} in {length} steps"
         if self._updates:
             message += f"; this layer moves least, by {self._updates[slowest]:.1e} of its weights a step"
-        standing = any(kind == "plateau" for kind, _ in self._standing)
+        standing = any(kind == "plateau" for kind, *_ in self._standing)
         flat = newer > older - self.thresholds.plateau_gain * abs(older)
         if flat and not standing:
             self._state("plateau", slowest, True, message, step)
@@ -128,10 +131,11 @@ class Alerts:
         """The layer whose gradient rose most at the last look; "loss" before there were two."""
         return max(self._rising, key=lambda name: self._rising[name], default="loss")
 
-    def _state(self, kind: str, layer: str, present: bool, message: str, step: int) -> None:
-        key = (kind, layer)
-        if present and key not in self._standing:
-            self._standing.add(key)
-            self._report(kind, layer, message, step)
-        elif not present:
+    def _state(self, kind: str, layer: str, present: bool, message: str, step: int, looked_at: str = "") -> None:
+        key = (kind, layer, looked_at)
+        if not present:
             self._standing.discard(key)
+            return
+        if not any(one[:2] == key[:2] for one in self._standing):
+            self._report(kind, layer, message, step)
+        self._standing.add(key)

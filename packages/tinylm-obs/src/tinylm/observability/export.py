@@ -8,6 +8,7 @@ import importlib
 import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from ._atomic import write_bytes
 from ._errors import ObservabilityError
 from ._summary import columns_of
+from ._values import number, utf8
 
 _OWN = ("step", "time", "attempt")
 Rows = Sequence[Mapping[str, Any]]
@@ -25,13 +27,16 @@ def prometheus(run: Mapping[str, Any], rows: Rows) -> str:
     """The newest value of every number, in Prometheus' text format (0.0.4): tinylm_loss{run="name"} 2.5."""
     newest: dict[str, tuple[float, float]] = {}
     for row in rows:
-        newest |= {name: (value, row["time"]) for name, value in _numbers(row).items()}
-    label = run["name"].replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        newest |= {name: (value, row.get("time", 0.0)) for name, value in _numbers(row).items()}
+    label = _label(run["name"])
     lines = []
+    kinds = {name: _metric(name) for name in newest}
+    seen = Counter(kinds.values())
     for name, (value, time) in newest.items():
-        base, _, layer = name.partition("/")
-        metric = "tinylm_" + re.sub(r"[^a-zA-Z0-9_]+", "_", base).strip("_")
-        where = f',layer="{layer}"' if layer else ""
+        metric, layer = kinds[name]
+        where = f',layer="{_label(layer)}"' if layer else ""
+        if seen[metric, layer] > 1:  # names that differ in what Prometheus does not allow
+            where += f',name="{_label(name)}"'
         shown = "NaN" if math.isnan(value) else f"{value:+}".replace("inf", "Inf") if math.isinf(value) else repr(value)
         lines.append((metric, f'{metric}{{run="{label}"{where}}} {shown} {round(time * 1000)}'))
     text, before = "", None
@@ -44,15 +49,15 @@ def prometheus(run: Mapping[str, Any], rows: Rows) -> str:
 def tensorboard(rows: Rows, histograms: Rows, directory: Path, name: str) -> Path:
     """Write an event file for TensorBoard into `directory` (made if missing): every number as a scalar, strings as
     text, histograms. Returns its path; an earlier export of the same run is replaced."""
-    records = [_record(_event(rows[0]["time"] if rows else 0.0, 0, [(3, b"brain.Event:2")]))]
+    records = [_record(_event(rows[0].get("time", 0.0) if rows else 0.0, 0, [(3, b"brain.Event:2")]))]
     for row in rows:
-        values = [_value(tag, [(2, struct.pack("<f", number))]) for tag, number in _numbers(row).items()]
+        values = [_value(tag, [(2, _float32(value))]) for tag, value in _numbers(row).items()]
         values += [_text(tag, value) for tag, value in row.items() if isinstance(value, str)]
         if values:
-            records.append(_record(_event(row["time"], row["step"], [(5, b"".join(values))])))
+            records.append(_record(_event(row.get("time", 0.0), row["step"], [(5, b"".join(values))])))
     for row in histograms:
         summary = _value(row["name"], [(5, _histogram(row["counts"], row["edges"]))])
-        records.append(_record(_event(row["time"], row["step"], [(5, summary)])))
+        records.append(_record(_event(row.get("time", 0.0), row["step"], [(5, summary)])))
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,17 +77,35 @@ def parquet(rows: Rows, path: Path) -> None:
             'wanted pyarrow to write Parquet, got no such package: pip install "tinylm-obs[parquet]"'
         ) from None
     try:
-        table = arrow.table({name: [row.get(name) for row in rows] for name in columns_of(rows)})
-    except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+        table = arrow.table({utf8(name): [utf8(row.get(name)) for row in rows] for name in columns_of(rows)})
+    except (arrow.ArrowInvalid, arrow.ArrowTypeError, OverflowError) as error:
         raise ObservabilityError(f"wanted one type of value per name, got {error}; export CSV instead") from error
     sink = arrow.BufferOutputStream()
     files.write_table(table, sink)
     write_bytes(path, sink.getvalue().to_pybytes())
 
 
+def _metric(name: str) -> tuple[str, str]:
+    """(metric, layer) of a scalar's name."""
+    base, _, layer = name.partition("/")
+    return "tinylm_" + re.sub(r"[^a-zA-Z0-9_]+", "_", base).strip("_"), layer
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _float32(value: float) -> bytes:
+    """Four bytes; what they cannot hold is inf."""
+    try:
+        return struct.pack("<f", value)
+    except OverflowError:
+        return struct.pack("<f", math.copysign(math.inf, value))
+
+
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return {
-        name: float(value)
+        name: number(value)
         for name, value in row.items()
         if name not in _OWN and isinstance(value, int | float) and not isinstance(value, bool)
     }
@@ -111,7 +134,7 @@ def _event(time: float, step: int, fields: Sequence[tuple[int, bytes]]) -> bytes
 
 def _value(tag: str, fields: Sequence[tuple[int, bytes]]) -> bytes:
     """Summary.value (field 1): tag = 1, simple_value = 2 (float), histo = 5."""
-    inner = _bytes(1, tag.encode())
+    inner = _bytes(1, utf8(tag).encode())
     for field, data in fields:
         inner += _varint(field << 3 | 5) + data if field == 2 else _bytes(field, data)
     return _bytes(1, inner)
@@ -120,17 +143,18 @@ def _value(tag: str, fields: Sequence[tuple[int, bytes]]) -> bytes:
 def _text(tag: str, text: str) -> bytes:
     """A string tensor with the metadata of TensorBoard's text plugin: tensor = 8, metadata = 9."""
     shape = _bytes(2, _bytes(2, _varint(1 << 3) + _varint(1)))
-    tensor = _varint(1 << 3) + _varint(7) + shape + _bytes(8, text.encode())  # 7: DT_STRING
+    tensor = _varint(1 << 3) + _varint(7) + shape + _bytes(8, utf8(text).encode())  # 7: DT_STRING
     metadata = _bytes(1, _bytes(1, b"text"))
-    return _bytes(1, _bytes(1, tag.encode()) + _bytes(8, tensor) + _bytes(9, metadata))
+    return _bytes(1, _bytes(1, utf8(tag).encode()) + _bytes(8, tensor) + _bytes(9, metadata))
 
 
 def _histogram(counts: Sequence[float], edges: Sequence[float]) -> bytes:
     """HistogramProto: min, max, num, sum, sum_squares (1 to 5), bucket_limit = 6, bucket = 7 (packed doubles). The
     sums are those of the buckets' middles."""
+    counts, edges = [number(count) for count in counts], [number(edge) for edge in edges]
     middles = [(low + high) / 2 for low, high in pairwise(edges)]
     total = sum(count * middle for count, middle in zip(counts, middles, strict=True))
-    squares = sum(count * middle**2 for count, middle in zip(counts, middles, strict=True))
+    squares = sum(count * middle * middle for count, middle in zip(counts, middles, strict=True))
     numbers = (edges[0], edges[-1], sum(counts), total, squares)
     head = b"".join(_varint(field << 3 | 1) + struct.pack("<d", value) for field, value in enumerate(numbers, 1))
     packed = [struct.pack(f"<{len(counts)}d", *values) for values in (edges[1:], counts)]

@@ -13,6 +13,7 @@ from typing import Any
 
 from ._errors import ObservabilityError
 from ._readers import find_runs, read_alerts, read_metrics, read_run
+from ._values import number, utf8
 
 _SCHEMA = """
 create table runs (run varchar, name varchar, status varchar, attempt bigint, created varchar, started varchar,
@@ -64,7 +65,8 @@ def _collect(path: Path, label: str, tables: dict[str, list[tuple[Any, ...]]]) -
             if isinstance(value, str):
                 tables["texts"].append((label, row["step"], name, value))
             elif isinstance(value, int | float):
-                tables["metrics"].append((label, row["step"], row["time"], row["attempt"], name, float(value)))
+                where = (label, row["step"], row.get("time"), row["attempt"])
+                tables["metrics"].append((*where, name, number(value)))
     tables["alerts"] += [(label, one["step"], one.get("alert"), one.get("layer"), one.get("message")) for one in alerts]
 
 
@@ -73,4 +75,4 @@ def _insert(database: Any, table: str, rows: list[tuple[Any, ...]]) -> None:
     for start in range(0, len(rows), 1000):
         part = rows[start : start + 1000]
         places = ", ".join(["(" + ", ".join("?" * len(part[0])) + ")"] * len(part))
-        database.execute(f"insert into {table} values {places}", [value for row in part for value in row])
+        database.execute(f"insert into {table} values {places}", [utf8(value) for row in part for value in row])

@@ -35,7 +35,7 @@ class Histograms:
             return False
         try:
             made = Histogram(row["attempt"], array("d", counts), array("d", edges))
-        except TypeError:
+        except (TypeError, OverflowError):
             return False
         if len(edges) != len(counts) + 1 or any(low > high for low, high in pairwise(made.edges)):
             return False

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any
 
+from .._values import number
 from .reduce import Smoothing
 
 _OWN = ("step", "time", "attempt")
@@ -80,7 +81,7 @@ class Metrics:
                 curve = curves.get(name)
                 if curve is None:
                     curve = curves[name] = Curve()
-                curve.put(step, value)
+                curve.put(step, value if kind is float else number(value))
             elif kind is str:
                 self.texts.setdefault(name, {})[step] = value
 
