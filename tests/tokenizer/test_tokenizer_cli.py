@@ -165,6 +165,18 @@ def test_encode_reads_a_file_in_parts(directory: Path, tmp_path: Path, monkeypat
         assert list(tok.encode_stream(chunks, allowed_special="all")) == tok.encode(text, allowed_special="all")
 
 
+def test_train_refuses_a_place_it_cannot_write_to_before_it_reads(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        told = run("train", tmp_path / "absent.txt", "--vocab-size", "300", "--out", out, code=1).stderr.decode()
+        assert f"cannot write the tokenizer to {out}: {tmp_path / 'file'} is a file" in told
+    closed = tmp_path / "closed"
+    closed.mkdir(0o500)
+    if not os.access(closed, os.W_OK):  # who may do everything may write there, too
+        told = run("train", tmp_path / "absent.txt", "--vocab-size", "300", "--out", closed, code=1).stderr.decode()
+        assert f"no permission to write in {closed}" in told
+
+
 def test_encode_of_an_empty_file_is_no_ids(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     assert run("encode", directory, "--json", "--file", tmp_path / "empty").stdout == b"[]\n"

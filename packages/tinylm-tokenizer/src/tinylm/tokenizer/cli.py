@@ -105,6 +105,7 @@ def train(
 
     if not 0 < head <= 1:
         raise typer.BadParameter(f"wanted a number above 0 and at most 1, got {head}", param_hint="--head")
+    _refuse_unwritable(out)
     started = time.monotonic()
     chat = special is None and algorithm == "bpe"
     with ExitStack() as stack:
@@ -121,6 +122,15 @@ def train(
     tokenizer.save(out)
     seconds = time.monotonic() - started
     typer.echo(f"{tokenizer.vocab_size} tokens in {seconds:.1f} s ({tokenizer.backend}) → {out / 'tokenizer.json'}")
+
+
+def _refuse_unwritable(out: Path) -> None:
+    """Learning may take hours: where the result cannot go is said before."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise TokenizerError(f"cannot write the tokenizer to {out}: {there} is a file, wanted a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise TokenizerError(f"cannot write the tokenizer to {out}: no permission to write in {there}")
 
 
 def _progress(stack: ExitStack) -> Callable[[str, int, int], None]:
