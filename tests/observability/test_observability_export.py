@@ -93,6 +93,9 @@ def test_sql_sees_all_runs_and_nothing_else(runs: Path) -> None:
     assert sql.query(runs, "select count(*) from metrics")[1] == [(4 * (4 + 3),)]
     assert sql.query(runs, "select distinct layer from alerts")[1] == [("blocks.0",)]
     assert sql.query(runs, "select text from texts where run = 'a' and step = 2")[1] == [("text 2",)]
+    for statement in ("", "/* nothing */"):
+        with pytest.raises(obs.ObservabilityError, match="alerts, got none"):
+            sql.query(runs, statement)
     (runs / "secret.csv").write_text("a\n1\n")
     for statement in (f"select * from '{runs / 'secret.csv'}'", "set enable_external_access = true", "selec"):
         with pytest.raises(obs.ObservabilityError, match="wanted SQL over the tables runs, metrics"):

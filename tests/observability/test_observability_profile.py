@@ -226,3 +226,21 @@ def test_charts_hold_their_points() -> None:
     logarithmic = _svg.chart([("a", [(0.01, 1), (1000, 1e6)])], [], "x", "y", logarithmic=True)
     assert ">1 k<" in logarithmic
     assert _svg.bars([("low", 1.0, "1 s"), ("high", 0.01, "0.01 s")], "t").count("<rect") == 2
+
+
+def test_a_program_that_changes_its_directory_and_a_cache_that_cannot_be_written_cost_no_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tinylm.observability.roofline._bandwidths", lambda *_: {1: 1.0})
+    monkeypatch.setattr("tinylm.observability.roofline._peaks", lambda *_: {"float32": 1.0})
+    monkeypatch.chdir(tmp_path)
+    profile = obs.profile("profile")
+    profile.__enter__()
+    torch.ones(3).sum()
+    monkeypatch.chdir("/")
+    with pytest.warns(UserWarning, match="without a roofline: wanted a cache at"):
+        profile.__exit__(None, None, None)
+    assert {path.name for path in (tmp_path / "profile").iterdir()} == {"profile.html", "profile.json", "trace.json"}

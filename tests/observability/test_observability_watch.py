@@ -238,3 +238,20 @@ def test_a_nan_that_went_and_comes_again_is_said_again() -> None:
     for step, loss in ((9, 1.0), (10, float("nan")), (11, float("nan"))):
         watched.loss(step, loss)
     assert [step for *_, step in found[4:]] == [8, 10]
+
+
+def test_flops_of_attention_on_a_cpu_and_of_products_in_place_are_counted() -> None:
+    a, b, vector = torch.ones(8, 16), torch.ones(16, 4), torch.ones(16)
+    q, k = (torch.ones(2, 3, length, 16, requires_grad=True) for length in (32, 24))
+    pairs = 2 * 3 * 32 * 24
+
+    def attention() -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(q, k, k)
+
+    assert throughput.count_flops(attention) == pairs * 2 * 2 * 16
+    assert throughput.count_flops(lambda: attention().sum().backward()) == pairs * 2 * 7 * 16
+    assert throughput.count_flops(lambda: torch.zeros(8, 4).addmm_(a, b)) == 2 * 8 * 16 * 4
+    assert throughput.count_flops(lambda: torch.zeros(2, 8, 4).baddbmm_(a.expand(2, 8, 16), b.expand(2, 16, 4))) == (
+        2 * 2 * 8 * 16 * 4
+    )
+    assert throughput.count_flops(lambda: a @ vector) == 2 * 8 * 16

@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -34,7 +35,7 @@ class Profile:
     """A profile being taken; made by `profile`. `results` is what profile.json holds, after the `with`."""
 
     def __init__(self, directory: Path, title: str, operations: bool, roofline: bool) -> None:
-        self.directory, self.title = directory, title
+        self.directory, self.title = directory.absolute(), title  # a program may change where it stands
         self.results: dict[str, Any] = {}
         self._operations, self._roofline = operations, roofline
         self._torch: Any = None
@@ -60,7 +61,7 @@ class Profile:
         seconds, cpu_seconds = time.perf_counter() - self._wall, time.process_time() - self._cpu
         self.stop_operations()
         trace = self._recorded()
-        limit = measured(_device()) if self._roofline and self._torch is not None else None
+        limit = self._limit() if self._roofline and self._torch is not None else None
         self.results = {
             "format": FORMAT,
             "title": self.title,
@@ -76,6 +77,13 @@ class Profile:
         write_text(self.directory / "trace.json", json.dumps(trace))
         write_text(self.directory / "profile.json", json.dumps(self.results, indent=1) + "\n")
         write_text(self.directory / "profile.html", page(self.results, trace["traceEvents"]))
+
+    def _limit(self) -> Roofline | None:
+        try:
+            return measured(_device())
+        except ObservabilityError as error:  # a cache that cannot be written or read: the profile is worth more
+            warnings.warn(f"the profile is without a roofline: {error}", stacklevel=3)
+            return None
 
     def start_operations(self) -> None:
         """Begin to record torch's operations (the command does it some time after the start); once only."""

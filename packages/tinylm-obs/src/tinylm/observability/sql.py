@@ -45,6 +45,8 @@ def query(directory: Path, statement: str) -> tuple[list[str], list[tuple[Any, .
         database.execute("set enable_external_access = false")
         try:
             result = database.execute(statement)
+            if result is None:  # what DuckDB gives for nothing, or a comment
+                raise ObservabilityError(f"wanted SQL over the tables {', '.join(tables)}, got none")
             return [column[0] for column in result.description or []], result.fetchall()
         except duckdb.Error as error:
             first = str(error).splitlines()[0]

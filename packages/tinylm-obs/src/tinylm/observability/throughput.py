@@ -6,6 +6,7 @@ never reached, and a CPU has none. It does NOT count recomputation (activation c
 definition. Next: `roofline.py`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,9 +49,45 @@ def flops_per_token(parameters: int, depth: int, width: int, context: int) -> fl
 
 def count_flops(function: Callable[[], Any]) -> int:
     """The FLOPs of every matrix product and attention that torch carries out in a call, counted by torch's
-    FlopCounterMode: for a model of any shape."""
+    FlopCounterMode and, of what it leaves out (a CPU's attention, products in place or with vectors), here: for a model
+    of any shape. As there, attention is counted in full, and its backward pass computes the scores once more."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_more_formulas()) as counter:
         function()
     return int(counter.get_total_flops())
+
+
+Shape = tuple[int, ...]
+
+
+def _more_formulas() -> dict[Any, Callable[..., int]]:
+    """Operation → FLOPs from the shapes of what it is given."""
+    from torch import ops
+
+    aten = ops.aten
+    return {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: 2 * _attended(q, k) * (q[3] + v[3]),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda grad, q, k, v, *_, **__: 2 * _attended(q, k) * (3 * q[3] + 2 * v[3])
+        ),
+        aten.addmm_: lambda base, a, b, **_: _product(a, b),
+        aten.addbmm: lambda base, a, b, **_: _product(a, b),
+        aten.addbmm_: lambda base, a, b, **_: _product(a, b),
+        aten.baddbmm_: lambda base, a, b, **_: _product(a, b),
+        aten._int_mm: lambda a, b, **_: _product(a, b),
+        aten.addmv: lambda base, a, b, **_: 2 * math.prod(a),
+        aten.addmv_: lambda base, a, b, **_: 2 * math.prod(a),
+        aten.mv: lambda a, b, **_: 2 * math.prod(a),
+        aten.dot: lambda a, b, **_: 2 * math.prod(a),
+    }
+
+
+def _product(a: Shape, b: Shape) -> int:
+    """(..., m, k) times (..., k, n)."""
+    return 2 * math.prod(a) * b[-1]
+
+
+def _attended(queries: Shape, keys: Shape) -> int:
+    """Pairs of a query and a key of all heads."""
+    return math.prod(queries[:3]) * keys[2]
