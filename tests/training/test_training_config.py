@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tinylm.model import ModelError
 from tinylm.training import TrainConfig, TrainingError
+from tinylm.training.finetuning import FinetuneConfig
 from tinylm.training.schedule import learning_rate_factor
 
 
@@ -22,6 +23,19 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
     assert (config.learning_rate, type(config.learning_rate)) == (1.0, float)  # TOML's 1 is meant as a number
     assert config.seed == TrainConfig(data="d", out="o").seed
     assert TrainConfig.load(data="d", out="o") == TrainConfig(data="d", out="o")
+
+
+def test_a_length_as_a_flag_takes_the_place_of_the_files(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('data = "d"\nout = "o"\nminutes = 3\n')
+    assert TrainConfig.load(file, steps=5).steps == 5
+    assert TrainConfig.load(file, steps=5).minutes is None
+    assert TrainConfig.load(file, depth=2).minutes == 3
+    with pytest.raises(TrainingError, match="got steps and tokens"):  # two flags are still two
+        TrainConfig.load(file, steps=5, tokens=100)
+    file.write_text("steps = 5\n")
+    tuned = FinetuneConfig.load(file, checkpoint="c", data="d", out="o", epochs=2.0)
+    assert (tuned.steps, tuned.epochs) == (None, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,21 @@ def test_advantages_and_loss_are_the_papers():
         assert float(terms[i]) == pytest.approx(wanted, rel=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_old_probabilities_are_those_that_drew_the_answers(base, tokenizer, tmp_path, temperature):
+    prompts = grpo.read_prompts(write(tmp_path / "f", {"prompt": "a", "answer": "1"}), tokenizer, 24, "number")
+    model = Transformer.load(base)
+    method = grpo.GRPO(model, tokenizer, prompts, rewards.number, samples=2, max_tokens=3, temperature=temperature)
+    method.loss([0])
+    batch = method.drawn.batch
+    ids = [batch.ids[row, : column + 1] for row, column in batch.learned[batch.owner == 0].tolist()]
+    start = batch.learned[0, 1] - len(prompts[0].ids)
+    whole = ids[-1][start:]
+    for place, old in zip(range(len(prompts[0].ids), len(whole)), method.drawn.old[batch.owner == 0], strict=True):
+        logits = model(whole[None, :place])[0, -1].detach().double() / temperature
+        assert float(old) == pytest.approx(float(logits.log_softmax(0)[whole[place]]), abs=1e-5)
+
+
 def test_rewards_are_what_can_be_verified():
     assert rewards.number("so it is 1,234.0 then", {"answer": "... #### 1234"}) == 1
     assert rewards.number("46 or 47", {"answer": 46}) == 0

@@ -113,6 +113,12 @@ def test_a_share_of_the_documents_is_held_back_whole(house, documents, tmp_path)
     assert train_starts[1] == len(encoded[next(p for p in documents if p not in chosen)])
 
 
+def test_too_little_text_for_a_tail_is_not_told_to_take_one(house, tmp_path):
+    (tmp_path / "short.txt").write_text("a")
+    with pytest.raises(TrainingError, match=r"got none for train .*: give more text, or name a validation file"):
+        prepare([tmp_path / "short.txt"], house.tokenizer, tmp_path / "out", "tail:0.1")
+
+
 def test_a_file_is_the_validation_text(house, documents, tmp_path):
     tokenizer = Tokenizer.load(house.tokenizer)
     prepare(documents[:2], house.tokenizer, tmp_path / "out", documents[2])

@@ -17,9 +17,12 @@ from typing import Any, Literal
 from tinylm.training._errors import TrainingError
 
 
-def options(kind: type, file: str | Path | None, flags: Mapping[str, Any], needed: tuple[str, ...]) -> dict[str, Any]:
+def options(
+    kind: type, file: str | Path | None, flags: Mapping[str, Any], needed: tuple[str, ...], lengths: tuple[str, ...]
+) -> dict[str, Any]:
     """What to make the dataclass `kind` of: the file's options, overridden by the `flags` that are not None.
 
+    lengths: options of which one is given: as a flag, any of them takes the place of the file's.
     Raises TrainingError for a file that cannot be read and for unknown, missing or mistyped options.
     """
     values: dict[str, Any] = {}
@@ -28,7 +31,9 @@ def options(kind: type, file: str | Path | None, flags: Mapping[str, Any], neede
             values = tomllib.loads(Path(file).read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise TrainingError(f"wanted a TOML file with options at {file}, got: {error}") from None
-    values.update({name: value for name, value in flags.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None}
+    replaced = lengths if given.keys() & set(lengths) else ()
+    values = {name: value for name, value in values.items() if name not in replaced} | given
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:

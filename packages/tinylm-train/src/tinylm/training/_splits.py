@@ -77,9 +77,10 @@ def split(sources: list[Source], validation: str, field: str) -> tuple[Splits, l
 def refuse_empty(name: str, something: bool, validation: str, files: int) -> None:
     """A split without text is of no use to anybody."""
     if not something:
+        other = "give more text" if validation.startswith("tail:") else "use tail:0.1 for few documents"
         raise TrainingError(
             f"wanted text left for training and for validation, got none for {name} with --validation "
-            f"{validation} on {files} file(s): use tail:0.1 for few documents, or name a validation file"
+            f"{validation} on {files} file(s): {other}, or name a validation file"
         )
 
 

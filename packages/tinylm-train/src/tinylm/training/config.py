@@ -144,7 +144,8 @@ class TrainConfig:
 
         Raises TrainingError for a file that cannot be read and for unknown, missing or mistyped options.
         """
-        return cls(**_options_file.options(cls, file, flags, needed=("data", "out")))
+        lengths = ("minutes", "steps", "tokens")
+        return cls(**_options_file.options(cls, file, flags, needed=("data", "out"), lengths=lengths))
 
     def resolve(self, vocab_size: int) -> tuple[TrainConfig, TransformerConfig]:
         """This configuration with what the dial sets filled in, and the model's shape.

@@ -72,7 +72,8 @@ class Choice:
 def run_task(checkpoint: str | Path, file: str | Path, device: str = "auto", max_tokens: int = 128) -> dict[str, Share]:
     """{"accuracy": ..., "accuracy_per_byte": ...} of multiple choice, {"exact_match": ...} of questions with answers.
 
-    A context that does not fit the model's is cut at its beginning. TrainingError names a record in no known form.
+    A context that does not fit the model's is cut at its beginning, a question that fits half of it never is.
+    TrainingError names a record in no known form.
     """
     records = list(read_records(file))
     model = Transformer.load(checkpoint, device=pick_device(device)).eval()
@@ -138,12 +139,13 @@ def _exact_match(
     model: Transformer, tokenizer: Tokenizer, records: Sequence[Mapping[str, Any]], tuned: bool, max_tokens: int
 ) -> dict[str, Share]:
     ends, device, right = set(ends_of_answer(tokenizer)), model.embed.weight.device, 0
-    max_tokens = min(max_tokens, model.config.context - 1)
+    context = model.config.context
+    room = max(1, context - max_tokens, context // 2)  # for the question: it is more than a long answer
     for record in records:
         asked = str(record["question"])
         prompt: Any = [{"role": "user", "content": asked}] if tuned else f"Question: {asked}\nAnswer:"
-        ids = prompt_ids(prompt, tokenizer, "a question")[-(model.config.context - max_tokens) :]
-        drawn = generate(model, torch.tensor([ids], device=device), max_tokens)[0].tolist()
+        ids = prompt_ids(prompt, tokenizer, "a question")[-room:]
+        drawn = generate(model, torch.tensor([ids], device=device), min(max_tokens, context - len(ids)))[0].tolist()
         end = next((place for place, id in enumerate(drawn) if id in ends), len(drawn))
         verify = exact if last_number(str(record["answer"])) is None else number
         right += verify(tokenizer.decode(drawn[:end]), record) == 1

@@ -79,7 +79,8 @@ class FinetuneConfig:
     @classmethod
     def load(cls, file: str | Path | None = None, **flags: Any) -> FinetuneConfig:
         """Options from a TOML file, overridden by the `flags` that are not None; errors as TrainConfig.load's."""
-        return cls(**_options_file.options(cls, file, flags, needed=("checkpoint", "data", "out")))
+        needed, lengths = ("checkpoint", "data", "out"), ("steps", "epochs")
+        return cls(**_options_file.options(cls, file, flags, needed=needed, lengths=lengths))
 
     def _check(self, field: dataclasses.Field[Any]) -> None:
         value, group = getattr(self, field.name), field.metadata["group"]

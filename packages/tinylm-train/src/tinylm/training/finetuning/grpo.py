@@ -124,11 +124,15 @@ class GRPO:
         drawn = self.drawn if self.drawn is not None and self.drawn.left else self._draw(chosen)
         self.drawn = drawn
         drawn.left -= 1
-        policy = log_probabilities(self.model, drawn.batch)
+        policy = self._log_probabilities(self.model, drawn.batch)
         advantage = drawn.advantage[drawn.batch.owner]
         terms = grpo_loss(policy, drawn.old, advantage, self.clip_ratio, drawn.reference, self.kl)
         lengths = per_example(torch.ones_like(terms), drawn.batch).clamp(min=1)
         return (per_example(terms, drawn.batch) / lengths).mean(), drawn.figures
+
+    def _log_probabilities(self, model: Transformer, batch: Batch) -> Tensor:
+        """(N,), at the temperature of the draws: π_old has to be what drew them."""
+        return log_probabilities(model, batch, self.temperature)
 
     @torch.no_grad()
     def _draw(self, chosen: Sequence[int]) -> _Drawn:
@@ -148,8 +152,8 @@ class GRPO:
         self._does_it_teach(spread)
         return _Drawn(
             batch=batch,
-            old=log_probabilities(self.model, batch),
-            reference=None if self.first is None else log_probabilities(self.first, batch),
+            old=self._log_probabilities(self.model, batch),
+            reference=None if self.first is None else self._log_probabilities(self.first, batch),
             advantage=advantages(rewards).flatten(),
             figures={
                 "reward": float(rewards.mean()),

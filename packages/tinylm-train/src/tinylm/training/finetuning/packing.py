@@ -110,8 +110,9 @@ class DocumentAttention:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, enable_gqa=grouped)
 
 
-def log_probabilities(model: Transformer, batch: Batch) -> Tensor:
-    """(N,): log p of every learned token, given all before it in its example. Only their logits are ever made."""
+def log_probabilities(model: Transformer, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """(N,): log p of every learned token, given all before it in its example, at a temperature. Only their logits are
+    ever made."""
     attention = DocumentAttention(batch.documents)
     hidden = model.hidden(batch.ids, positions=batch.positions, cache=attention)
     row, column = batch.learned.unbind(1)
@@ -120,7 +121,7 @@ def log_probabilities(model: Transformer, batch: Batch) -> Tensor:
     pieces = []
     for at in range(0, len(targets), _ROWS_AT_ONCE):
         part = slice(at, at + _ROWS_AT_ONCE)
-        logits = F.linear(before[part], model.head_weight).float()
+        logits = F.linear(before[part], model.head_weight).float() / temperature
         pieces.append(-F.cross_entropy(logits, targets[part], reduction="none"))
     return torch.cat(pieces)
 
