@@ -209,6 +209,8 @@ def test_histograms_over_time_share_their_edges() -> None:
     assert histograms.add({"step": 5, "attempt": 1, "name": "w", "counts": [8, 0], "edges": [-2, 0, 2]})
     assert not histograms.add({"step": 6, "attempt": 1, "name": "w", "counts": [8], "edges": [0]})
     assert not histograms.add({"step": 6, "attempt": 1, "name": "w", "counts": ["x"], "edges": [0, 1]})
+    assert not histograms.add({"step": 6, "attempt": 1, "name": "w", "counts": [1], "edges": [0, math.inf]})
+    assert not histograms.add({"step": 6, "attempt": 1, "name": "w", "counts": [10**400], "edges": [0, 1]})
     found = over_time(histograms.named["w"], bins=4)
     assert found.steps == [0, 5]
     assert found.edges == [-2, -1, 0, 1, 2]
@@ -298,3 +300,22 @@ def test_what_keeps_it_from_starting_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: wanted port ")
     assert done.stderr.count("\n") == 1
     assert "--port" in done.stderr
+
+
+def test_a_command_that_is_no_list_is_none(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [{"step": 0, "attempt": 1}])
+    store = Store(tmp_path)
+    for command, words in ((7, []), (["a", 1], ["a", "1"])):
+        record = json.loads((run / "run.json").read_text()) | {"command": command}
+        (run / "run.json").write_text(json.dumps(record))
+        store.scan()
+        assert store.runs["run"].command == words
+
+
+@pytest.mark.parametrize("edges", [[0.0, 5e-324], [1.0, 1 + 2.0**-52], [1e17, 1e17 + 16], [-1e299, 1e299], [0.0, 0.0]])
+def test_any_edges_are_drawn(edges: list[float]) -> None:
+    histograms = Histograms()
+    assert histograms.add({"step": 0, "attempt": 1, "name": "w", "counts": [3], "edges": edges})
+    found = over_time(histograms.named["w"])
+    assert max(found.shares[0]) == 1
+    assert found.edges == sorted(found.edges)

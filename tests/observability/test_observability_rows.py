@@ -123,6 +123,7 @@ def test_no_row_makes_a_command_or_the_dashboard_end_in_a_traceback(row: bytes, 
     store.scan()
     store.poll(list(store.runs))
     metrics = store.runs["run"].metrics
+    json.dumps([store.runs["run"].record, [*metrics.curves], metrics.texts], ensure_ascii=False).encode()
     for kind in ("step", "time", "tokens"):
         assert len(metrics.axis_of(metrics.curves["loss"], kind)) == len(metrics.curves["loss"].values)
 

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from .._values import utf8
 from .reduce import thinned
 
 _COLUMNS = 160
 _BINS = 48
+_LARGEST = 1e300  # differences of such numbers are numbers
 
 
 class Histogram(NamedTuple):
@@ -39,7 +41,9 @@ class Histograms:
             return False
         if len(edges) != len(counts) + 1 or any(low > high for low, high in pairwise(made.edges)):
             return False
-        steps = self.named.setdefault(name, {})
+        if not all(abs(value) < _LARGEST for value in (*made.counts, *made.edges)):  # nan is not below it, either
+            return False
+        steps = self.named.setdefault(utf8(name), {})
         if row["step"] not in steps or made.attempt >= steps[row["step"]].attempt:
             steps[row["step"]] = made
         return True
@@ -62,8 +66,9 @@ def over_time(histograms: Mapping[int, Histogram], columns: int = _COLUMNS, bins
     chosen = [histograms[step] for step in steps]
     low = min((one.edges[0] for one in chosen), default=0.0)
     high = max((one.edges[-1] for one in chosen), default=0.0)
-    if not high > low:
-        low, high = low - 0.5, low + 0.5
+    if not high - low > 1e-12 * max(abs(low), abs(high), 1e-288):  # too near to each other to divide
+        pad = max(0.5, abs(low) / 2)
+        low, high = low - pad, high + pad
     edges = [low + (high - low) * place / bins for place in range(bins + 1)]
     return Ridge(steps, edges, [_scaled(rebinned(one.counts, one.edges, edges)) for one in chosen])
 

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any
 
-from .._values import number
+from .._values import number, utf8
 from .reduce import Smoothing
 
 _OWN = ("step", "time", "attempt")
@@ -80,10 +80,10 @@ class Metrics:
                     continue
                 curve = curves.get(name)
                 if curve is None:
-                    curve = curves[name] = Curve()
+                    curve = curves.setdefault(utf8(name), Curve())
                 curve.put(step, value if kind is float else number(value))
             elif kind is str:
-                self.texts.setdefault(name, {})[step] = value
+                self.texts.setdefault(utf8(name), {})[step] = utf8(value)
 
     def _is_old(self, step: int, attempt: int, time: float) -> bool:
         """Take note of the row's step; whether a higher attempt has already logged it."""

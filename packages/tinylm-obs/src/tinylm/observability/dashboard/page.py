@@ -12,6 +12,7 @@ from pathlib import Path
 from nicegui import events, ui
 
 from .._facts import counted
+from .._values import utf8
 from .board import MOST, Board, colour
 from .parts import empty, text
 from .store import Run, Store
@@ -109,7 +110,7 @@ class Page:
         menu = ui.button(icon="menu", on_click=lambda: self._drawer.toggle())
         menu.props('flat round dense color=inherit aria-label="Show or hide the runs"')
         with text("h1", "TinyLM "):
-            text("span", str(self.store.directory))
+            text("span", utf8(str(self.store.directory)))
         ui.element("div").classes("tl-space")
         self._pulse = text("span", "", "tl-label")
         for icon, label, act in (

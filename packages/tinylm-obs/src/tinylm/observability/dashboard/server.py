@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._errors import ObservabilityError
+from .._values import utf8
 
 if TYPE_CHECKING:
     from .board import Board
@@ -63,7 +64,7 @@ def serve(directory: Path, host: str, port: int | None, browser: bool) -> None:
         root,
         host=host,
         port=port,
-        title=f"{directory.resolve().name} · TinyLM",
+        title=f"{utf8(directory.resolve().name)} · TinyLM",
         favicon="📈",
         dark=None,
         reload=False,

@@ -4,6 +4,7 @@
 cannot be read becomes words in `problem` and `notes`, never an exception. It does NOT know the page. Next: `server.py`.
 """
 
+import json
 import os
 import threading
 from collections.abc import Collection
@@ -12,6 +13,7 @@ from typing import Any
 
 from .._errors import ObservabilityError
 from .._readers import ALERTS_FILE, HISTOGRAMS_FILE, METRICS_FILE, RUN_FILE, SYSTEM_FILE, read_run
+from .._values import utf8
 from .histograms import Histograms
 from .metrics import Metrics
 from .tail import CHUNK, Tail
@@ -44,6 +46,12 @@ class Run:
         return str(self.record["status"]) if self.record else "unreadable"
 
     @property
+    def command(self) -> list[str]:
+        """The words of the command that made it; none where run.json has no list of them."""
+        words = (self.record or {}).get("command")
+        return [str(word) for word in words] if isinstance(words, list) else []
+
+    @property
     def behind(self) -> int:
         """Bytes of the run's files that are still to be read."""
         return sum(tail.behind for tail in self.tails.values())
@@ -68,9 +76,9 @@ class Run:
             if stamp == self._stamp and self.status not in ("running", "unfinished"):
                 return False
             self._stamp = stamp
-            self.record, self.problem = read_run(self.path), None
+            self.record, self.problem = _sendable(read_run(self.path)), None
         except (ObservabilityError, OSError) as error:
-            self.record, self.problem = None, str(error)
+            self.record, self.problem = None, utf8(str(error))
         if (self.record, self.problem) == before:
             return False
         self.version += 1
@@ -109,7 +117,7 @@ class Run:
         elif name == HISTOGRAMS_FILE:
             self.odd += sum(not self.histograms.add(row) for row in rows)
         else:
-            self.alerts += rows
+            self.alerts += map(_sendable, rows)
         return bool(rows) or len(tail.damaged) != damaged
 
 
@@ -131,7 +139,7 @@ class Store:
         runs = {}
         for path in found:
             label = path.relative_to(self.directory).as_posix()
-            label = label if label != "." else path.resolve().name
+            label = utf8(label if label != "." else path.resolve().name)
             if path not in known:
                 number += 1
                 known[path] = Run(path, label, number)
@@ -153,5 +161,11 @@ class Store:
             if RUN_FILE in files:
                 runs.append(Path(folder))
             elif METRICS_FILE in files:
-                strays.append(f"{Path(folder) / METRICS_FILE} stands without a {RUN_FILE} beside it: not shown")
+                strays.append(utf8(f"{Path(folder) / METRICS_FILE} stands without a {RUN_FILE} beside it: not shown"))
         return sorted(runs), strays
+
+
+def _sendable(data: dict[str, Any]) -> dict[str, Any]:
+    """The same for a page, which takes no half of a surrogate pair."""
+    made: dict[str, Any] = json.loads(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
+    return made

@@ -40,7 +40,7 @@ class Profiles(OneRun):
 
     def make_empty(self, run: Run) -> None:
         out = shlex.quote(str(run.path / "profile"))
-        command = shlex.join(map(str, (run.record or {}).get("command") or [])) or "PROGRAM"
+        command = shlex.join(run.command) or "PROGRAM"
         empty(
             "No profile of this run",
             "A profile says where the time and the memory go. Take one of any command, with --out in the run:",
@@ -52,8 +52,17 @@ class Profiles(OneRun):
         if isinstance(results, str):
             text("div", results, "tl-notice")
         elif results.get("roofline"):
-            with card("Roofline: operations against this machine's measured limits"):
-                chart(roofline(results["roofline"], results["operations"]), "Operations on the roofline", 380)
+            try:
+                options = roofline(results["roofline"], results["operations"])
+            except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+                text(
+                    "div",
+                    f"no roofline: wanted the figures of a profile in {path.with_name('profile.json')}",
+                    "tl-notice",
+                )
+            else:
+                with card("Roofline: operations against this machine's measured limits"):
+                    chart(options, "Operations on the roofline", 380)
         address = f"/profile/{quote(run.label)}?page={quote(name)}"
         with ui.row().classes("items-center w-full"):
             ui.link("Open the profile alone", address, new_tab=True)

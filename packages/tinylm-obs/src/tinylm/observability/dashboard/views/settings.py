@@ -40,13 +40,13 @@ class Settings(View):
             with text("h2", ""):
                 text("span", "", "tl-dot").style(f"background: {colour(run)}")
                 text("span", run.label)
-            if command := record.get("command"):
+            if command := run.command:
                 text("p", "The command that made it" + _at(record), "tl-label")
-                code(shlex.join(map(str, command)))
+                code(shlex.join(command))
             if (run.path / "config.toml").is_file() and command:
                 text("p", "The same run again, with every option as it was", "tl-label")
                 verb = 4 if command[1:2] == ["-m"] else 2  # tinylm-train pretrain, python -m tinylm.training pretrain
-                again = [*map(str, command[:verb]), "--config", str(run.path / "config.toml")]
+                again = [*command[:verb], "--config", str(run.path / "config.toml")]
                 code(f"{shlex.join(again)} --out ANOTHER_DIR")
             facts = {"machine": record.get("machine"), "versions": record.get("versions")}
             with ui.expansion("Configuration, machine and versions").props("dense").classes("w-full"):
