@@ -126,3 +126,18 @@ def test_a_base_model_continues_the_text_however_long(llm: LLM) -> None:
     long = conversation.ask("good soup " * 200)
     assert len(long.prompt_token_ids) == llm.model.config.context - 10
     assert "".join(long) == long.text
+
+
+def test_a_base_models_conversation_begins_as_its_texts_do(
+    make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama's kind puts a beginning-of-text before every text, and knows none without; it stays when turns are cut."""
+    llm = LLM(str(make_checkpoint()), device="cpu")
+    start = llm.tokenizer.special_tokens["<|im_start|>"]
+    monkeypatch.setattr(llm.tokenizer, "bos_id", start)
+    monkeypatch.setattr(llm.tokenizer.engine, "prefix", (start,))
+    conversation = Conversation(llm, SamplingParams(max_tokens=10, seed=0))
+    assert conversation.ask("The cook").prompt_token_ids == llm.prompt_ids("The cook")
+    conversation.answered("x")
+    long = conversation.ask("good soup " * 200).prompt_token_ids
+    assert (len(long), long[0]) == (llm.model.config.context - 10, start)

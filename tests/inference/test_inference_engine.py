@@ -4,6 +4,7 @@ import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -287,6 +288,19 @@ def test_two_streams_and_a_batch_take_turns(llm: LLM) -> None:
     pieces = [next(first), next(second)]
     assert llm.generate("sings", params)[0].outputs[0].text == wanted[2]
     assert [pieces[0] + "".join(first), pieces[1] + "".join(second)] == wanted[:2]
+
+
+def test_threads_take_turns(llm: LLM) -> None:
+    params = [SamplingParams(seed=seed, max_tokens=20, ignore_eos=True) for seed in range(8)]
+    prompts = ["The cook", "Who sings?"]
+
+    def write(p: SamplingParams) -> list[list[int]]:
+        return [request.outputs[0].token_ids for _ in range(3) for request in llm.generate(prompts, p)]
+
+    wanted = [write(p) for p in params]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(write, params)) == wanted
+    assert llm.engine.blocks.free == llm.engine.blocks.count
 
 
 def test_ten_thousand_stop_strings(llm: LLM) -> None:

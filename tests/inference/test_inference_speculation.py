@@ -72,6 +72,15 @@ def test_no_token_changes(name: str, params: SamplingParams) -> None:
         assert steps < plain_steps / 2
 
 
+def test_parameters_that_only_the_draft_model_fails_at_end_no_text() -> None:
+    """Its logits are another model's: a penalty may take them beyond all numbers, and the text's own not."""
+    params = SamplingParams(temperature=0, max_tokens=6, repetition_penalty=1e-38)
+    draft = tiny(seed=5)
+    with torch.no_grad():
+        draft.final_norm.weight.mul_(20)
+    assert write(DraftModel(draft), params)[0] == write(None, params)[0]
+
+
 def test_prompt_lookup_takes_the_longest_and_latest() -> None:
     def guess(tokens: list[int], **options: int) -> list[int]:
         return PromptLookup(**options)(Sequence("a", tokens, SamplingParams(), context=64))

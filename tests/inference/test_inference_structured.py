@@ -102,6 +102,16 @@ def test_guesses_ahead_change_nothing(long_checkpoint: Any, guess: Any) -> None:
     assert all(re.fullmatch("(ab ){8}(yes|no)", request.outputs[0].text) for request in answers)
 
 
+def test_an_id_that_the_tokenizer_lacks_ends_no_text(make_checkpoint: Any) -> None:
+    """A padded model has ids beyond the tokenizer's; the first of them is the end of the text to llguidance."""
+    llm = LLM(str(make_checkpoint(vocab_size=320)), device="cpu")
+    beyond, eos = llm.tokenizer.vocab_size, llm.tokenizer.eos_id
+    form = StructuredOutputsParams(regex="a{3}b*")
+    answer = llm.generate("A", SamplingParams(structured_outputs=form, logit_bias={beyond: 1000.0, eos: 900.0}))[0]
+    assert answer.outputs[0].token_ids[-1] == eos
+    assert answer.outputs[0].text == "aaa"
+
+
 def bomb(depth: int) -> dict[str, Any]:
     """Each definition names the one before twice: written out, 2 ** depth strings."""
     definitions: dict[str, Any] = {"d0": {"type": "string"}}

@@ -41,17 +41,21 @@ class Conversation:
         context = llm.engine.context
         room = max(1, context - min(self._params.max_tokens or context, context // 2))
         if not llm.tuned_for_chat:
-            return llm.stream({"prompt_token_ids": self._plain_text()[-room:]}, self._params)
+            return llm.stream({"prompt_token_ids": self._plain_text(room)}, self._params)
         kept = self._messages
         while len(kept) > 1 and len(llm.chat_prompt([*self._system, *kept])) > room:
             kept = kept[2:]  # a question and its answer
         self.left_out = len(self._messages) - len(kept)
         return llm.stream_chat([*self._system, *kept], self._params)
 
-    def _plain_text(self) -> list[int]:
-        """Everything said, one turn a line: a base model continues the last one."""
-        assert self._llm.tokenizer is not None
+    def _plain_text(self, room: int) -> list[int]:
+        """Everything said, one turn a line: a base model continues the last one. Of more than `room` tokens the last,
+        after the beginning-of-text that Llama's kind has before every text."""
+        tokenizer = self._llm.tokenizer
+        assert tokenizer is not None
         text = ""
         for message in [*self._system, *self._messages]:
             text += ("\n" if text and message["role"] == "user" else "") + message["content"]
-        return self._llm.tokenizer.encode(text)
+        ids = tokenizer.encode(text, add_special_tokens=True)
+        start = ids[:1] if ids[:1] == [tokenizer.bos_id] else []
+        return ids if len(ids) <= room else [*start, *ids[len(ids) - room + len(start) :]]

@@ -1,11 +1,12 @@
 """tinylm.inference: the engine: requests in, tokens out, any number of requests at a time.
 
-`step()` is the whole loop: the scheduler says what is read, the runner computes it, the sampler draws. One thread calls
-it; `abort` may come from any. It reads no files and no text (`llm.py`), and knows no network. Next: `scheduler.py`,
-then `runner.py`.
+`step()` is the whole loop: the scheduler says what is read, the runner computes it, the sampler draws. Threads that
+call it take turns, and each step goes on with everybody's texts; `abort` waits for none. It reads no files and no text
+(`llm.py`), and knows no network. Next: `scheduler.py`, then `runner.py`.
 """
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Items
@@ -59,6 +60,7 @@ class Engine:
         self._grammars: Grammars | None = None
         self._live: dict[str, list[Sequence]] = {}
         self._to_abort: deque[str | Sequence] = deque()
+        self._turn = threading.RLock()  # of whoever changes which texts there are, or goes on with them
 
     @property
     def busy(self) -> bool:
@@ -135,10 +137,11 @@ class Engine:
 
     def add(self, sequence: Sequence) -> None:
         """Puts a text of `make_sequence` in line; nothing happens where it was there before."""
-        if not sequence.added:
-            sequence.added = True
-            self._live.setdefault(sequence.request_id, []).append(sequence)
-            self.scheduler.waiting.append(sequence)
+        with self._turn:
+            if not sequence.added:
+                sequence.added = True
+                self._live.setdefault(sequence.request_id, []).append(sequence)
+                self.scheduler.waiting.append(sequence)
 
     def abort(self, request: str | Sequence) -> None:
         """Ends a request, or one text, at the next step; nothing happens where it has ended. From any thread."""
@@ -156,21 +159,22 @@ class Engine:
 
         An exception, Ctrl-C too, leaves every text as it was before the step, at most with a draw's number used up.
         """
-        events, drawing = self._sweep(), list[tuple[Sequence, range]]()
-        chunks = self.scheduler.schedule(self._propose)
-        if not chunks:
-            return events
-        logits, each = self._runner.run(chunks)
-        for chunk, rows in zip(chunks, each, strict=True):
-            sequence = chunk.sequence
-            if sequence.prompt_logprobs is not None:
-                self._describe_prompt(chunk, logits[rows.start : rows.stop])
-            if chunk.draws:
-                drawing.append((sequence, rows[len(rows) - 1 - len(sequence.draft) :]))
-            else:
-                sequence.cached += chunk.count
-                self.blocks.remember(sequence)
-        return events + self._draw(logits, drawing)
+        with self._turn:
+            events, drawing = self._sweep(), list[tuple[Sequence, range]]()
+            chunks = self.scheduler.schedule(self._propose)
+            if not chunks:
+                return events
+            logits, each = self._runner.run(chunks)
+            for chunk, rows in zip(chunks, each, strict=True):
+                sequence = chunk.sequence
+                if sequence.prompt_logprobs is not None:
+                    self._describe_prompt(chunk, logits[rows.start : rows.stop])
+                if chunk.draws:
+                    drawing.append((sequence, rows[len(rows) - 1 - len(sequence.draft) :]))
+                else:
+                    sequence.cached += chunk.count
+                    self.blocks.remember(sequence)
+            return events + self._draw(logits, drawing)
 
     def _draw(self, logits: Tensor, drawing: list[tuple[Sequence, range]]) -> list[TokenOutput]:
         """A token after each text, from its first row of `logits`, and another one after each guess that was right."""

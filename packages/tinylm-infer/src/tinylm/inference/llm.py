@@ -38,7 +38,8 @@ class LLM:
         llm = LLM("checkpoint")
         llm.generate("Once upon", SamplingParams(temperature=0.8, seed=1))[0].outputs[0].text
 
-    To look at: `model`, `tokenizer` (None if skipped), `engine`, `eos_token_ids`, `tuned_for_chat`, `device`, `dtype`.
+    Threads may share one. To look at: `model`, `tokenizer` (None if skipped), `engine`, `eos_token_ids`,
+    `tuned_for_chat`, `device`, `dtype`.
     """
 
     def __init__(

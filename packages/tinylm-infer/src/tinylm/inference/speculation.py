@@ -75,7 +75,11 @@ class DraftModel:
             logits = self.model(ids, cache=cache, logits_at=[-1])[0, 0].float().cpu()
             if not logits.max().isfinite():
                 break
-            guessed.append(sample(logits, sequence.params, sequence.prompt_token_ids, sequence.output + guessed, rng))
+            output = sequence.output + guessed
+            try:
+                guessed.append(sample(logits, sequence.params, sequence.prompt_token_ids, output, rng))
+            except InferenceError:  # penalties beyond all numbers for this model need not be for the one that decides
+                break
         return guessed
 
 

@@ -99,8 +99,8 @@ def _plain(error: str) -> str:
 class Matcher:
     """Where one text stands in its grammar. `accepting`: it is a whole one; `finished`: nothing can follow."""
 
-    def __init__(self, matcher: Any, ends: Collection[int]) -> None:
-        self._matcher, self._ends = matcher, list(ends)
+    def __init__(self, matcher: Any, ends: Collection[int], vocabulary: int) -> None:
+        self._matcher, self._ends, self._vocabulary = matcher, list(ends), vocabulary
 
     @property
     def accepting(self) -> bool:
@@ -116,9 +116,11 @@ class Matcher:
         return _plain(self._matcher.get_error())
 
     def mask(self, size: int) -> Tensor:
-        """Which of the tokens 0 to size - 1 may follow, (size,) bool. An end of the text may where it is whole."""
+        """Which of the tokens 0 to size - 1 may follow, (size,) bool. An end of the text may where it is whole.
+
+        A padded model has ids beyond the tokenizer's, and the first of them is llguidance's own end."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        allowed = np.unpackbits(bits, bitorder="little")[:size].astype(bool)
+        allowed = np.unpackbits(bits, bitorder="little")[: min(size, self._vocabulary)].astype(bool)
         mask = torch.zeros(size, dtype=torch.bool)
         if not self.error:
             mask[: len(allowed)] = torch.from_numpy(allowed)
@@ -137,6 +139,7 @@ class Grammars:
         from llguidance import LLTokenizer, TokenizerWrapper
 
         self._tokenizer = LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)))
+        self._vocabulary = tokenizer.vocab_size
         self._ready: OrderedDict[str, Any] = OrderedDict()
 
     def matcher(self, params: StructuredOutputsParams, ends: Collection[int]) -> Matcher:
@@ -150,7 +153,7 @@ class Grammars:
         self._ready[made] = ready
         if len(self._ready) > _KEPT:
             self._ready.popitem(last=False)
-        return Matcher(ready.deep_copy(), ends)
+        return Matcher(ready.deep_copy(), ends, self._vocabulary)
 
 
 class _Vocabulary:
