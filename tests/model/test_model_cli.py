@@ -177,7 +177,7 @@ def test_wrong_use_ends_with_2(tmp_path):
         (["init", "x", "--set", "context=" + "9" * 5000], "whole number"),
         (["init", "x", "--set", "context=" + "[" * 100_000], "whole number"),
         (["convert", "absent", "--out", "x", "--dtype", "q8_0"], "q8_0 is a type of GGUF's"),
-        (["init", "x", "--set", "heads=5", "--set", "kv_heads=2"], "multiple of kv_heads"),
+        (["init", "x", "--set", "heads=4", "--set", "kv_heads=3"], "multiple of kv_heads"),
         (["init", "x", "--set", "wdith=5"], "no such field"),
         (["init", "x", "--set", "context"], "FIELD=VALUE"),
         (["init", "x", "--set", "depth=3"], "--depth"),

@@ -53,10 +53,19 @@ def test_every_field_can_be_given():
     assert {name: getattr(config, name) for name in fields} == fields
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_heads_that_are_given_share_the_width(preset):
+    config = TransformerConfig.preset(preset, 11, 2, width=96, heads=6)
+    assert (config.head_dim, config.heads * config.head_dim) == (16, 96)
+    assert TransformerConfig.preset(preset, 11, 2, width=96, heads=6, head_dim=64).head_dim == 64  # Qwen3 has such
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"heads": 3, "kv_heads": 2}, "multiple of kv_heads"),
+        ({"heads": 4, "kv_heads": 3}, "multiple of kv_heads"),
+        ({"heads": 3}, "wanted heads to divide width, got heads=3, width=64"),
+        ({"heads": 3, "width": 100}, "wanted heads to divide width, got heads=3, width=100"),
         ({"head_dim": 7, "heads": 2}, "even head_dim"),
         ({"width": 100}, "multiple of head_dim"),
         ({"context": 0}, "context"),

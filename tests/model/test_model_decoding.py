@@ -119,6 +119,31 @@ def test_what_cannot_be_written_is_refused(small, ids):
             rung(model, ids(1, 6), 1, temperature=-1.0)
         with pytest.raises(ModelError, match="at least one token"):
             rung(model, ids(1, 6)[:, :0], 1)
+        with pytest.raises(ModelError, match="ids: wanted a tensor of whole numbers, got a list"):
+            rung(model, [[1, 2]], 1)
+        with pytest.raises(ModelError, match="mask: wanted a tensor of bool, got a list"):
+            rung(model, ids(1, 2), 1, mask=[[True, True]])
+        for wrong in (2.5, "2", None, True):
+            with pytest.raises(ModelError, match="max_tokens to be a whole number"):
+                rung(model, ids(1, 6), wrong)
+        for wrong in ("1", None, True):
+            with pytest.raises(ModelError, match="temperature to be a number"):
+                rung(model, ids(1, 6), 1, temperature=wrong)
+
+
+def test_what_was_written_can_be_trained_on(small, ids):
+    """As it comes: GRPO and distillation do."""
+    for rung in (recompute, kv_cache):
+        model = small("gpt2")
+        written = rung(model, ids(2, 3), 4)
+        model.loss(written[:, :-1], written[:, 1:]).backward()
+        assert model.embed.weight.grad is not None
+
+
+@pytest.mark.parametrize("temperature", [1e-20, 1e-40, 1e-46, 5e-324])
+def test_the_coldest_draw_is_the_likeliest(temperature, small, ids):
+    model, tokens = small("qwen3"), ids(2, 6)
+    assert torch.equal(kv_cache(model, tokens, 8, temperature), kv_cache(model, tokens, 8))
 
 
 def test_decoding_leaves_no_gradient_and_the_mode_alone(small, ids):

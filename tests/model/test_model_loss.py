@@ -81,13 +81,29 @@ def test_a_tied_table_has_one_gradient(small, ids):
     torch.testing.assert_close(2 * alone, model.embed.weight.grad, atol=1e-6, rtol=1e-5)
 
 
-def test_a_second_backward_through_one_loss_is_refused(small, ids):
-    """Its gradient is handed over by the first, not copied."""
-    tokens = ids(2, 9)
-    loss = small("qwen3").loss(tokens, tokens)
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="inplace"):
+@pytest.mark.parametrize("rows", [2, 200])  # the head's gradient computed at the end of the backward, or before it
+@pytest.mark.parametrize(("preset", "tied"), [("gpt2", True), ("gpt2", False), ("qwen3", True)])
+def test_a_graph_that_is_kept_gives_its_gradients_again(preset, tied, rows, small, ids):
+    """What a first backward hands over instead of copying, it copies with retain_graph=True."""
+    model, tokens = small(preset, tie_embeddings=tied), ids(rows, 9)
+    loss = model.loss(tokens, tokens)
+    first = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    for wanted, got in zip(first, torch.autograd.grad(loss, list(model.parameters())), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+    loss = model.loss(tokens, tokens)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_finite_differences_of_the_head_and_gelu(reduction):
+    """By torch's gradcheck, which goes backwards through one graph several times."""
+    torch.manual_seed(0)
+    hidden, weight = (torch.randn(rows, 3, dtype=torch.float64, requires_grad=True) for rows in (4, 5))
+    targets = torch.tensor([0, 4, -100, 2])
+    chosen = (hidden, weight)
+    assert torch.autograd.gradcheck(lambda h, w: chunked_cross_entropy(gelu(h), w, targets, reduction), chosen)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -176,6 +192,10 @@ def test_what_does_not_fit_is_refused(small, ids):
     for wrong in (97, -1, -101):
         with pytest.raises(ModelError, match=f"targets: wanted 0 to 96 .* got {wrong}"):
             model.loss(tokens, torch.full_like(tokens, wrong))
+    with pytest.raises(ModelError, match="ids: wanted a tensor of whole numbers, got a list"):
+        model.loss(tokens.tolist(), tokens)
+    with pytest.raises(ModelError, match="targets: wanted a tensor of whole numbers, got a list"):
+        model.loss(tokens, tokens.tolist())
     for dtype in (torch.float32, torch.bool):
         with pytest.raises(ModelError, match="targets: wanted whole numbers"):
             model.loss(tokens, tokens.to(dtype))

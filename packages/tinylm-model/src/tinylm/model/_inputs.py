@@ -73,6 +73,8 @@ def places(at: Tensor, ids: Tensor) -> Tensor:
 
 def check_mask(ids: Tensor, mask: Tensor, start: int | None) -> None:
     """A mask is bool, (batch, cached + new tokens)."""
+    if not isinstance(mask, Tensor):
+        raise ModelError(f"mask: wanted a tensor of bool, got a {type(mask).__name__}; use torch.tensor")
     batch, time = ids.shape
     keys = mask.shape[-1] if start is None else start + time
     if mask.shape != (batch, keys) or keys < time or mask.dtype != torch.bool:

@@ -132,7 +132,8 @@ class TransformerConfig:
         MLP width: 4 · width with GELU; with SwiGLU, which has three matrices, the multiple of 64 nearest to 8/3 · width
         (about as many parameters), with experts shared among those that a token meets. Context: 256 up to depth 8, then
         1024; "mistral" has a window of half of it. Any field can be given by keyword; given a width, the heads follow
-        from it, so a width that is no multiple of head_dim needs heads as well.
+        from it, so a width that is no multiple of head_dim needs heads as well. Heads that are given share the width,
+        which they must divide, unless head_dim is given, too.
         """
         unknown = overrides.keys() - {field.name for field in dataclasses.fields(cls)}
         if unknown:

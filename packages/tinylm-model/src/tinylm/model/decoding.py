@@ -6,15 +6,19 @@ Not here: top-k, top-p, stop strings, batching of requests (tinylm.inference). N
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
 
 from tinylm.model._errors import ModelError
+from tinylm.model._inputs import check_whole
 from tinylm.model.cache import KVCache
 from tinylm.model.transformer import Transformer
 
+COLDEST = 1e-30  # below it logits divided by the temperature leave float32, and long before the likeliest is all
 
-@torch.inference_mode()
+
 def recompute(
     model: Transformer,
     ids: Tensor,
@@ -30,14 +34,14 @@ def recompute(
     """
     _check(model, ids, max_tokens, temperature)
     start = ids.shape[1]
-    for _ in range(max_tokens):
-        logits = model(ids, mask=mask, logits_at=[-1])[:, 0]
-        ids = torch.cat([ids, _choose(logits, temperature, generator)], dim=1)
-        mask = _extend(mask)
-    return ids[:, start:]
+    with torch.inference_mode():
+        for _ in range(max_tokens):
+            logits = model(ids, mask=mask, logits_at=[-1])[:, 0]
+            ids = torch.cat([ids, _choose(logits, temperature, generator)], dim=1)
+            mask = _extend(mask)
+    return ids[:, start:].clone()  # what is made in inference mode could not be trained on
 
 
-@torch.inference_mode()
 def kv_cache(
     model: Transformer,
     ids: Tensor,
@@ -51,12 +55,13 @@ def kv_cache(
     weight = model.embed.weight
     cache = KVCache(model.config, ids.shape[0], ids.shape[1] + max_tokens, weight.device, weight.dtype)
     new: list[Tensor] = []
-    for _ in range(max_tokens):
-        logits = model(ids, mask=mask, cache=cache, logits_at=[-1])[:, 0]
-        ids = _choose(logits, temperature, generator)
-        new.append(ids)
-        mask = _extend(mask)
-    return torch.cat(new, dim=1)
+    with torch.inference_mode():
+        for _ in range(max_tokens):
+            logits = model(ids, mask=mask, cache=cache, logits_at=[-1])[:, 0]
+            ids = _choose(logits, temperature, generator)
+            new.append(ids)
+            mask = _extend(mask)
+    return torch.cat(new, dim=1)  # here, since what is made in inference mode could not be trained on
 
 
 generate = kv_cache
@@ -67,7 +72,8 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator | Non
     """(B, V) -> (B, 1)."""
     if temperature == 0:
         return logits.argmax(dim=-1, keepdim=True)
-    return torch.multinomial(torch.softmax(logits.float() / temperature, dim=-1), 1, generator=generator)
+    warmth = max(temperature, COLDEST)
+    return torch.multinomial(torch.softmax(logits.float() / warmth, dim=-1), 1, generator=generator)
 
 
 def _extend(mask: Tensor | None) -> Tensor | None:
@@ -76,6 +82,11 @@ def _extend(mask: Tensor | None) -> Tensor | None:
 
 
 def _check(model: Transformer, ids: Tensor, max_tokens: int, temperature: float) -> None:
+    check_whole("ids", ids)
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, Integral):
+        raise ModelError(f"generate: wanted max_tokens to be a whole number, got {max_tokens!r:.80}")
+    if isinstance(temperature, bool) or not isinstance(temperature, Real):
+        raise ModelError(f"generate: wanted temperature to be a number, got {temperature!r:.80}")
     if max_tokens < 1 or not 0 <= temperature < float("inf"):
         raise ModelError(f"generate: wanted max_tokens >= 1 and temperature >= 0, got {max_tokens} and {temperature}")
     if ids.ndim != 2 or 0 in ids.shape:

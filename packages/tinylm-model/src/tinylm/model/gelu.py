@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tinylm.model._dtypes import wide
+from tinylm.model._graph import graph_is_kept
 
 _S, _C = 2 * math.sqrt(2 / math.pi), 0.044715
 _BLOCK = 65536  # numbers for each thread: five blocks in float32 stay in the processor's cache
@@ -63,4 +64,5 @@ class _GELUOnCPU(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
         slope: Tensor = ctx.saved_tensors[0]
-        return slope.mul_(upstream[0])  # in place: nothing else wants it; torch refuses a second backward pass
+        # in place unless another backward pass may follow: nothing else wants it
+        return slope * upstream[0] if graph_is_kept() else slope.mul_(upstream[0])

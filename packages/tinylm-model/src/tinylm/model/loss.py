@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tinylm.model import kernels
 from tinylm.model._dtypes import compute_dtype, wide
+from tinylm.model._graph import graph_is_kept
 
 IGNORED = -100  # a target that counts for nothing
 CHUNK_NUMBERS = 1 << 20  # logits per chunk of a small vocabulary: they stay in the processor's cache (see README)
@@ -150,17 +151,18 @@ class _FusedHead(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, *parts = ctx.saved_tensors
         (scale,) = upstream
-        # In place, and handed over: a copy of the head's gradient is as large as the head. A second backward pass
-        # through the same loss is refused by torch, which sees that what was saved has changed.
-        grad_hidden.mul_(scale.to(grad_hidden.dtype))
+        # In place, and handed over: a copy of the head's gradient is as large as the head. With retain_graph=True, for
+        # a second backward pass, copies after all.
+        kept = graph_is_kept()
+        grad_hidden = scaled(grad_hidden, scale, kept)
         kind, dtype = ctx.dtypes
 
         def gradient() -> Tensor:
             if not parts:
-                scaled: Tensor = grad_weight.mul_(scale.to(kind)).to(dtype)
-                return scaled
+                return scaled(grad_weight, scale, kept).to(dtype)
             h, s, *delta = parts
-            parts.clear()  # so that what _add_product_ is done with can go
+            if not kept:
+                parts.clear()  # so that what _add_product_ is done with can go
             total = h.new_empty(sum(some.shape[1] for some in delta), h.shape[1], dtype=kind)
             _add_product_(total, delta, h * (s * scale)[:, None].to(h.dtype), first=True)
             cast: Tensor = total.to(dtype)
@@ -170,6 +172,12 @@ class _FusedHead(torch.autograd.Function):
             ctx.tied.gradient = gradient
             return grad_hidden, None, None, None, None
         return grad_hidden, gradient(), None, None, None
+
+
+def scaled(gradient: Tensor, scale: Tensor, copied: bool) -> Tensor:
+    """gradient · scale, in place unless it is to be copied."""
+    scale = scale.to(gradient.dtype)
+    return gradient * scale if copied else gradient.mul_(scale)
 
 
 def _blocks(weight: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:

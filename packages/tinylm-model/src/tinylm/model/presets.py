@@ -56,6 +56,7 @@ def fields(name: str, depth: int, overrides: dict[str, Any]) -> dict[str, Any]:
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
         raise ModelError(f"config: wanted depth to be a whole number of at least 1, got {depth!r}")
     out = {**PRESETS[name], **overrides}
+    heads_alone = "heads" in overrides and "head_dim" not in overrides
     head_dim = out.setdefault("head_dim", 64)
     width = out.setdefault("width", _width(round(_WIDTH_PER_LAYER[name] * depth), head_dim))
     if "heads" not in out:
@@ -65,6 +66,8 @@ def fields(name: str, depth: int, overrides: dict[str, Any]) -> dict[str, Any]:
                 "give heads as well if that is meant"
             )
         out["heads"] = width // head_dim
+    elif heads_alone:
+        out["head_dim"] = _head_dim(width, out["heads"], head_dim)
     heads, group = out["heads"], _QUERIES_PER_KEY.get(name, 1)
     whole = isinstance(heads, int) and heads % group == 0
     out.setdefault("kv_heads", heads // group if whole else heads)
@@ -79,6 +82,18 @@ def fields(name: str, depth: int, overrides: dict[str, Any]) -> dict[str, Any]:
 def _width(wanted: int, head_dim: Any) -> int:
     """`wanted`, rounded up to a multiple of `head_dim` where that is a size (the config refuses what is not)."""
     return -(-wanted // head_dim) * head_dim if isinstance(head_dim, int) and head_dim > 0 else wanted
+
+
+def _head_dim(width: Any, heads: Any, usual: int) -> int:
+    """Heads of a number that was given share the width (the config refuses what is no number)."""
+    if not isinstance(width, int) or not isinstance(heads, int) or heads < 1:
+        return usual
+    if width % heads:
+        raise ModelError(
+            f"config: wanted heads to divide width, got heads={heads}, width={width}; give head_dim as well if that is "
+            "meant"
+        )
+    return width // heads
 
 
 def _mlp_width(width: int, out: dict[str, Any]) -> int:

@@ -265,9 +265,10 @@ class Transformer(nn.Module):
         """
         if reduction not in ("mean", "sum", "none"):
             raise ModelError(f"loss: wanted reduction 'mean', 'sum' or 'none', got {reduction!r}")
+        check_whole("ids", ids)
+        check_whole("targets", targets)
         if targets.shape != ids.shape:
             raise ModelError(f"loss: wanted targets of the shape of ids {tuple(ids.shape)}, got {tuple(targets.shape)}")
-        check_whole("targets", targets)
         check_range("targets", targets.where(targets != IGNORED, 0), self.config.vocab_size, "the vocabulary")
         documents = positions = None
         if self.separate_documents:

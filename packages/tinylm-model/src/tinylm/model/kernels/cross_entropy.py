@@ -26,8 +26,9 @@ from torch.autograd.function import once_differentiable
 
 from tinylm.model._dtypes import compute_dtype
 from tinylm.model._errors import ModelError
+from tinylm.model._graph import graph_is_kept
 from tinylm.model.kernels import _launch
-from tinylm.model.loss import IGNORED
+from tinylm.model.loss import IGNORED, scaled
 
 CHUNK_NUMBERS = 1 << 27  # logits of a chunk: 256 MiB in bfloat16, 2,670 rows of GPT-2's vocabulary
 ALIGNED = 64  # numbers that a row of logits begins at a multiple of
@@ -89,9 +90,8 @@ class _Total(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        (scale,) = upstream
-        # in place and handed over, as in ../loss.py
-        return grad_hidden.mul_(scale.to(grad_hidden.dtype)), grad_weight.mul_(scale.to(grad_weight.dtype)), None, None
+        (scale,), kept = upstream, graph_is_kept()  # in place and handed over, as in ../loss.py
+        return scaled(grad_hidden, scale, kept), scaled(grad_weight, scale, kept), None, None
 
 
 class _Rows(torch.autograd.Function):
