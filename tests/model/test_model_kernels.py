@@ -199,6 +199,16 @@ def test_linear_cross_entropy(rows, vocab, ignored, reduction, layout):
         cross_entropy.CHUNK_NUMBERS, cross_entropy.BLOCK = before
 
 
+def test_a_graph_that_is_kept_gives_its_gradients_again():
+    torch.manual_seed(0)
+    chosen = [torch.randn(rows, 8, device=DEVICE).requires_grad_() for rows in (5, 11)]
+    loss = linear_cross_entropy(*chosen, torch.arange(5, device=DEVICE), "mean")
+    first = torch.autograd.grad(loss, chosen, torch.tensor(3.0, device=DEVICE), retain_graph=True)
+    again = torch.autograd.grad(loss, chosen, torch.tensor(3.0, device=DEVICE))
+    for wanted, got in zip(first, again, strict=True):
+        assert torch.equal(got, wanted)
+
+
 def test_the_cross_entropy_reference_is_torchs():
     logits, targets = numbers(6, 9), torch.tensor([0, 8, -100, 3, 3, 1], device=DEVICE)
     losses = F.cross_entropy(logits, targets, reduction="none")
