@@ -257,6 +257,10 @@ def test_overwrite_removes_data_sets_and_nothing_else(house, tmp_path):
         with pytest.raises(TrainingError, match=r"novel\.txt"):
             prepare([house.text], house.tokenizer, out, "tail:0.1", overwrite=True)
     assert snapshot(tmp_path) == {"mine/novel.txt": b"mine"}
+    before = snapshot(house.tokenizer)
+    with pytest.raises(TrainingError, match="holds a tokenizer and no data set"):
+        prepare([house.text], house.tokenizer, house.tokenizer, "tail:0.1", overwrite=True)
+    assert snapshot(house.tokenizer) == before
     with pytest.raises(TrainingError, match=r"mine/data\.json"):
         prepare([house.text], house.tokenizer, tmp_path / "mine", "tail:0.1")
 

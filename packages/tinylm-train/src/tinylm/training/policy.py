@@ -64,8 +64,8 @@ class Policy:
         self._settled()
         stands = bool(checkpoint.step_folders(self.out))
         left = f"The last checkpoint in {self.out} still stands" if stands else "No checkpoint had been saved"
+        past = ", or go past such steps with --on-divergence skip or rollback" if self.choice == "stop" else ""
         return Diverged(
             sign,
-            f"{left}; start again in another --out with a lower --learning-rate or --embedding-learning-rate, or go "
-            "past such steps with --on-divergence skip or rollback",
+            f"{left}; start again in another --out with a lower --learning-rate or --embedding-learning-rate{past}",
         )

@@ -158,7 +158,10 @@ def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise TrainingError(f"wanted a folder for the data set, got the file {out}: choose another --out")
     known = ("data.json", *_TOKENIZER)
-    foreign = [p.name for p in (out.iterdir() if out.exists() else ()) if p.name not in known and p.suffix != ".npy"]
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if names and names <= set(_TOKENIZER):
+        raise TrainingError(f"{out} holds a tokenizer and no data set: choose another --out")
+    foreign = [name for name in names if name not in known and not name.endswith(".npy")]
     if foreign:
         raise TrainingError(
             f"--overwrite would remove what is no part of a data set from {out} ({', '.join(sorted(foreign)[:5])}): "
