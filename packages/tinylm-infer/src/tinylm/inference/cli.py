@@ -360,7 +360,7 @@ def explore(
         list[Path],
         typer.Argument(metavar="CHECKPOINT...", help="Directories in Hugging Face layout, or GGUF files."),
     ],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8100,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8200,
 ) -> None:
     """Look inside: a page that follows your text through your model, at every saved step. On this machine alone."""
     with uninterrupted():

@@ -136,8 +136,9 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
+        other = "--port" if host == "127.0.0.1" else "--port or --host"
         raise InferenceError(
-            f"cannot serve at {host} port {port}: {error.strerror or error}; choose another --port or --host"
+            f"cannot serve at {host} port {port}: {error.strerror or error}; choose another {other}"
         ) from None
     return listener
 
