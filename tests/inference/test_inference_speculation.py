@@ -81,6 +81,16 @@ def test_parameters_that_only_the_draft_model_fails_at_end_no_text() -> None:
     assert write(DraftModel(draft), params)[0] == write(None, params)[0]
 
 
+def test_a_draft_model_reserves_what_a_text_may_need(checkpoint: Path) -> None:
+    llm = LLM(str(checkpoint), dtype="float32", speculative_config={"model": str(checkpoint)})
+    stream = llm.stream({"prompt_token_ids": [5, 6]}, SamplingParams(max_tokens=9, ignore_eos=True))
+    next(stream)
+    next(stream)
+    caches = llm.engine._propose._caches
+    assert [cache.keys.shape[3] for cache, _ in caches.values()] == [2 + 9 + 4]
+    assert len(stream.output().token_ids) == 9
+
+
 def test_prompt_lookup_takes_the_longest_and_latest() -> None:
     def guess(tokens: list[int], **options: int) -> list[int]:
         return PromptLookup(**options)(Sequence("a", tokens, SamplingParams(), context=64))

@@ -43,7 +43,8 @@ class PromptLookup:
 class DraftModel:
     """A smaller model of the same vocabulary writes `count` tokens ahead.
 
-    It keeps a KV cache for each text it has seen, and forgets those of texts that have ended.
+    It keeps a KV cache for each text it has seen, as long as the text may become, and forgets those of texts that have
+    ended.
     """
 
     def __init__(self, model: Transformer, count: int = 4) -> None:
@@ -59,7 +60,8 @@ class DraftModel:
             del self._caches[ended]
         weight = self.model.embed.weight
         if sequence not in self._caches:
-            self._caches[sequence] = KVCache(self.model.config, 1, context, weight.device, weight.dtype), []
+            longest = min(context, len(sequence.prompt_token_ids) + sequence.limit + self.count)
+            self._caches[sequence] = KVCache(self.model.config, 1, longest, weight.device, weight.dtype), []
         cache, read = self._caches[sequence]
         agreed = next((i for i, (a, b) in enumerate(zip(read, sequence.tokens, strict=False)) if a != b), len(read))
         agreed = min(agreed, len(sequence.tokens) - 1)
