@@ -135,7 +135,8 @@ def until(condition, run) -> None:
 
 def test_when_one_is_killed_the_other_says_so_and_the_same_command_goes_on(options, together, alone, tmp_path):
     run = together(options(tmp_path / "m", checkpoint_every=3), tmp_path, before=ENDLESS)
-    until(lambda: run.said.count("after step 7") == 2, run)
+    written = tmp_path / "m" / "steps" / "00000006"  # beside the steps, so that it may come later than they
+    until(lambda: run.said.count("after step 7") == 2 and written.is_dir(), run)
     os.kill(run[1].pid, signal.SIGKILL)
     assert run.wait() == [1, -signal.SIGKILL], run.said
     (line,) = (line for line in run.logs[0].read_text().splitlines() if line.startswith("error:"))
