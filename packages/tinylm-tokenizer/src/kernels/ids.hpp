@@ -54,6 +54,7 @@ class Growing {
     T* release() {  // for free() to give back; null where nothing was added
         if (capacity_ - size_ > 64) reserve(std::max(size_, size_t(1)));
         capacity_ = size_ = ready_ = 0;
+        pages_ = {};
         return std::exchange(items_, nullptr);
     }
 

@@ -196,10 +196,10 @@ def _refuse_row(values: Mapping[str, object]) -> None:
     raise ObservabilityError(f"wanted other names than {', '.join(RESERVED)} (they are the row's own), got {taken!r}")
 
 
-def _whole(step: object) -> int:
+def _whole(step: Any) -> int:
     """A step as Python's integer; NumPy has integers of its own."""
     try:
-        plain = -1 if isinstance(step, bool) else operator.index(step)  # type: ignore[arg-type]
+        plain = -1 if isinstance(step, bool) else operator.index(step)
     except TypeError:
         plain = -1
     if not 0 <= plain <= LARGEST:

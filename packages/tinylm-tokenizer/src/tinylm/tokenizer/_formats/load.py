@@ -49,15 +49,16 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
     if special_tokens is not None:
         raise TokenizerError(f"special_tokens= is for .tiktoken files, which name none; {path.name} has its own")
     if path.name in ("vocab.json", "merges.txt"):
-        return Loaded(_gpt2(path.parent, pattern), **_beside(path.parent))
+        return Loaded(_gpt2(path.parent, pattern), **_beside(path.parent, _settings(path.parent)))
     if pattern is not None:
         raise TokenizerError(f"pattern= is for files that name no pattern; {path.name} has its own")
     if path.name == "vocab.txt":
         from tinylm.tokenizer import wordpiece
         from tinylm.tokenizer._engines import wordpiece as _wordpiece
 
-        pieces = wordpiece.read_vocab(_bytes(path), str(path), _rules(_settings(path.parent)))
-        return Loaded(_wordpiece.WordPieceEngine(pieces), **_beside(path.parent))
+        settings = _settings(path.parent)
+        pieces = wordpiece.read_vocab(_bytes(path), str(path), _rules(settings))
+        return Loaded(_wordpiece.WordPieceEngine(pieces), **_beside(path.parent, settings))
     if path.name == "merge_rules.txt":
         from tinylm.tokenizer._engines import naive
 
@@ -67,7 +68,7 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
         from tinylm.tokenizer._formats import sentencepiece_model
 
         model = sentencepiece_model.read(_bytes(path), str(path))
-        return Loaded(sentencepiece.SentencePieceEngine(model), **_beside(path.parent))
+        return Loaded(sentencepiece.SentencePieceEngine(model), **_beside(path.parent, _settings(path.parent)))
     if path.suffix == ".gguf":
         from tinylm.tokenizer._formats import gguf
 
@@ -80,9 +81,10 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
     from tinylm.tokenizer._formats import json_format
 
     data, settings = _bytes(path), _settings(path.parent)
+    beside = _beside(path.parent, settings)
     settings.pop("chat_template", None)  # it may change, and has a file of its own
     engine = json_format.read(data, str(path))
-    return Loaded(engine, {"tokenizer.json": data}, settings=settings, **_beside(path.parent))
+    return Loaded(engine, {"tokenizer.json": data}, settings=settings, **beside)
 
 
 def _ranks(path: Path, pattern: str | None, special_tokens: dict[str, int]) -> Engine:
@@ -160,9 +162,8 @@ def _rules(settings: dict[str, Any]) -> Rules | None:
     return Rules(cjk=chinese is not False, accents=lower if accents is None else accents, lower=lower)
 
 
-def _beside(directory: Path) -> dict[str, Any]:
-    """The chat template and special names in the files beside a vocabulary, as Hugging Face keeps them."""
-    settings = _settings(directory)
+def _beside(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The chat template and special names in `settings` and the file beside a vocabulary, as Hugging Face has them."""
     found: dict[str, Any] = {"chat_template": _template_of(settings.get("chat_template"))}
     for name in ("bos_token", "eos_token"):
         token = settings.get(name)
