@@ -165,15 +165,14 @@ class Client:
 @pytest.fixture(scope="session")
 def served() -> Callable[..., contextlib.AbstractContextManager[Client]]:
     """`with served(llm) as client`: a server in a thread, at a free port, for a model called "tiny"."""
-    import uvicorn
-
     from tinylm.inference import server
     from tinylm.inference.server_limits import ServerLimits
 
     @contextlib.contextmanager
     def start(llm: LLM, **limits: Any) -> Iterator[Client]:
-        app = server.build_app(llm, "tiny", ServerLimits(**limits))
-        running = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        asked = ServerLimits(**limits)
+        app = server.build_app(llm, "tiny", asked)
+        running = server._Server(app, "tiny", asked)
         with server.bind("127.0.0.1", 0) as listener:
             # Little fits between server and client: one that does not read is soon noticed.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

@@ -1,10 +1,12 @@
 """What nobody should send: each has a documented answer, and afterwards the server is as before, every block free."""
 
 import contextlib
+import http.client
 import json
 import random
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -202,6 +204,29 @@ def test_a_client_that_never_ends_its_request(
     ):
         slow.sendall(head.encode() + b"{")
         assert slow.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_whose_headers_never_end(
+    small: LLM, served: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cut off, at its first request or a later one; who asks again and again is not."""
+    monkeypatch.setattr("tinylm.inference.server._SILENT", 0.5)
+    address = "127.0.0.1"
+    with served(small) as running:
+        slow, later = (socket.create_connection((address, running.port), timeout=60) for _ in range(2))
+        busy = http.client.HTTPConnection(address, running.port, timeout=60)
+        with slow, later, contextlib.closing(busy):
+            slow.sendall(b"GET /health HTTP/1.1\r\nHost:")
+            later.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea")
+            for _ in range(15):
+                busy.request("GET", "/health")
+                assert busy.getresponse().read() == b'{"status":"ok"}'
+                time.sleep(0.1)
+            assert slow.recv(100) == b""
+            answer = b""
+            while piece := later.recv(100):
+                answer += piece
+            assert answer.count(b"HTTP/1.1 200") == 1
 
 
 def test_a_client_that_reads_a_byte_at_a_time(tested: Any) -> None:

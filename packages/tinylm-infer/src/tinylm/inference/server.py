@@ -34,6 +34,7 @@ from tinylm.inference.server_limits import Gate, ServerLimits
 from tinylm.inference.server_stream import json_response
 
 _GRACE = 5  # seconds in which a client must take the end of its answer when the server stops
+_SILENT = 60.0  # seconds within which a connection's next request must have come with all its headers
 
 
 async def _fail(_: Request, error: Exception) -> Response:
@@ -144,12 +145,16 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Lets what is being written end first, for `drain_seconds`; Ctrl-C breaks it off at once."""
+    """Lets what is being written end first, for `drain_seconds`; Ctrl-C breaks it off at once.
+
+    Cuts connections on which no request comes: uvicorn waits for headers for ever, and ASGI begins behind them.
+    """
 
     def __init__(self, app: FastAPI, name: str, limits: ServerLimits) -> None:
         seconds = math.ceil(limits.drain_seconds) + _GRACE
         super().__init__(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=seconds))
         self._desk, self._name, self._drain_seconds = app.state.desk, name, limits.drain_seconds
+        self._waiting: dict[Any, tuple[Any, float]] = {}  # connection → the request it ended last, since when
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Says where only now: uvicorn has taken the signals over, so whoever reads the line may send one."""
@@ -158,6 +163,20 @@ class _Server(uvicorn.Server):
             host, port = listener.getsockname()[:2]
             at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             print(f"serving {self._name!r} at {at}/v1, chat at {at}/ (Ctrl-C ends it)", flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
+        last = {one: getattr(one, "cycle", None) for one in self.server_state.connections}
+        now, before = time.monotonic(), self._waiting
+        self._waiting = {
+            one: before[one] if one in before and before[one][0] is cycle else (cycle, now)
+            for one, cycle in last.items()
+            if cycle is None or cycle.response_complete
+        }
+        for one, (_, since) in self._waiting.items():
+            if now - since > _SILENT:
+                one.transport.close()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         draining = self._drain_seconds > 0
