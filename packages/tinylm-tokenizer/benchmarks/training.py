@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from _bench import DATA, kept, need, table
 MIX = DATA / "text" / "mix.txt"
 PEERS = ("gigabpe", "rustbpe", "tokenizers")
 PATTERN = "gpt2"
+TWICE = "kernels twice, in two processes"
 BYTES_OF_MERGES = 31_000  # merges that are compared: gigabpe leaves out bytes it has not seen, and learns more
 
 
@@ -121,6 +123,14 @@ def run(who: str, path: Path, vocabulary: int, threads: int) -> dict[str, Any]:
     return result
 
 
+def two_processes(path: Path, vocabulary: int) -> dict[str, Any]:
+    """Two of one thread each, side by side and nothing in common: what two cores of this machine do at most."""
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: run("kernels", path, vocabulary, 1), range(2))
+    added = {name: first[name] + second[name] for name in ("cpu", "peak")}
+    return {**added, "wall": max(first["wall"], second["wall"]), "merges": first["merges"]}
+
+
 def beside_the_peers(path: Path, vocabulary: int, rounds: int) -> list[list[Any]]:
     """Rows: job, who, CPU seconds, seconds, peak MB, how many times ours (CPU)."""
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -128,6 +138,8 @@ def beside_the_peers(path: Path, vocabulary: int, rounds: int) -> list[list[Any]
         for who, threads in (("kernels", 1), ("kernels", 2), *((peer, 1) for peer in PEERS), ("gigabpe", 2)):
             once = partial(run, who, path, vocabulary, threads)
             runs.setdefault((who, threads), []).append(kept(["training.py", number, who, threads, vocabulary], once))
+        both = kept(["training.py", number, "two processes", vocabulary], partial(two_processes, path, vocabulary))
+        runs.setdefault((TWICE, 1), []).append(both)
     by_line = run("kernels by line", path, vocabulary, 2)["merges"]
     for (who, _), results in runs.items():
         if who in ("gigabpe", "tokenizers") and {result["merges"] for result in results} != {by_line}:
@@ -145,9 +157,11 @@ def beside_the_peers(path: Path, vocabulary: int, rounds: int) -> list[list[Any]
 
 
 def speed_of_two_threads(rows: list[list[Any]]) -> dict[str, float]:
-    """How many times as fast two threads are as one, by the clock: of use where nothing else runs."""
+    """How many times as fast two threads are as one, by the clock: of use where nothing else runs. machine: how much
+    two processes do that share nothing, beside one: no thread can do more."""
     seconds = {row[1]: row[3] for row in rows}
     speed = {who: seconds[f"{who}, 1 thread"] / seconds[f"{who}, 2 threads"] for who in ("kernels", "gigabpe")}
+    speed["machine"] = 2 * seconds["kernels, 1 thread"] / seconds[f"{TWICE}, 1 thread"]  # work of two in that time
     print("two threads ÷ one, by the clock:", ", ".join(f"{who} {ratio:.2f}" for who, ratio in speed.items()))
     return speed
 
