@@ -240,6 +240,27 @@ def test_a_nan_that_went_and_comes_again_is_said_again() -> None:
     assert [step for *_, step in found[4:]] == [8, 10]
 
 
+def test_nan_in_every_gradient_is_one_alert_and_names_the_layer_that_the_backward_pass_came_to_first(
+    tmp_path: Path,
+) -> None:
+    model = network()
+    backwards = torch.optim.SGD(list(model.parameters())[::-1], lr=0.01)  # an order that is not the model's
+    with obs.init(tmp_path) as run, obs.watch(model, run, [backwards], every=1) as watch:
+        for step in range(2):
+            watch.begin(step)
+            backwards.zero_grad()
+            loss = forward(model, torch.ones(2, 8))
+            loss.backward()
+            if step == 1:
+                for layer in model["layers"]:
+                    layer[0].bias.grad.fill_(float("nan"))
+            backwards.step()
+            watch.end(float(loss.detach()))
+    named = [one for one in obs.read_alerts(tmp_path) if one["alert"] == "nan"]
+    message = "its gradient norm is nan, as in 3 other layers"
+    assert [(one["layer"], one["message"]) for one in named] == [("layers.3.0", message)]
+
+
 def test_flops_of_attention_on_a_cpu_and_of_products_in_place_are_counted() -> None:
     a, b, vector = torch.ones(8, 16), torch.ones(16, 4), torch.ones(16)
     q, k = (torch.ones(2, 3, length, 16, requires_grad=True) for length in (32, 24))

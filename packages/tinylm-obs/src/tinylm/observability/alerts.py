@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from ._facts import counted
 from ._values import is_finite
 
 Report = Callable[[str, str, str, int], None]  # kind, layer, message, step
@@ -65,10 +66,17 @@ class Alerts:
         self._plateau(step)
 
     def gradients(self, step: int, norms: Mapping[str, float]) -> None:
-        """The gradient norm of every layer."""
+        """The gradient norm of every layer, in the order of the forward pass. One alert for all that are not finite:
+        it names the last, which the backward pass came to first, and counts the others."""
+        spoilt = [layer for layer, norm in norms.items() if not is_finite(norm)]
+        named = {layer for kind, layer, _ in self._standing if kind == "nan"}
+        fresh = [layer for layer in spoilt if layer not in named]
+        if fresh:
+            others = f", as in {counted(len(fresh) - 1, 'other layer')}" if len(fresh) > 1 else ""
+            self._state("nan", fresh[-1], True, f"its gradient norm is {norms[fresh[-1]]}{others}", step, "gradient")
+        self._standing |= {("nan", layer, "gradient") for layer in spoilt}
         for layer, norm in norms.items():
             if not is_finite(norm):
-                self._state("nan", layer, True, f"its gradient norm is {norm}", step, "gradient")
                 continue
             self._standing.discard(("nan", layer, "gradient"))
             before = self._gradients.setdefault(layer, deque(maxlen=20))

@@ -202,7 +202,8 @@ class Watch:
         row = {f"{what}/{layer}": value for what, layers in found.items() for layer, value in layers.items()}
         self.run.log(row, step=self._step)
         self.alerts.activations(self._step, found.get("activation_max", {}))
-        self.alerts.gradients(self._step, found.get("gradient_norm", {}))
+        norms = found.get("gradient_norm", {})  # in the optimisers' order; alerts want the model's
+        self.alerts.gradients(self._step, {name: norms[name] for name in self._layer_of.values() if name in norms})
         self.alerts.updates(moved)
         self.alerts.dead_units(self._step, found.get("dead_units", {}))
 
