@@ -15,8 +15,8 @@ from tinylm.observability import ladder
 
 def command(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "tinylm.observability", *map(str, arguments)]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-    return subprocess.run(words, text=True, env=os.environ | {"NO_COLOR": "1"}, **options)  # type: ignore[call-overload]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ | {"NO_COLOR": "1"}, **more}
+    return subprocess.run(words, text=True, **options)  # type: ignore[call-overload]
 
 
 @pytest.fixture
@@ -126,3 +126,22 @@ def test_a_full_disk_at_the_other_end_is_said(runs: Path) -> None:
         answer = command("export", runs / "a", stdout=full)
     assert (answer.returncode, answer.stderr.count("\n")) == (1, 1)
     assert answer.stderr.startswith("error: wanted to write the output, got No space left")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_list_on_a_terminal_of_80_columns_breaks_no_word(runs: Path) -> None:
+    import pty
+
+    with obs.init(runs / "quickstart-600-0" / "run") as run:
+        run.log({"loss": 4.5, "bits_per_character": 2.2, "validation_bits_per_character": 2.4}, step=123_456)
+        run.alert("nan", "blocks.3.mlp.up", "its output is not finite", step=17)
+    terminal, inside = pty.openpty()
+    with os.fdopen(terminal, "rb", buffering=0) as shown:
+        command("list", runs, stdout=inside, env=os.environ | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"})
+        text = shown.read(65536).decode()  # before the last writer leaves, which may take what is unread with it
+        os.close(inside)
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    assert lines[0] == ["run", "status", "step", "loss", "validation", "alerts"]
+    assert lines[2] == ["a/run", "finished", "49", "4.02", "2.5", "–"]
+    assert lines[4] == ["quickstart-600-0/run", "finished", "123456", "4.5", "2.4", "nan", "blocks.3.mlp.up"]
+    assert text.rstrip().endswith("A wider terminal also shows: duration, bits/char, started, attempt, name")

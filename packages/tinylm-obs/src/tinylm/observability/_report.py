@@ -27,20 +27,38 @@ def print_ladders(table: dict[str, Any]) -> None:
     print(f"\n{origin(table)}")
 
 
-def print_table(columns: list[str], rows: list[list[str]], numbers: range = range(0)) -> None:
-    """A table as wide as the terminal; elsewhere as wide as it needs."""
+def print_table(
+    columns: list[str], rows: list[list[str]], numbers: range = range(0), spare: Sequence[str] = ()
+) -> None:
+    """A table as wide as the terminal; elsewhere as wide as it needs. `spare`: columns, the dearest first, that are
+    left out, with a line that names them, where the terminal has no room."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else 1000)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if index in numbers else "left", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=bool(spare))
+    shown = _fitting(columns, rows, spare, console.width)
+    for index in shown:
+        table.add_column(Text(columns[index]), justify="right" if index in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(row[index]) for index in shown))
     console.print(table)
+    if len(shown) < len(columns):
+        print(f"A wider terminal also shows: {', '.join(name for name in spare if columns.index(name) not in shown)}")
+
+
+def _fitting(columns: list[str], rows: list[list[str]], spare: Sequence[str], width: int) -> list[int]:
+    """The places of the columns that `width` characters have room for: first those that are not spare."""
+    from rich.cells import cell_len
+
+    sizes = [min(30, max(map(cell_len, cells))) + 2 for cells in zip(columns, *rows, strict=True)]  # longer ones fold
+    shown = {index for index, name in enumerate(columns) if name not in spare}
+    for index in map(columns.index, spare):
+        if sum(sizes[one] for one in shown | {index}) <= width:
+            shown.add(index)
+    return sorted(shown)
 
 
 def print_comparison(paths: Sequence[Path], names: Sequence[str]) -> None:

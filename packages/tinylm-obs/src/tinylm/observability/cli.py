@@ -101,7 +101,7 @@ def list_runs(
     if rows:
         columns = ["run", "name", "status", "attempt", "step", "loss", "bits/char", "validation", "started", "duration"]
         columns.append("alerts")
-        print_table(columns, rows, numbers=range(3, 10))
+        print_table(columns, rows, range(3, 10), spare=("duration", "bits/char", "started", "attempt", "name"))
     for message in unreadable:
         print(f"unreadable: {message}", file=sys.stderr)
     if not rows:
