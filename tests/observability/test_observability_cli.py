@@ -1,5 +1,6 @@
 """The command as a user meets it: output, exit codes, one clear line for what goes wrong."""
 
+import contextlib
 import csv
 import json
 import os
@@ -128,20 +129,53 @@ def test_a_full_disk_at_the_other_end_is_said(runs: Path) -> None:
     assert answer.stderr.startswith("error: wanted to write the output, got No space left")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_list_on_a_terminal_of_80_columns_breaks_no_word(runs: Path) -> None:
-    import pty
+def on_a_terminal(*arguments: object) -> str:
+    """What a command shows on a terminal of 80 columns that knows no control sequences."""
+    pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
+    terminal, inside = pty.openpty()
+    environment = os.environ | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"}
+    words = [sys.executable, "-m", "tinylm.observability", *map(str, arguments)]
+    with subprocess.Popen(words, stdout=inside, stderr=inside, env=environment):
+        os.close(inside)
+        text = b""
+        with os.fdopen(terminal, "rb", buffering=0) as shown, contextlib.suppress(OSError):  # Linux' end of a terminal
+            while part := shown.read(65536):
+                text += part
+    return text.decode().replace("\r\n", "\n")
 
+
+def test_list_on_a_terminal_of_80_columns_breaks_no_word(runs: Path) -> None:
     with obs.init(runs / "quickstart-600-0" / "run") as run:
         run.log({"loss": 4.5, "bits_per_character": 2.2, "validation_bits_per_character": 2.4}, step=123_456)
         run.alert("nan", "blocks.3.mlp.up", "its output is not finite", step=17)
-    terminal, inside = pty.openpty()
-    with os.fdopen(terminal, "rb", buffering=0) as shown:
-        command("list", runs, stdout=inside, env=os.environ | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "80"})
-        text = shown.read(65536).decode()  # before the last writer leaves, which may take what is unread with it
-        os.close(inside)
+    text = on_a_terminal("list", runs)
     lines = [line.split() for line in text.splitlines() if line.strip()]
     assert lines[0] == ["run", "status", "step", "loss", "validation", "alerts"]
     assert lines[2] == ["a/run", "finished", "49", "4.02", "2.5", "–"]
     assert lines[4] == ["quickstart-600-0/run", "finished", "123456", "4.5", "2.4", "nan", "blocks.3.mlp.up"]
     assert text.rstrip().endswith("A wider terminal also shows: duration, bits/char, started, attempt, name")
+
+
+def test_no_control_character_of_a_run_reaches_the_terminal(tmp_path: Path) -> None:
+    evil = "\x1b[2J\x1b]0;title\x07\r\x9b31m\n\u202e."
+    for name in ("a", "b"):
+        with obs.init(tmp_path / name, config={evil: evil + name}, name=evil + name) as run:
+            run.log({"loss": 2.0, f"{evil} loss": 1.0, "note": evil})
+            run.alert(evil, evil, evil)
+    (tmp_path / "\x1b[1mc").mkdir()
+    (tmp_path / "\x1b[1mc" / "run.json").write_text("{")
+    (tmp_path / "b" / "metrics.jsonl").open("a").write("torn\n{}\n")
+    for arguments in (
+        ["list", tmp_path],
+        ["list", tmp_path / "\x1b[1mc"],
+        ["compare", tmp_path / "a", tmp_path / "b"],
+        ["export", tmp_path / "b"],
+        ["export", tmp_path / "b", "--to", "prometheus"],
+        ["sql", f'select layer as "{evil}" from alerts', tmp_path],
+    ):
+        if arguments[0] == "sql":
+            pytest.importorskip("duckdb")
+        text = on_a_terminal(*arguments)
+        assert "\\x1b" in text, text
+        assert not {*text} & {*evil} - {*"\n[]02Jtitle;31m."}, text
+    assert {*"\x1b\x9b"} < {*command("export", tmp_path / "a").stdout}  # into a file it goes as it is

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from . import _summary as words
 from ._readers import read_alerts, read_metrics, read_run
+from ._values import visible
 from .tables import cell
 
 
@@ -37,6 +39,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
+    columns, rows = [*map(visible, columns)], [[*map(visible, row)] for row in rows]
     console = Console(width=None if sys.stdout.isatty() else 1000)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=bool(spare))
     shown = _fitting(columns, rows, spare, console.width)
@@ -77,7 +80,8 @@ def print_comparison(paths: Sequence[Path], names: Sequence[str]) -> None:
     rows.append(["last step", *(str(each[-1]["step"]) if each else "–" for each in metrics)])
     alerts = [read_alerts(path) for path in paths]
     if any(alerts):
-        rows.append(["alerts", *("\n".join(map(words.alert_line, each)) or "–" for each in alerts)])
+        side_by_side = zip_longest(*(map(words.alert_line, each) if each else ["–"] for each in alerts), fillvalue="")
+        rows += [["" if number else "alerts", *line] for number, line in enumerate(side_by_side)]
     curves = {name: [words.series(each, name) for each in metrics] for name in words.metric_names(metrics)}
     curves = {name: lines for name, lines in curves.items() if "/" not in name}  # per layer: hundreds; export has them
     for name, lines in curves.items():

@@ -6,6 +6,7 @@ row back. It does NOT touch files (`jsonl.py`) and does NOT import numpy or torc
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
@@ -15,6 +16,7 @@ from ._errors import ObservabilityError
 RESERVED = ("step", "time", "attempt", "nonfinite")
 LARGEST = 2**63 - 1  # of steps and attempts: what other tools' tables hold
 _DIGITS = 14_000  # bits of 4,200 decimal digits: Python turns no longer number into text
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # those of the reading direction, too
 _NONFINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
@@ -58,6 +60,12 @@ def number(value: float) -> float:
 def utf8(value: Any) -> Any:
     """Text with "?" for the half of a surrogate pair, which no other tool takes; anything else as it is."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Text for a terminal: control characters, which could move its cursor or change what stands there, as escapes;
+    but for those of `keep`."""
+    return _CONTROLS.sub(lambda one: one[0] if one[0] in keep else one[0].encode("unicode_escape").decode(), text)
 
 
 def plain_row(row: Mapping[str, object]) -> dict[str, object]:

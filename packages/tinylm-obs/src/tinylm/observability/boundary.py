@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
 
+from ._values import visible
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -33,7 +35,7 @@ def bounded(out_of_memory: str = "try something smaller") -> Callable[[Callable[
     def around(command: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(command)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            warnings.showwarning = lambda message, *rest, **more: print(f"warning: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *rest, **more: _say(f"warning: {message}")
             for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
                 if getattr(sys, name) is None:  # closed by whoever started the command
                     setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  # until the process ends
@@ -90,8 +92,12 @@ def is_ours(error: BaseException) -> bool:
     return any(kind.__module__.startswith("tinylm.") for kind in type(error).__mro__)
 
 
+def _say(message: str) -> None:
+    print(visible(message, keep="\n"), file=sys.stderr)  # it may name a file or a run
+
+
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    _say(f"error: {message}")
     raise SystemExit(1) from None
 
 

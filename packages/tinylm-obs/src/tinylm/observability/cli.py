@@ -80,6 +80,7 @@ def list_runs(
     from . import _summary as words
     from ._readers import find_runs, read_alerts, read_metrics, read_run
     from ._report import print_table
+    from ._values import visible
     from .tables import cell
 
     found = find_runs(directory)
@@ -103,7 +104,7 @@ def list_runs(
         columns.append("alerts")
         print_table(columns, rows, range(3, 10), spare=("duration", "bits/char", "started", "attempt", "name"))
     for message in unreadable:
-        print(f"unreadable: {message}", file=sys.stderr)
+        print(visible(f"unreadable: {message}"), file=sys.stderr)
     if not rows:
         raise ObservabilityError(f"wanted a readable run at or below {directory}, got {len(unreadable)} unreadable")
 
@@ -131,6 +132,7 @@ def export(
     from ._atomic import write_text
     from ._readers import read_histograms, read_metrics, read_run
     from ._summary import csv_text
+    from ._values import visible
 
     if to not in ("csv", "prometheus", "tensorboard", "parquet"):
         raise ObservabilityError(f"wanted --to csv, prometheus, tensorboard or parquet, got {to!r}")
@@ -146,7 +148,7 @@ def export(
     else:
         text = csv_text(rows) if to == "csv" else formats.prometheus(read_run(path), rows)
         if out is None:
-            sys.stdout.write(text)
+            sys.stdout.write(visible(text, keep="\n") if sys.stdout.isatty() else text)
             return
         write_text(out, text)
     print(f"wrote {out}", file=sys.stderr)
