@@ -243,6 +243,11 @@ def test_configurations_become_json(tmp_path: Path) -> None:
     }
     with pytest.raises(obs.ObservabilityError, match="wanted a mapping or dataclass as config, got list"):
         obs.init(tmp_path, config=[1, 2])
+    endless: dict[str, object] = {"depth": 4}
+    endless["self"] = [endless]
+    with pytest.raises(obs.ObservabilityError, match="got one that contains itself"):
+        obs.init(tmp_path, config=endless)
+    assert obs.read_run(tmp_path)["attempt"] == 1
 
 
 def test_foreign_and_newer_directories_are_refused_and_left_alone(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def init(directory: str | os.PathLike[str], config: object = None, name: str | N
 
     config: a mapping or dataclass; becomes JSON (see `_values.jsonable`). Without config or name a resumed run keeps
     its own. name: the directory's name if not given. Raises ObservabilityError when the directory cannot be written,
-    or holds a run of a higher format or a foreign run.json.
+    or holds a run of a higher format or a foreign run.json, and for a config that contains itself.
     """
     global _current
     if name is not None and not isinstance(name, str):
@@ -35,7 +35,10 @@ def init(directory: str | os.PathLike[str], config: object = None, name: str | N
         raise ObservabilityError(f"wanted a directory for the run at {path}, got {error.strerror}") from error
     with one_at_a_time(path):
         earlier = read_run(path) if (path / RUN_FILE).exists() else {}
-        settings = jsonable(config if config is not None else earlier.get("config", {}))
+        try:
+            settings = jsonable(config if config is not None else earlier.get("config", {}))
+        except RecursionError:
+            raise ObservabilityError("wanted a config that JSON can hold, got one that contains itself") from None
         if not isinstance(settings, dict):
             raise ObservabilityError(f"wanted a mapping or dataclass as config, got {type(config).__name__}")
         started = now()
