@@ -25,12 +25,16 @@ def test_torchrun_starts_it_and_repeats_its_error(tiny, tmp_path):
     command += ["-m", "tinylm.training", "pretrain", "--data", config.data, "--out", config.out, "--width", "64"]
     command += ["--depth", "1", "--context", "16", "--steps", "2", "--device", "cpu", "--threads", "1"]
     environment = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run([*command, "--batch-size", "3"], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 1
-    words = "wanted a batch that 2 processes can share equally, got 3 windows: give --batch-size 2 or 4"
-    assert f"error: {words}" in done.stderr
-    assert words in done.stderr.partition("Root Cause")[2]  # where one looks when torchrun has filled the screen
-    assert not (tmp_path / "m").exists()
+    for flag, words in (
+        ("--batch-size", "wanted a batch that 2 processes can share equally, got 3 windows: give --batch-size 2 or 4"),
+        ("--tensor-parallel", "wanted --tensor-parallel to divide the number of processes, got 3 and 2: start with"),
+    ):
+        done = subprocess.run([*command, flag, "3"], capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 1
+        assert f"error: {words}" in done.stderr
+        assert words in done.stderr.partition("Root Cause")[2]  # where one looks when torchrun has filled the screen
+        assert done.stderr.count("Traceback") == 1  # torchrun's own
+        assert not (tmp_path / "m").exists()
     done = subprocess.run([*command, "--batch-size", "4"], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished: 2 steps") == 1

@@ -93,7 +93,7 @@ def is_ours(error: BaseException) -> bool:
 
 
 def _say(message: str) -> None:
-    print(visible(message, keep="\n"), file=sys.stderr)  # it may name a file or a run
+    sys.stderr.write(visible(message, keep="\n") + "\n")  # it may name a file or a run; processes share a terminal
 
 
 def _fail(message: str) -> NoReturn:

@@ -22,7 +22,7 @@ from tinylm.observability.boundary import bounded
 from tinylm.training._signals import stop_after_step
 from tinylm.training.config import TrainConfig
 from tinylm.training.finetuning.config import FinetuneConfig
-from tinylm.training.launched import refuse_many_processes
+from tinylm.training.launched import refuse_many_processes, told_to_torchrun
 
 app = typer.Typer(
     name="tinylm-train",
@@ -128,6 +128,7 @@ def _options(options: type, command: Callable[..., None]) -> Callable[..., None]
 )
 @functools.partial(_options, TrainConfig)
 @_bounded
+@told_to_torchrun()
 def pretrain(
     config: Annotated[
         Path | None,
@@ -171,7 +172,7 @@ def pretrain(
     if strategy.is_writer:
         conclude(result, options.out)
     if not result.finished:
-        raise typer.Exit(130)
+        raise SystemExit(130)  # no error, for torchrun either
 
 
 @app.command(

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+from tinylm.observability.boundary import is_ours
 from tinylm.training._errors import TrainingError
 
 
@@ -21,3 +29,19 @@ def refuse_many_processes(command: str) -> None:
     world = from_environment("WORLD_SIZE", 1)
     if world > 1:
         raise TrainingError(f"wanted one process for {command}, got {world}: start it without torchrun")
+
+
+@contextlib.contextmanager
+def told_to_torchrun() -> Iterator[None]:
+    """An error is left where torchrun looks for what to show as the cause; only a bug with its traceback."""
+    try:
+        yield
+    except Exception as error:
+        if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+            more: dict[str, Any] = {"timestamp": str(int(time.time()))}
+            if not is_ours(error):
+                more["py_callstack"] = traceback.format_exc()
+            said = {"message": f"{type(error).__name__}: {error}", "extraInfo": more}
+            with contextlib.suppress(OSError):
+                Path(file).write_text(json.dumps({"message": said}))  # as torch's ErrorHandler does
+        raise

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from tinylm.model import pick_device
 from tinylm.training._errors import TrainingError
@@ -119,9 +118,7 @@ class Processes(SingleProcess):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave, also where the others are gone. torchrun repeats an error, as the first of its causes."""
-        if isinstance(error, Exception):
-            get_error_handler().record_exception(error)
+        """Leave, also where the others are gone."""
         if dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
