@@ -113,7 +113,7 @@ def test_without_pyarrow_one_line_says_what_to_install(house, tmp_path, monkeypa
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_stands_for_its_files_and_their_split(house, texts, tmp_path):
+def test_a_folder_stands_for_its_files_and_their_split(house, texts, run, tmp_path):
     folder = tmp_path / "hub"
     (folder / "data").mkdir(parents=True)
     for number, (name, chosen) in enumerate(
@@ -134,6 +134,9 @@ def test_a_folder_stands_for_its_files_and_their_split(house, texts, tmp_path):
         "hub/data/train-00001-of-00002.jsonl",
         "hub/data/validation-00000-of-00001.jsonl",
     ]
+    code, _, stderr = run("prepare", folder, house.text, "--tokenizer", house.tokenizer, "--out", tmp_path / "tail")
+    left_out = f"{folder} has a validation split of its own, which --validation tail:0.1 leaves out"
+    assert (code, stderr) == (0, f"warning: {left_out}: --validation {folder} takes it\n")
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "b.txt").write_text(texts[1])
     (tmp_path / "plain" / "a.jsonl").write_text(json.dumps({"text": texts[0]}))

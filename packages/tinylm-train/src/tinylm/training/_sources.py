@@ -23,6 +23,7 @@ from tinylm.training._errors import TrainingError
 
 BLOCK = 1 << 18  # characters read at a time
 _LINES, _TABLES = (".jsonl", ".ndjson"), (".parquet",)
+_VALIDATION = ("validation", "valid", "dev")
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|validation|valid|dev|test)(?:[/_.-])")
 
 
@@ -73,15 +74,25 @@ def _as_text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", errors="replace")
 
 
+def has_validation(path: Path) -> bool:
+    """Whether it is a folder in which files are named as a validation split."""
+    return path.is_dir() and not {*_names(path)[1].values()}.isdisjoint(_VALIDATION)
+
+
+def _names(path: Path) -> tuple[list[str], dict[str, str]]:
+    """The files of a folder, and the split of those that name one."""
+    names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix in (".txt", *_LINES, *_TABLES)]
+    names = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+    return names, {name: found[1] for name in names if (found := _SPLIT.search(name))}
+
+
 def _expand(path: Path, split: str) -> list[tuple[Path, str]]:
     """The files that `path` stands for, and what to call them."""
     if not path.is_dir():
         return [(path, file_name(path))]
-    names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix in (".txt", *_LINES, *_TABLES)]
-    names = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
-    marked = {name: found[1] for name in names if (found := _SPLIT.search(name))}
+    names, marked = _names(path)
     if marked:
-        wanted = ("train",) if split == "train" else ("validation", "valid", "dev")
+        wanted = ("train",) if split == "train" else _VALIDATION
         names = [name for name in names if marked.get(name, "train") in wanted]
     if not names:
         raise TrainingError(

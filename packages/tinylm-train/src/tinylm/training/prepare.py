@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,9 @@ def prepare(
     found = _sources.find([Path(file) for file in files], field, "train")
     parts, sources = _splits.split(found, str(validation), field)
     share = _splits.is_share(str(validation))
+    if share and (own := [str(file) for file in files if _sources.has_validation(Path(file))]):
+        say = f"{own[0]} has a validation split of its own, which --validation {validation} leaves out"
+        warnings.warn(f"{say}: --validation {own[0]} takes it", stacklevel=2)
     description: dict[str, Any] = {
         "tokenizer": {"file": "tokenizer.json", "sha256": sha256(folder / "tokenizer.json")},
         "vocab_size": loaded.vocab_size,
