@@ -98,6 +98,21 @@ def test_parquet_gives_the_shards_of_the_same_lines(house, lines, texts, tmp_pat
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_record_without_text_is_left_out_and_counted(house, texts, tmp_path, kind):
+    path, given = tmp_path / f"corpus.{kind}", [*texts, None, *texts, "", None]
+    if kind == "parquet":
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.table({"text": given}), path)
+    else:
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in given))
+    with pytest.warns(UserWarning, match=rf"^3 of 123 records of .*corpus.{kind} have no text, and are left out$"):
+        prepare([path], house.tokenizer, tmp_path / "out", "tail:0.5")
+    found = [*documents(tmp_path / "out", "train"), *documents(tmp_path / "out", "validation")]
+    assert found == encoded(house, texts + texts)
+    assert list(records(path, "text", 60))[:2] == ["", texts[0]]
+
+
 def test_without_pyarrow_one_line_says_what_to_install(house, tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     load = importlib.import_module

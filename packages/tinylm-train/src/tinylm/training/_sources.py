@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,17 +137,20 @@ def _read_text(path: Path, name: str) -> Source:
 def _read_records(path: Path, name: str, field: str) -> Source:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    documents = characters = 0
+    documents = characters = empty = 0
     for text in records(path, field):
         documents += 1
         characters += len(text)
+        empty += not text
     if not characters:
         raise TrainingError(f"wanted text in the field {field!r} of {path}, got none: name the field with --field")
+    if empty:
+        warnings.warn(f"{empty:,} of {documents:,} records of {path} have no text, and are left out", stacklevel=2)
     return Source(path, name, characters, path.stat().st_size, digest, documents, field)
 
 
 def records(path: Path, field: str, first: int = 0) -> Iterator[str]:
-    """The texts of a JSONL or Parquet file's records from number `first` on."""
+    """The texts of a JSONL or Parquet file's records from number `first` on; "" for null, which many tables hold."""
     if path.suffix in _TABLES:
         return _rows(path, field, first)
     return _lines(path, field, first)
@@ -166,7 +170,7 @@ def _lines(path: Path, field: str, first: int) -> Iterator[str]:
 def _field_of(path: Path, number: int, line: bytes, field: str) -> str:
     try:
         record = json.loads(line)
-        text = record[field]
+        text = "" if record[field] is None else record[field]
         text.encode()  # half a surrogate pair is JSON, but no text
     except UnicodeDecodeError:
         raise
@@ -203,12 +207,12 @@ def _rows(path: Path, field: str, first: int) -> Iterator[str]:
         number = 0
         for batch in file.iter_batches(batch_size=256, columns=[field], use_threads=False):
             for text in batch.column(0)[max(0, first - number) :].to_pylist() if number + len(batch) > first else ():
-                if not isinstance(text, str):
+                if not isinstance(text, str | None):
                     raise TrainingError(
                         f"wanted text in every row of the column {field!r} of {path}, got {type(text).__name__}: "
                         "name the column with --field"
                     )
-                yield text
+                yield text or ""
             number += len(batch)
         file.close()
     except lib.ArrowException as error:
