@@ -140,6 +140,16 @@ def test_rewards_that_are_always_equal_are_told_once(base, tokenizer, tmp_path, 
     assert [line[:43] for line in said] == ([] if teaches else ["10 times all answers to each prompt had the"])
 
 
+@pytest.mark.parametrize(("steps", "times"), [(1, "1 time"), (3, "2 times")])
+def test_a_short_run_that_learned_nothing_says_so_at_its_end(run, base, tmp_path, steps, times):
+    data = write(tmp_path / "f.jsonl", {"prompt": "say", "answer": "what no single token says"})
+    options = ["--method", "grpo", "--reward", "exact", "--steps", steps, "--iterations", 2, "--batch-size", 1]
+    options += ["--samples", 2, "--max-tokens", 1, "--device", "cpu"]
+    code, out, stderr = run("finetune", base, "--data", data, "--out", tmp_path / "out", *options)
+    assert code == 0, stderr
+    assert (out + stderr).count(f"{times} all answers to each prompt had the same reward") == 1
+
+
 def test_made_tasks_need_no_file(base, tokenizer):
     chat = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     prompts = grpo.read_prompts("task:addition", Tokenizer(tokenizer.engine, chat_template=chat), 24, "number")

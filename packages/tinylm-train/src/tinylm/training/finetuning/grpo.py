@@ -169,11 +169,18 @@ class GRPO:
         if self._equal < _PATIENCE:
             self._equal = _PATIENCE + 1 if spread else self._equal + 1
             if self._equal == _PATIENCE:
-                self.say(
-                    f"{_PATIENCE} times all answers to each prompt had the same reward, and from that nothing is "
-                    "learned: where they are wrong, teach the task by --method sft first, or try more --samples, a "
-                    "higher --temperature or easier prompts; where they are right, harder ones"
-                )
+                self.say(self._nothing())
+
+    def learned_nothing(self) -> str | None:
+        """What to say at the end of a run that was too short for it to be said."""
+        return self._nothing() if 0 < self._equal < _PATIENCE else None
+
+    def _nothing(self) -> str:
+        return (
+            f"{self._equal} time{'s' * (self._equal != 1)} all answers to each prompt had the same reward, and from "
+            "that nothing is learned: where they are wrong, teach the task by --method sft first, or try more "
+            "--samples, a higher --temperature or easier prompts; where they are right, harder ones"
+        )
 
     def answers(self, prompts: Sequence[list[int]]) -> list[list[int]]:
         """An answer to each: the drawn ids up to and with the first that ends a turn."""

@@ -38,6 +38,7 @@ from tinylm.training.checkpoint import step_folders
 from tinylm.training.divergence import all_finite, no_better_than_guessing
 from tinylm.training.finetuning import chat_data, lora, resuming
 from tinylm.training.finetuning.config import FinetuneConfig
+from tinylm.training.finetuning.grpo import GRPO
 from tinylm.training.finetuning.methods import Method, make_method, optimizers_for
 from tinylm.training.schedule import learning_rate_factor
 
@@ -109,14 +110,17 @@ def finetune(
             with sampled(run):
                 result = _train(config, method, model, optimizers, done, save, run, report, stop or threading.Event())
             run.finish("finished" if result.finished else "interrupted")
-    if result.finished and (sign := _learned_nothing(config, model, result)):
+    if result.finished and (sign := _learned_nothing(config, model, method, result)):
         say(sign)
     return result
 
 
-def _learned_nothing(config: FinetuneConfig, model: Transformer, result: Finetuned) -> str | None:
-    """What to say of a run whose loss is that of guessing; a preference and a reward have no such measure."""
-    if config.method not in ("sft", "lora"):
+def _learned_nothing(config: FinetuneConfig, model: Transformer, method: Method, result: Finetuned) -> str | None:
+    """What to say of a run whose loss is that of guessing, or whose rewards taught nothing; a preference has no such
+    measure."""
+    if isinstance(method, GRPO):
+        return method.learned_nothing()
+    if config.method == "dpo":
         return None
     sign = no_better_than_guessing(result.figures["loss"], model.config.vocab_size)
     return (
