@@ -142,6 +142,7 @@ def test_the_command_learns_with_adapters_alone(run, tmp_path):
     options += ["--method", "lora", "--rank", 8, "--steps", 60]
     code, _, stderr = run("finetune", base, "--data", tmp_path / "nine", "--out", out, *options)
     assert code == 0, stderr
+    assert json.loads((out / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
     rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert rows[-1]["loss"] < 0.3 < 2 < rows[0]["loss"]
     before, after = (load_file(folder / "model.safetensors") for folder in (base, out))
