@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, _chat
+from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
 from tinylm.tokenizer._formats.convert import convert
+from tinylm.tokenizer._trainers.sentencepiece_corpus import Options
+from tinylm.tokenizer.kernels.sentencepiece_training import train_bpe
 
 # Uses what templates in the wild use: helpers, loop controls, tools, white-space control, generation marks.
 RICH = """{{ bos_token }}{% if tools %}<|im_start|>tools
@@ -218,3 +221,33 @@ def test_missing_extra_is_one_line(chat: Tokenizer, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(builtins, "__import__", without_jinja)
     with pytest.raises(TokenizerError, match=r'pip install "tinylm-tokenizer\[chat\]"'):
         chat.apply_chat_template([])
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_only_the_first_part_of_a_conversation_begins_a_text(scheme: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    texts = ["hello there, the fox", "[INST] the quick brown fox"] * 20
+    trained = Tokenizer.train(texts, vocab_size=320, algorithm="unigram", special_tokens=["<s>", "</s>"])
+    trained.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }}{{ eos_token }}{% endfor %}"
+    trained.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": True}
+    content |= {"normalizer": None, "pre_tokenizer": metaspace, "decoder": metaspace}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    theirs, loaded = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
+    messages = [{"role": "[INST]", "content": "hello"}, {"role": "the", "content": " fox"}]
+    wanted = theirs.apply_chat_template(messages, return_dict=False)
+    rendered = theirs.apply_chat_template(messages, tokenize=False)
+    assert loaded.apply_chat_template(messages) == wanted == loaded.encode(rendered, allowed_special="all")
+
+
+def test_each_part_of_a_conversation_begins_a_text_of_a_model_file(tmp_path: Path) -> None:
+    options = Options(300, dummy_prefix=True)
+    tok = Tokenizer(SentencePieceEngine(train_bpe(["ab ab b", "b a"] * 9, options)))
+    tok.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    with pytest.warns(UserWarning, match="before each part"):
+        tok.save(tmp_path)
+    messages = [{"role": "user", "content": "ab"}, {"role": "user", "content": "b"}]
+    begin, end = tok.bos_id, tok.eos_id
+    assert tok.apply_chat_template(messages) == [begin, *tok.encode("ab"), end, *tok.encode("b"), end]
+    assert tok.apply_chat_template(messages) == Tokenizer.load(tmp_path).apply_chat_template(messages)

@@ -1,10 +1,14 @@
 """`Tokenizer`: round trips, special tokens, streams, offsets, and what it refuses."""
 
+import copy
 import itertools
+import pickle
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, _streaming, kernels, naive_bpe
-from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
+from tinylm.tokenizer._engines.byte_level import ByteLevelEngine, byte_level_engine
 from tinylm.tokenizer._engines.vocabulary import from_training
+from tinylm.tokenizer._trainers import choose
 from tinylm.tokenizer.ladder import made_text
 from tinylm.tokenizer.patterns import TRAINABLE
 
@@ -325,3 +330,51 @@ def test_the_files_of_the_naive_rung_open_as_a_tokenizer(tmp_path: Path) -> None
         assert list(loaded.encode_stream(text[i : i + 3] for i in range(0, len(text), 3))) == ids
     loaded.save(tmp_path / "again")
     assert Tokenizer.load(tmp_path / "again").encode(text) == ids
+
+
+def pickled(tok: Tokenizer) -> Tokenizer:
+    """As it comes out of a pickle, in a worker of multiprocessing for example."""
+    again: Tokenizer = pickle.loads(pickle.dumps(tok))  # noqa: S301  (made here)
+    return again
+
+
+@pytest.mark.parametrize("algorithm", choose.ALGORITHMS)
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_tokenizer_can_be_pickled_and_copied(
+    algorithm: str, hidden: bool, corpus: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mixed: str
+) -> None:
+    if hidden:
+        monkeypatch.setattr(kernels, "_compiled", lambda: None)
+    tok = Tokenizer.train(corpus, vocab_size=600, algorithm=algorithm, chat_template="{{ messages }}")
+    tok.encode(mixed, allowed_special=[*tok.special_tokens][:1])  # what is remembered of that is not pickled
+    for again in (pickled(tok), copy.deepcopy(tok), copy.copy(tok)):
+        assert again.encode(mixed, allowed_special="all") == tok.encode(mixed, allowed_special="all")
+        assert again.decode(tok.encode(mixed)) == tok.decode(tok.encode(mixed))
+        for name in ("backend", "vocab_size", "special_tokens", "bos_id", "eos_id", "chat_template"):
+            assert getattr(again, name) == getattr(tok, name)
+    pickled(tok).save(tmp_path / "a")
+    tok.save(tmp_path / "b")
+    assert all((tmp_path / "a" / path.name).read_bytes() == path.read_bytes() for path in (tmp_path / "b").iterdir())
+
+
+def test_a_vocabulary_without_some_bytes_can_be_pickled(tok: Tokenizer) -> None:
+    vocabulary = tok.engine.vocabulary
+    lacking = replace(vocabulary, tokens={id: token for id, token in vocabulary.tokens.items() if token != b"\x01"})
+    again = pickled(Tokenizer(byte_level_engine(lacking)))
+    assert again.encode("ab") == tok.encode("ab")
+    with pytest.raises(TokenizerError, match="no token for a byte"):
+        again.encode("\x01")
+
+
+def test_allowed_special_is_all_or_names(any_tok: Tokenizer) -> None:
+    calls: list[Callable[[Any], object]] = [
+        lambda allowed: any_tok.encode("a", allowed_special=allowed),
+        lambda allowed: any_tok.encode_array("a", allowed_special=allowed).tolist(),
+        lambda allowed: any_tok.encode_batch(["a"], allowed_special=allowed)[0],
+        lambda allowed: list(any_tok.encode_stream(["a"], allowed_special=allowed)),
+    ]
+    for call in calls:
+        assert call(None) == any_tok.encode("a")
+        for wrong in (5, 1.5, True, [["a"]], [None], ["<|nothing|>"]):
+            with pytest.raises(TokenizerError, match="special token"):
+                call(wrong)

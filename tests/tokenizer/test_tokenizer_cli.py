@@ -194,6 +194,21 @@ def test_convert_there_and_back(directory: Path, tmp_path: Path) -> None:
     assert (tmp_path / "pair" / "merges.txt").is_file()
 
 
+def test_a_rank_file_is_told_its_pattern_and_special_tokens(directory: Path, tmp_path: Path) -> None:
+    ranks = tmp_path / "mine.tiktoken"
+    run("convert", directory, ranks)
+    table = run("inspect", directory, "hello", "--with", ranks, "--pattern", "cl100k").stdout.decode().splitlines()
+    assert len(set(re.findall(r"\d+ · [\d.]+", table[2]))) == 1
+    special = [f"--special={text}={id}" for text, id in Tokenizer.load(directory).special_tokens.items()]
+    options = ("--pattern", "cl100k", *special)
+    text = "hello<|im_end|>"
+    ids = run("encode", directory, text, "--allow-special").stdout
+    assert run("encode", ranks, text, "--allow-special", *options).stdout == ids
+    assert run("decode", ranks, *options, stdin=ids).stdout == text.encode()
+    run("convert", ranks, tmp_path / "again", *options)
+    assert run("encode", tmp_path / "again", text, "--allow-special").stdout == ids
+
+
 def test_help_and_version() -> None:
     for command in ("train", "convert"):
         assert b"Example" in run(command, "--help").stdout
@@ -259,6 +274,9 @@ def test_wrong_usage_is_exit_code_2(directory: Path, book: Path, capfd: pytest.C
         ("encode", directory, "x", "--file", book),
         ("train", book, "--vocab-size", "300", "--out", directory, "--head", "1.5"),
         ("train", book, "--vocab-size", "many", "--out", directory),
+        ("inspect", directory, "x", "--with", directory, "--each"),
+        ("inspect", directory, "x", "--with", directory, "--pattern", "gpt2"),
+        ("encode", directory, "x", "--special", "<x>"),
     ]:
         assert "Usage" in call(capfd, *arguments, code=2)
 

@@ -1,13 +1,15 @@
 """convert: from format to format with the same ids, and words for what a format has no place for."""
 
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tinylm.tokenizer import Tokenizer, TokenizerError, sentencepiece_bpe_training
-from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
+from tinylm.tokenizer._engines.byte_level import ByteLevelEngine, byte_level_engine
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
 from tinylm.tokenizer._engines.vocabulary import Vocabulary
 from tinylm.tokenizer._formats.convert import convert
@@ -22,8 +24,6 @@ def bert_like(mixed: str) -> Tokenizer:
 
 
 def changed(tok: Tokenizer, **changes: Any) -> Tokenizer:
-    from dataclasses import replace
-
     vocabulary: Vocabulary = tok.engine.vocabulary
     return Tokenizer(ByteLevelEngine(replace(vocabulary, **changes)))
 
@@ -65,8 +65,6 @@ def test_wordpiece_and_its_vocab_txt(bert_like: Tokenizer, tmp_path: Path, mixed
 
 
 def test_a_vocab_txt_that_would_be_read_otherwise_is_not_written(bert_like: Tokenizer, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from tinylm.tokenizer._engines.wordpiece import WordPieceEngine
 
     other = Tokenizer(WordPieceEngine(replace(bert_like.engine.pieces, longest=20)))
@@ -161,9 +159,9 @@ def test_a_format_that_would_make_other_tokens_is_not_written(
 
 @pytest.mark.parametrize("name", ["<|a b|>", "\u65e5", "a"])
 def test_a_special_token_that_vocab_json_cannot_hold(name: str, tmp_path: Path) -> None:
-    tok = Tokenizer.train([made_text(1000)], vocab_size=300, special_tokens=[name])
+    tok = Tokenizer.train([made_text(1000)], vocab_size=300, special_tokens=["<x>"])
     with pytest.raises(TokenizerError, match="no place for the special token"):
-        convert(tok, tmp_path / "vocab.json")
+        convert(changed(tok, special_tokens={name: 299}), tmp_path / "vocab.json")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -190,3 +188,28 @@ def test_symbols_of_spaces_in_a_tokenizer_json(tmp_path: Path) -> None:
     for size in range(40):
         text = f"a{' ' * size}b"
         assert tok.encode(text) == Tokenizer.load(tmp_path).encode(text) == reference.encode(text).ids[1:], size
+
+
+def test_save_says_what_convert_says(tmp_path: Path) -> None:
+    options = Options(300, dummy_prefix=True, user_defined=("a▁b",))
+    tok = Tokenizer(SentencePieceEngine(train_bpe(["a b"] * 9, options)))
+    lines = convert(tok, tmp_path)
+    with pytest.warns(UserWarning, match="not quite the same") as said:
+        tok.save(tmp_path)
+    assert len(lines) == len(said)
+    assert all(str(warning.message).endswith(line) for warning, line in zip(said, lines, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Tokenizer.load(tmp_path).save(tmp_path / "again")  # what is written back is the same
+
+
+def test_a_vocabulary_without_some_bytes_goes_into_vocab_json(tok: Tokenizer, tmp_path: Path, mixed: str) -> None:
+    vocabulary = tok.engine.vocabulary
+    tokens = {id: token for id, token in vocabulary.tokens.items() if token not in (b"\x01", b"\xc0")}
+    specials = {"<|endoftext|>": tok.special_tokens["<|endoftext|>"]}
+    lacking = replace(vocabulary, tokens=tokens, special_tokens=specials, whole_piece_first=True)
+    convert(Tokenizer(byte_level_engine(lacking)), tmp_path / "vocab.json")
+    assert Tokenizer.load(tmp_path, pattern="cl100k").encode(mixed) == tok.encode(mixed)
+    lost = Tokenizer(byte_level_engine(replace(lacking, tokens={**tokens, 900: b"a\x01"})))
+    with pytest.raises(TokenizerError, match="1 tokens of this tokenizer"):
+        convert(lost, tmp_path / "vocab.json")

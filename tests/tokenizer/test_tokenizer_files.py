@@ -265,3 +265,37 @@ def test_a_vocabulary_may_lack_bytes_that_text_hardly_has(tok: Tokenizer, tmp_pa
     tokenizers = pytest.importorskip("tokenizers")
     reference = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert reference.encode(mixed, add_special_tokens=False).ids == tok.encode(mixed)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"<a>": -1}, "from 0 to"),
+        ({"<a>": 2**40}, "from 0 to"),
+        ({"<a>": "5"}, "from 0 to"),
+        ({"<a>": True}, "from 0 to"),
+        ({"<a>": 900, "<b>": 900}, "'<b>' cannot have the id 900: that is '<a>'"),
+        ({"<a>": 5}, "cannot have the id 5"),
+        ({"": 900}, "are text"),
+        ({5: 900}, "are text"),
+        ({"\ud800": 900}, "are text"),
+    ],
+)
+def test_special_tokens_of_a_rank_file(
+    named: dict[str, int], message: str, trained: dict[str, Tokenizer], tmp_path: Path
+) -> None:
+    convert(trained["gpt2"], tmp_path / "mine.tiktoken")
+    with pytest.raises(TokenizerError, match=message):
+        Tokenizer.load(tmp_path / "mine.tiktoken", pattern="gpt2", special_tokens=named)
+
+
+def test_where_nothing_can_be_written_is_said(tok: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "a\0b", tmp_path / "file"):
+        with pytest.raises(TokenizerError, match="cannot write"):
+            tok.save(path)
+    with pytest.raises(TokenizerError, match="cannot write"):
+        convert(tok, tmp_path / "file" / "x.tiktoken")
+    other = Tokenizer(tok.engine, chat_template="\ud800")
+    with pytest.raises(TokenizerError, match="cannot write"):
+        other.save(tmp_path / "directory")

@@ -319,3 +319,15 @@ def test_the_memory_limit_is_part_of_the_machines() -> None:
     assert limit > 0
     if hasattr(os, "sysconf"):
         assert limit < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize("name", ["a", "\u00e9", "the", "\u0120the", "\u0120"])
+def test_a_special_token_has_no_name_of_a_learned_one(name: str) -> None:
+    with pytest.raises(TokenizerError, match="the name of a learned token"):  # before it learns: save would refuse
+        Tokenizer.train(["the the"], vocab_size=300, special_tokens=[name])
+
+
+@pytest.mark.parametrize("name", ["<|a|>", "<a>", "\n", "\u65e5", "a b", "\u00c3n"])
+def test_other_special_tokens_are_learned_beside(name: str, tmp_path: Path) -> None:
+    Tokenizer.train(["the the a b"] * 9, vocab_size=260, special_tokens=[name]).save(tmp_path)
+    assert Tokenizer.load(tmp_path).special_tokens[name] == 259

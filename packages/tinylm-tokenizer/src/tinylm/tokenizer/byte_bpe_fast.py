@@ -120,9 +120,9 @@ def unmade(vocabulary: Vocabulary) -> list[bytes]:
     """The tokens that the merges do not make of their bytes: only a whole piece can be one (`whole_piece_first`)."""
     if vocabulary.merges_make_all:
         return []
-    merges, byte_ids = _Merges(vocabulary), vocabulary.byte_ids()
-    longer = ((id, token) for id, token in vocabulary.tokens.items() if len(token) > 1)
-    return [token for id, token in longer if _merge_short([byte_ids[byte] for byte in token], merges) != [id]]
+    merges, byte_ids = _Merges(vocabulary), {token[0]: id for id, token in vocabulary.tokens.items() if len(token) == 1}
+    longer = ((id, token) for id, token in vocabulary.tokens.items() if len(token) > 1)  # -1: a byte without a token
+    return [token for id, token in longer if _merge_short([byte_ids.get(byte, -1) for byte in token], merges) != [id]]
 
 
 class _Pieces(dict[str, bytes]):

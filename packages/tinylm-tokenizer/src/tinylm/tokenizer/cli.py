@@ -45,6 +45,12 @@ Where = Annotated[Path, typer.Argument(metavar="TOKENIZER", help="A tokenizer di
 PatternOption = Annotated[
     str | None, typer.Option("--pattern", help="Pattern, for a .tiktoken or vocab.json file that is not known.")
 ]
+SpecialOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--special", metavar="TEXT=ID", help="A special token, for a .tiktoken file, which names none; may be repeated."
+    ),
+]
 
 
 def _print_version(value: bool) -> None:
@@ -171,6 +177,7 @@ def encode(
     allow_special: Annotated[bool, typer.Option(help="Take special tokens in the text for what they are.")] = False,
     add_special_tokens: Annotated[bool, typer.Option(help="Put the tokenizer's BOS and EOS around the text.")] = False,
     pattern: PatternOption = None,
+    special: SpecialOption = None,
 ) -> None:
     """Print the ids of a text.
 
@@ -178,7 +185,7 @@ def encode(
     """
     if text is not None and file is not None:
         raise typer.BadParameter("give the text or --file, not both")
-    loaded = _load(tokenizer, pattern)
+    loaded = _load(tokenizer, pattern, special)
     prefix, suffix = (loaded.engine.prefix, loaded.engine.suffix) if add_special_tokens else ((), ())
     with ExitStack() as stack:
         chunks = iter([text]) if text is not None else _chunks(file, stack)
@@ -203,9 +210,10 @@ def decode(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids, or one JSON list; without them: stdin.")] = None,
     file: Annotated[Path | None, typer.Option(help="Read the ids from this file.")] = None,
     pattern: PatternOption = None,
+    special: SpecialOption = None,
 ) -> None:
     """Print the text of ids, byte for byte and with no line end of its own."""
-    loaded = _load(tokenizer, pattern)
+    loaded = _load(tokenizer, pattern, special)
     written = _text(" ".join(ids) if ids else None, file)
     words = written.replace(",", " ").strip().removeprefix("[").removesuffix("]").split()
     try:
@@ -237,9 +245,15 @@ def inspect(
     With --with, or with several files: a table of tokens and bytes per token, a row for each file.
     """
     from tinylm.tokenizer import _show
+    from tinylm.tokenizer._formats.load import says_no_pattern
 
+    if each and (others or len(file or []) > 1):
+        raise typer.BadParameter("--each shows one text in one tokenizer, not a table", param_hint="--each")
     paths = [tokenizer, *(others or [])]
-    loaded = [_load(path, pattern if path == tokenizer else None) for path in paths]
+    theirs = [len(paths) == 1 or (pattern is not None and says_no_pattern(path)) for path in paths]
+    loaded = [_load(path, pattern if wanted else None) for path, wanted in zip(paths, theirs, strict=True)]
+    if pattern is not None and not any(theirs):
+        raise typer.BadParameter("each of these tokenizers has a pattern of its own", param_hint="--pattern")
     texts = [_text(text, None)] if not file else [_text(text, path) for path in file]
     titles = [path.name for path in file] if file else ["text"]
     if len(loaded) > 1 or len(texts) > 1:
@@ -273,19 +287,28 @@ def convert(
         ),
     ],
     pattern: PatternOption = None,
+    special: SpecialOption = None,
 ) -> None:
     """Rewrite a tokenizer in another format; says what the target cannot hold."""
     from tinylm.tokenizer._formats.convert import convert as run
 
-    for line in run(_load(source, pattern), target):
+    for line in run(_load(source, pattern, special), target):
         typer.echo(line, err=True)
     typer.echo(f"{source} → {target}")
 
 
-def _load(path: Path, pattern: str | None) -> Tokenizer:
+def _load(path: Path, pattern: str | None, special: list[str] | None = None) -> Tokenizer:
     from tinylm.tokenizer import Tokenizer
 
-    return Tokenizer.load(path, pattern=pattern)
+    named = {}
+    for entry in special or []:
+        text, _, id = entry.rpartition("=")
+        if not text or not (id.isascii() and id.isdigit()):
+            raise typer.BadParameter(
+                f"wanted TEXT=ID like '<|endoftext|>=100257', got {entry!r}", param_hint="--special"
+            )
+        named[text] = int(id)
+    return Tokenizer.load(path, pattern=pattern, special_tokens=named or None)
 
 
 def _chunks(file: Path | None, stack: ExitStack) -> Iterator[str]:

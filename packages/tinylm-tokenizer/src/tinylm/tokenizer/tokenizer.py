@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,16 @@ _ROLES = {
 }
 
 
+def _listed(allowed: Iterable[str]) -> tuple[str, ...]:
+    """The names of allowed special tokens, each a text. Errors: TokenizerError for what is no list of names."""
+    try:
+        names = (allowed,) if isinstance(allowed, str) else tuple(allowed)
+        hash(names)
+    except TypeError:
+        raise TokenizerError(f"wanted 'all' or names of special tokens, got {allowed!r}") from None
+    return names
+
+
 class Tokenizer:
     """Text ↔ ids; make one with `Tokenizer.train` or `Tokenizer.load`. Safe to share between threads.
 
@@ -58,6 +69,16 @@ class Tokenizer:
         self.bos_id = self._id_of(loaded.bos_token, _BOS)
         self.eos_id = self._id_of(loaded.eos_token, _EOS)
         self._finders: dict[frozenset[str], Finder | None] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled and copied (multiprocessing, DataLoader's workers) is what the tokenizer was made of: an engine is
+        made anew of its vocabulary."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_encode", "_finders")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._encode = self.engine.encode
+        self._finders = {}
 
     def _id_of(self, name: str | None, well_known: Iterable[str]) -> int | None:
         return next((self.special_tokens[text] for text in (name, *well_known) if text in self.special_tokens), None)
@@ -111,9 +132,18 @@ class Tokenizer:
         """Write tokenizer.json, tokenizer_config.json and, if there is a chat template, chat_template.jinja into
         `directory`, each as a whole or not at all.
 
-        A tokenizer.json that was loaded is written back byte for byte, and what a tokenizer_config.json said stays.
+        A tokenizer.json that was loaded is written back byte for byte, and what a tokenizer_config.json said stays. A
+        warning says what a tokenizer.json does otherwise than the *.model that was loaded.
         """
-        directory = Path(directory)
+        self._write(Path(directory))
+        for line in self._otherwise():
+            warnings.warn(f"tokenizer.json is not quite the same as what was loaded: {line}", stacklevel=2)
+
+    def _otherwise(self) -> list[str]:
+        """What the tokenizer.json that `save` writes does in another way, a line each."""
+        return [] if self._files else getattr(self.engine, "written_otherwise", list)()
+
+    def _write(self, directory: Path) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             files = dict(self._files or self.engine.files())
@@ -125,8 +155,11 @@ class Tokenizer:
                 write_atomic(directory / "chat_template.jinja", self.chat_template.encode())
             else:
                 (directory / "chat_template.jinja").unlink(missing_ok=True)
-        except OSError as error:
-            raise TokenizerError(f"cannot write the tokenizer to {directory}: {error.strerror or error}") from None
+        except (OSError, ValueError) as error:  # ValueError: a zero character in the name, a surrogate in the template
+            if isinstance(error, TokenizerError):
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise TokenizerError(f"cannot write the tokenizer to {directory}: {reason}") from None
 
     def _written_settings(self) -> bytes:
         """What tokenizer.json has no place for: the roles of special tokens. The class says that it is to be taken as
@@ -188,9 +221,7 @@ class Tokenizer:
         """What finds the tokens that stand for themselves: the added ones and the allowed special ones."""
         if not allowed and not self.engine.added_tokens:
             return None
-        names = frozenset(
-            self.special_tokens if allowed == "all" else [allowed] if isinstance(allowed, str) else allowed
-        )
+        names = frozenset(self.special_tokens if allowed == "all" else _listed(allowed or ()))
         if names not in self._finders:
             for name in names:
                 if name not in self.special_tokens:
@@ -215,7 +246,7 @@ class Tokenizer:
         if isinstance(texts, str):
             raise TokenizerError("wanted a list of texts, got one string; put it into a list")
         texts = list(texts)
-        names = allowed_special if isinstance(allowed_special, str) else tuple(allowed_special)
+        names = "all" if allowed_special == "all" else _listed(allowed_special or ())
         if self._finder(names) is not None or add_special_tokens:
             from tinylm.tokenizer._engines.batch import on_threads
 
@@ -233,8 +264,7 @@ class Tokenizer:
         stretch that may not be cut (a file is an iterable of lines; open it with newline="" to keep every "\\r")."""
         from tinylm.tokenizer._streaming import encode_stream
 
-        names = allowed_special if isinstance(allowed_special, str) else tuple(allowed_special)
-        return encode_stream(chunks, self.engine, self._finder(names))
+        return encode_stream(chunks, self.engine, self._finder(allowed_special))
 
     def encode_parts(
         self, chunks: Iterable[str], *, threads: int = 1
@@ -282,7 +312,8 @@ class Tokenizer:
             refuse_text(text)
 
     def truncate(self, text: str, n: int) -> str:
-        """The longest start of `text` that ends between two of its tokens and characters and has at most `n` ids."""
+        """The start of `text` that its first `n` tokens hold, without a part of a character at its end; fewer of
+        them where that start by itself would have more than `n` ids."""
         if n < 0:
             raise TokenizerError(f"wanted 0 or more tokens, got {n}")
         text = self._beginning(text, n)
@@ -371,8 +402,17 @@ class Tokenizer:
         from tinylm.tokenizer._chat import render
 
         ids: list[int] = []
-        for part in render(self, messages, add_generation_prompt, tools):
-            ids += [part] if isinstance(part, int) else self.encode(part)
+        find, alone = self._finder(()), self.engine.parts_alone
+        for number, part in enumerate(render(self, messages, add_generation_prompt, tools)):
+            if isinstance(part, int):
+                ids.append(part)
+                continue
+            try:
+                for start, end, id in whole(find, part):
+                    first = (alone or not number) and not start
+                    ids += self._encode(part[start:end], first) if id is None else [id]
+            except UnicodeEncodeError:
+                refuse_text(part)
         return ids
 
     # ---- ids → text ----

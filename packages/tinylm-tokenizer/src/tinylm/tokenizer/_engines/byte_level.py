@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinylm.tokenizer import kernels
 from tinylm.tokenizer._errors import TokenizerError
@@ -35,6 +35,7 @@ class ByteLevelEngine:
     """See `protocol.Engine`. `first` makes no difference here: nothing is put before a text."""
 
     algorithm = "bpe"
+    parts_alone = False
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -45,6 +46,9 @@ class ByteLevelEngine:
         named = {**self.special_tokens, **self.added_tokens}
         self._named = {id: text.encode() for text, id in named.items() if id not in vocabulary.tokens}
         self._encoder = kernels.make_encoder(vocabulary, self._named)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.vocabulary,)
 
     @property
     def backend(self) -> str:
@@ -164,6 +168,9 @@ class PartialEngine(ByteLevelEngine):
         super().__init__(vocabulary)
         self._absent = dict(absent)
         self._delete = b"".join(absent.values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.vocabulary, self._absent)
 
     @property
     def vocab_size(self) -> int:

@@ -27,6 +27,7 @@ class NaiveEngine:
 
     algorithm = "naive-bpe"
     backend = "python"
+    parts_alone = False
 
     def __init__(self, merges: list[naive_bpe.Pair], vocab: dict[str, int]) -> None:
         self.merges, self.vocab = merges, vocab

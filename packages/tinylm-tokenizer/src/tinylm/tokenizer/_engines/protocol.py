@@ -31,6 +31,8 @@ class Engine(Protocol):
     added_tokens: text → id; found in any text (user-defined symbols; `"special": false` in a tokenizer.json).
     flags: text → how that token is found, for those that are not found just as they are written.
     prefix, suffix: ids put around a text when `add_special_tokens` is asked for.
+    parts_alone: in a conversation each part between special tokens begins as a text does (files of SentencePiece, which
+    finds no special tokens in a text: its space goes before each of them).
     """
 
     special_tokens: dict[str, int]
@@ -38,6 +40,7 @@ class Engine(Protocol):
     flags: dict[str, Flags]
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
+    parts_alone: bool
 
     @property
     def algorithm(self) -> str:

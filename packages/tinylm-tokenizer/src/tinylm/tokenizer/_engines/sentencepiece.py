@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import regex
 
@@ -71,6 +71,7 @@ class SentencePieceEngine:
         self.added_tokens = dict(model.added_tokens)
         self.flags = dict(model.flags)
         self.prefix, self.suffix = model.prefix, model.suffix
+        self.parts_alone = any(isinstance(step, Spaces) for step in model.steps)
         self._kernel = make_encoder(model)
         if (
             self._kernel and self._kernel.normalizes
@@ -92,6 +93,9 @@ class SentencePieceEngine:
             for step in model.steps
             if not isinstance(step, Prepend) and not (isinstance(step, ReplaceSpaces) and step.at == "start")
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.model,)
 
     @property
     def backend(self) -> str:
@@ -341,6 +345,12 @@ class SentencePieceEngine:
         from tinylm.tokenizer._formats.json_sentencepiece import write
 
         return {"tokenizer.json": write(self.model)}
+
+    def written_otherwise(self) -> list[str]:
+        """What the tokenizer.json does in another way, a line each."""
+        from tinylm.tokenizer._formats.json_sentencepiece import otherwise
+
+        return otherwise(self.model)
 
 
 def _last_places(pattern: re.Pattern[str] | regex.Pattern[str], text: str) -> list[int]:

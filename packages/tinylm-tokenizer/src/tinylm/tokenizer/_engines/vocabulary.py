@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import overload
+from typing import Any, overload
 
 from tinylm.tokenizer._added import Flags
 from tinylm.tokenizer.byte_bpe import Pair, token_bytes
@@ -24,6 +24,9 @@ class RankedMerges(Sequence[Merge3]):
 
     def __init__(self, tokens: Mapping[int, bytes]) -> None:
         self._tokens = tokens
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._tokens,)  # a pickle has no need of what can be made again
 
     @cached_property
     def _merges(self) -> list[Merge3]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinylm.tokenizer import wordpiece
 from tinylm.tokenizer._engines.batch import on_threads
@@ -26,6 +26,7 @@ class WordPieceEngine:
     """See `protocol.Engine`. `first` makes no difference: nothing is put before a text."""
 
     algorithm = "wordpiece"
+    parts_alone = False
 
     def __init__(self, pieces: WordPieces) -> None:
         self.pieces = pieces
@@ -37,6 +38,9 @@ class WordPieceEngine:
         self._splitter = Splitter(pieces.rules)
         named = {**self.special_tokens, **self.added_tokens}
         self._names = {id: text for text, id in {**pieces.tokens, **named}.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.pieces,)
 
     @property
     def backend(self) -> str:

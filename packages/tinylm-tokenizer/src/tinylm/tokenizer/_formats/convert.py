@@ -13,7 +13,7 @@ from tinylm.tokenizer import wordpiece
 from tinylm.tokenizer._atomic import write_atomic
 from tinylm.tokenizer._engines.byte_level import ByteLevelEngine
 from tinylm.tokenizer._engines.sentencepiece import SentencePieceEngine
-from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Charsmap, Kind, Prepend, Spaces
+from tinylm.tokenizer._engines.sentencepiece_data import Prepend
 from tinylm.tokenizer._engines.wordpiece import WordPieceEngine
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._formats import sentencepiece_model, tiktoken_format
@@ -39,29 +39,17 @@ def convert(tokenizer: Tokenizer, target: Path) -> list[str]:
                 "wanted a directory, or a file called tokenizer.json, vocab.json, vocab.txt, *.tiktoken or *.model, "
                 f"got {target}"
             )
-        tokenizer.save(target.parent if target.name == "tokenizer.json" else target)
-        return _otherwise(tokenizer)
+        tokenizer._write(target.parent if target.name == "tokenizer.json" else target)
+        return tokenizer._otherwise()
     files, lines = write(tokenizer, target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        write_atomic(target.with_name(name), data)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_atomic(target.with_name(name), data)
+    except OSError as error:
+        raise TokenizerError(f"cannot write {target}: {error.strerror or error}") from None
     if tokenizer.chat_template is not None:
         lines.append(f"{target.name} has no place for the chat template")
-    return lines
-
-
-def _otherwise(tokenizer: Tokenizer) -> list[str]:
-    """What a tokenizer.json does in another way than SentencePiece's own files; see `json_sentencepiece.py`."""
-    if not isinstance(tokenizer.engine, SentencePieceEngine):
-        return []
-    model, lines = tokenizer.engine.model, []
-    if any(isinstance(step, Charsmap) and not step.by_grapheme for step in model.steps):
-        lines.append("it applies the rules of normalisation to grapheme clusters: some rare texts get other ids")
-    if any(isinstance(step, Spaces) and step.dummy_prefix for step in model.steps):
-        lines.append("it puts a space before each part between special tokens and user-defined symbols, not one alone")
-    named = [text for text, kind in zip(model.pieces, model.kinds, strict=True) if kind == Kind.USER_DEFINED]
-    if symbols := [text for text in named if text.strip(SPACE) and {SPACE, " "} & {*text}]:
-        lines.append(f"it finds these as they are written, where a ▁ is no space: {', '.join(map(repr, symbols))}")
     return lines
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Kind, Only, SentencePieceModel
+from tinylm.tokenizer._engines.sentencepiece_data import SPACE, Charsmap, Kind, Only, SentencePieceModel, Spaces
 from tinylm.tokenizer._errors import TokenizerError
 from tinylm.tokenizer._formats import json_steps
 from tinylm.tokenizer._formats.json_parts import Reader, boolean, dump, short, write_added_tokens, write_template
@@ -174,6 +174,19 @@ def write(model: SentencePieceModel) -> bytes:
             "model": _unigram(model) if model.algorithm == "unigram" else _bpe(model),
         }
     )
+
+
+def otherwise(model: SentencePieceModel) -> list[str]:
+    """What the tokenizer.json of `model` does in another way than SentencePiece's own files, a line each."""
+    lines = []
+    if any(isinstance(step, Charsmap) and not step.by_grapheme for step in model.steps):
+        lines.append("it applies the rules of normalisation to grapheme clusters: some rare texts get other ids")
+    if any(isinstance(step, Spaces) and step.dummy_prefix for step in model.steps):
+        lines.append("it puts a space before each part between special tokens and user-defined symbols, not one alone")
+    named = [text for text, kind in zip(model.pieces, model.kinds, strict=True) if kind == Kind.USER_DEFINED]
+    if symbols := [text for text in named if text.strip(SPACE) and {SPACE, " "} & {*text}]:
+        lines.append(f"it finds these as they are written, where a ▁ is no space: {', '.join(map(repr, symbols))}")
+    return lines
 
 
 def _unigram(model: SentencePieceModel) -> dict[str, Any]:

@@ -87,6 +87,17 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
     return Loaded(engine, {"tokenizer.json": data}, settings=settings, **beside)
 
 
+def says_no_pattern(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` names no pattern: a *.tiktoken that is not known, or vocab.json + merges.txt."""
+    from tinylm.tokenizer._formats import tiktoken_format
+
+    path = Path(path)
+    path = _in_directory(path) if path.is_dir() else path
+    if path.suffix == ".tiktoken":
+        return not tiktoken_format.is_known(_bytes(path))
+    return path.name in ("vocab.json", "merges.txt")
+
+
 def _ranks(path: Path, pattern: str | None, special_tokens: dict[str, int]) -> Engine:
     from tinylm.tokenizer._engines import byte_level
     from tinylm.tokenizer._formats import tiktoken_format

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from tinylm.tokenizer import kernels
 from tinylm.tokenizer._engines.vocabulary import RankedMerges, Vocabulary
 from tinylm.tokenizer._errors import TokenizerError
+from tinylm.tokenizer._formats.json_parts import MAX_ID
 from tinylm.tokenizer.patterns import TRAINABLE
 
 _END = "<|endoftext|>"
@@ -34,6 +35,11 @@ KNOWN: dict[str, tuple[str, dict[str, int]]] = {
 }
 
 
+def is_known(data: bytes) -> bool:
+    """Whether the pattern and the special tokens of this rank file are known."""
+    return hashlib.sha256(data).hexdigest() in KNOWN
+
+
 def read(data: bytes, where: str, pattern: str | None, special_tokens: Mapping[str, int]) -> Vocabulary:
     """The vocabulary of a rank file. Errors: TokenizerError for broken lines, and for an unknown file."""
     known = KNOWN.get(hashlib.sha256(data).hexdigest())
@@ -42,14 +48,26 @@ def read(data: bytes, where: str, pattern: str | None, special_tokens: Mapping[s
     if pattern is None:
         raise TokenizerError(
             f"{where} is none of the known rank files (r50k_base, p50k_base, cl100k_base, o200k_base); say which "
-            f'pattern cuts the text: Tokenizer.load(..., pattern="cl100k"), one of {", ".join(TRAINABLE)}'
+            f'pattern cuts the text: pattern="cl100k" (--pattern cl100k), one of {", ".join(TRAINABLE)}'
         )
     tokens = kernels.read_ranks(data) or _tokens(data, where)
-    for text, id in special_tokens.items():
-        if id in tokens:
-            raise TokenizerError(f"{where}: the special token {text!r} cannot have the id {id}: that is {tokens[id]!r}")
+    _check_specials(special_tokens, tokens, where)
     merges = RankedMerges(tokens)
     return Vocabulary(tokens, merges, dict(special_tokens), (pattern,), True, merges_make_all=known is not None)
+
+
+def _check_specials(special_tokens: Mapping[str, int], tokens: Mapping[int, bytes], where: str) -> None:
+    """Raise TokenizerError for special tokens that are no texts, or have no id of their own."""
+    names: dict[int, str] = {}
+    for text, id in special_tokens.items():
+        if not isinstance(text, str) or not text or any("\ud800" <= character <= "\udfff" for character in text):
+            raise TokenizerError(f"{where}: wanted special tokens that are text, got {text!r}")
+        if type(id) is not int or not 0 <= id <= MAX_ID:
+            raise TokenizerError(f"{where}: wanted an id from 0 to {MAX_ID} for the special token {text!r}, got {id!r}")
+        if id in tokens or id in names:
+            taken = repr(tokens.get(id) or names[id])
+            raise TokenizerError(f"{where}: the special token {text!r} cannot have the id {id}: that is {taken}")
+        names[id] = text
 
 
 def _tokens(data: bytes, where: str) -> dict[int, bytes]:

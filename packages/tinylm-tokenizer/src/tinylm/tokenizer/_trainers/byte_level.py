@@ -14,6 +14,7 @@ from tinylm.tokenizer import byte_bpe_fast, kernels
 from tinylm.tokenizer._engines.protocol import Progress
 from tinylm.tokenizer._engines.vocabulary import Vocabulary, from_training
 from tinylm.tokenizer._errors import TokenizerError
+from tinylm.tokenizer._formats.json_byte_level import from_printable, is_printable
 from tinylm.tokenizer._text.pretokenize import split
 from tinylm.tokenizer._trainers import counting
 from tinylm.tokenizer._trainers.corpus import Chunk, Corpus
@@ -73,6 +74,11 @@ def _check(vocab_size: int, pattern: str, special_tokens: Sequence[str], threads
         raise TokenizerError(f"unknown pattern {pattern!r}: choose one of {', '.join(TRAINABLE)}")
     if len(set(special_tokens)) != len(special_tokens) or not all(special_tokens):
         raise TokenizerError(f"wanted special tokens that differ and are not empty, got {list(special_tokens)}")
+    for text in special_tokens:
+        if _may_be_learned(text, pattern):
+            raise TokenizerError(
+                f"the special token {text!r} can be the name of a learned token, too; write it like <|this|>"
+            )
     least = 256 + len(special_tokens)
     if not isinstance(vocab_size, int) or vocab_size < least:
         raise TokenizerError(
@@ -81,3 +87,13 @@ def _check(vocab_size: int, pattern: str, special_tokens: Sequence[str], threads
         )
     if vocab_size >= 2**24:
         raise TokenizerError(f"wanted a vocab_size below 2**24 (16,777,216), got {vocab_size}")
+
+
+def _may_be_learned(text: str, pattern: str) -> bool:
+    """Whether a tokenizer.json, which has one place for a name, may have to hold `text` as a token, too."""
+    if not is_printable(text):
+        return False
+    try:
+        return len(text) == 1 or len(split(from_printable(text).decode(), (pattern,))) == 1
+    except UnicodeDecodeError:
+        return False
