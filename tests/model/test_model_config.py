@@ -108,7 +108,7 @@ def test_a_shape_that_contradicts_itself_is_refused(changes, words):
         TransformerConfig.preset("qwen3", 100, 2, **changes)
 
 
-@pytest.mark.parametrize(("preset", "depth"), [("gtp2", 2), ("gpt2", 0), ("gpt2", True), ("gpt2", 2.0)])
+@pytest.mark.parametrize(("preset", "depth"), [("gtp2", 2), ([], 2), ("gpt2", 0), ("gpt2", True), ("gpt2", 2.0)])
 def test_a_wrong_preset_or_depth_is_refused(preset, depth):
     with pytest.raises(ModelError, match="wanted"):
         TransformerConfig.preset(preset, 100, depth)

@@ -51,7 +51,7 @@ _QUERIES_PER_KEY = {"mistral": 4, "smollm2": 3}  # where the heads divide so; el
 
 def fields(name: str, depth: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """Every field of the shape but vocab_size and depth; what `overrides` names stays as it is given."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ModelError(f"preset: wanted one of {sorted(PRESETS)}, got {name!r}")
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
         raise ModelError(f"config: wanted depth to be a whole number of at least 1, got {depth!r}")
