@@ -1,4 +1,4 @@
-"""Small models that the model tests share: one of each family, with weights large enough to matter."""
+"""What the model tests share: small models, one of each family, with weights large enough to matter; how to compare."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ if not torch.cuda.is_available():  # before Triton is imported: its kernels are 
     os.environ["TRITON_INTERPRET"] = "1"
 
 from tinylm.model import Transformer, TransformerConfig
+
+_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _small(preset: str, **overrides: object) -> Transformer:
@@ -25,6 +27,44 @@ def _small(preset: str, **overrides: object) -> Transformer:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return model.eval()
+
+
+def _numbers(*shape: int, layout: int = 0) -> torch.Tensor:
+    """Random numbers of `shape`: 0 in order in memory, 1 with the two middle axes swapped there, 2 every other one of a
+    larger tensor, 3 a slice that begins somewhere in a larger one."""
+    if layout == 1 and len(shape) > 2:
+        x = torch.randn(shape[0], shape[2], shape[1], *shape[3:]).transpose(1, 2)
+    elif layout == 2:
+        x = torch.randn(*shape[:-1], 2 * shape[-1])[..., ::2]
+    elif layout == 3:
+        x = torch.randn(*(size + 3 for size in shape))[tuple(slice(1, size + 1) for size in shape)]
+    else:
+        x = torch.randn(shape)
+    return x.to(_DEVICE).requires_grad_()
+
+
+def _same(kernel, reference, *inputs, atol=2e-5) -> None:
+    """Both give the same result, and the same gradients for an upstream gradient that is not in order in memory."""
+    got, wanted = kernel(*inputs), reference(*inputs)
+    upstream = torch.randn(*wanted.shape[:-1], wanted.shape[-1] + 1)[..., 1:] if wanted.ndim else torch.randn(())
+    torch.testing.assert_close(got, wanted, atol=atol, rtol=1e-4)
+    upstream = upstream.to(_DEVICE)
+    for mine, theirs in zip(
+        torch.autograd.grad(got, inputs, upstream), torch.autograd.grad(wanted, inputs, upstream), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, atol=atol, rtol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def numbers():
+    """numbers(*shape, layout=0) -> random numbers in one of the orders in memory that a kernel must take."""
+    return _numbers
+
+
+@pytest.fixture(scope="session")
+def same():
+    """same(kernel, reference, *inputs, atol=2e-5): asserts that both agree, forward and backward."""
+    return _same
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The same model on a GPU: fp32 against the CPU, bf16 against float64, the cache, and the chunked loss.
 
-The kernels by themselves, compiled and run in float32: test_model_kernels.py, which uses the GPU where there is one.
+The kernels by themselves, compiled and run in float32: test_model_kernels*.py, which use the GPU where there is one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Every Triton kernel beside its reference, forward and backward: by the interpreter on a CPU, for real on a GPU.
+"""The Triton kernels beside their references, forward and backward: by the interpreter on a CPU, for real on a GPU.
 
 The interpreter computes bfloat16 wrongly, so that float32 is compared here, and bfloat16 in test_model_cuda.py. What it
-does not check either, the compiler does: the last test compiles the kernels for GPUs that need not be here.
+does not check either, the compiler does: a test here compiles the kernels for GPUs that need not be here. The two large
+ones have files of their own, test_model_kernels_attention.py and test_model_kernels_cross_entropy.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,9 +23,9 @@ pytest.importorskip("triton", reason="Triton is not installed: it has wheels for
 
 from tinylm.model import ModelError, Transformer, generate, kernels
 from tinylm.model.attention import attend
-from tinylm.model.kernels import _launch, attention, attention_backward, attention_forward, cross_entropy
+from tinylm.model.kernels import _launch, attention
 from tinylm.model.kernels.attention import attention_reference, flash_attention, flash_attention_varlen
-from tinylm.model.kernels.cross_entropy import cross_entropy_reference, linear_cross_entropy
+from tinylm.model.kernels.cross_entropy import linear_cross_entropy
 from tinylm.model.kernels.rmsnorm import rmsnorm, rmsnorm_reference
 from tinylm.model.kernels.rope import rope, rope_reference
 from tinylm.model.kernels.swiglu import swiglu, swiglu_reference
@@ -35,41 +35,15 @@ COMPILER = Path(__file__).parents[2] / "packages" / "tinylm-model" / "benchmarks
 few = settings(max_examples=8, deadline=None, derandomize=True)
 
 
-def numbers(*shape: int, layout: int = 0) -> torch.Tensor:
-    """Random numbers of `shape`: 0 in order in memory, 1 with the two middle axes swapped there, 2 every other one of a
-    larger tensor, 3 a slice that begins somewhere in a larger one."""
-    if layout == 1 and len(shape) > 2:
-        x = torch.randn(shape[0], shape[2], shape[1], *shape[3:]).transpose(1, 2)
-    elif layout == 2:
-        x = torch.randn(*shape[:-1], 2 * shape[-1])[..., ::2]
-    elif layout == 3:
-        x = torch.randn(*(size + 3 for size in shape))[tuple(slice(1, size + 1) for size in shape)]
-    else:
-        x = torch.randn(shape)
-    return x.to(DEVICE).requires_grad_()
-
-
-def same(kernel, reference, *inputs, atol=2e-5) -> None:
-    """Both give the same result, and the same gradients for an upstream gradient that is not in order in memory."""
-    got, wanted = kernel(*inputs), reference(*inputs)
-    upstream = torch.randn(*wanted.shape[:-1], wanted.shape[-1] + 1)[..., 1:] if wanted.ndim else torch.randn(())
-    torch.testing.assert_close(got, wanted, atol=atol, rtol=1e-4)
-    upstream = upstream.to(DEVICE)
-    for mine, theirs in zip(
-        torch.autograd.grad(got, inputs, upstream), torch.autograd.grad(wanted, inputs, upstream), strict=True
-    ):
-        torch.testing.assert_close(mine, theirs, atol=atol, rtol=1e-4)
-
-
 @few
 @given(rows=st.integers(0, 70), size=st.integers(1, 300), layout=st.integers(0, 3), seed=st.integers(0, 9))
-def test_rmsnorm(rows, size, layout, seed):
+def test_rmsnorm(rows, size, layout, seed, numbers, same):
     torch.manual_seed(seed)
     x, weight = numbers(rows, 2, size, layout=layout), numbers(size)
     same(lambda x, w: rmsnorm(x, w, 1e-6), lambda x, w: rmsnorm_reference(x, w, 1e-6, x.dtype), x, weight, atol=1e-4)
 
 
-def test_rmsnorm_of_many_rows_sums_its_weights_gradient_in_programs(monkeypatch):
+def test_rmsnorm_of_many_rows_sums_its_weights_gradient_in_programs(monkeypatch, numbers, same):
     monkeypatch.setattr("tinylm.model.kernels.rmsnorm.PROGRAMS", 2)
     same(
         lambda x, w: rmsnorm(x, w, 1e-6), lambda x, w: rmsnorm_reference(x, w, 1e-6, x.dtype),
@@ -82,7 +56,7 @@ def test_rmsnorm_of_many_rows_sums_its_weights_gradient_in_programs(monkeypatch)
     batch=st.integers(1, 3), heads=st.integers(1, 5), time=st.integers(0, 20), half=st.integers(1, 40),
     layout=st.integers(0, 3), tables=st.sampled_from(["time", "one", "batch"]), seed=st.integers(0, 9),
 )  # fmt: skip
-def test_rope(batch, heads, time, half, layout, tables, seed):
+def test_rope(batch, heads, time, half, layout, tables, seed, numbers, same):
     torch.manual_seed(seed)
     shape = {"time": (time, half), "one": (1, 1, time, half), "batch": (batch, 1, time, half)}[tables]
     angles = torch.randn(shape, device=DEVICE)
@@ -93,127 +67,13 @@ def test_rope(batch, heads, time, half, layout, tables, seed):
 
 @few
 @given(rows=st.integers(0, 9), size=st.integers(1, 2500), layouts=st.tuples(st.integers(0, 3), st.integers(0, 3)))
-def test_swiglu(rows, size, layouts):
+def test_swiglu(rows, size, layouts, numbers, same):
     torch.manual_seed(rows)
     same(swiglu, swiglu_reference, *(numbers(rows, 3, size, layout=layout) for layout in layouts))
 
 
-def test_swiglu_of_large_numbers():
+def test_swiglu_of_large_numbers(numbers, same):
     same(swiglu, swiglu_reference, (numbers(4, 9) * 80).detach().requires_grad_(), numbers(4, 9), atol=1e-3)
-
-
-@few
-@given(
-    batch=st.integers(1, 2), kv_heads=st.integers(1, 2), group=st.integers(1, 3), queries=st.integers(0, 90),
-    keys=st.integers(0, 90), size=st.sampled_from([1, 16, 20, 64, 80, 96, 128]),
-    window=st.sampled_from([None, None, 1, 7, 40, 1000]), layout=st.integers(0, 3),
-)  # fmt: skip
-def test_attention(batch, kv_heads, group, queries, keys, size, window, layout):
-    """Also with fewer keys than queries: the first of these see nothing, and give zeros."""
-    torch.manual_seed(queries)
-    q = numbers(batch, kv_heads * group, queries, size, layout=layout)
-    k, v = numbers(batch, kv_heads, keys, size, layout=layout), numbers(batch, kv_heads, keys, size)
-    same(
-        lambda q, k, v: flash_attention(q, k, v, window), lambda q, k, v: attention_reference(q, k, v, window), q, k, v
-    )
-
-
-@pytest.mark.parametrize("window", [None, 100])
-def test_attention_over_many_blocks(window):
-    """Blocks on the diagonal, on the window's edge, and whole ones between."""
-    torch.manual_seed(0)
-    q, k, v = (numbers(1, 1, 300, 16) for _ in range(3))
-    same(
-        lambda q, k, v: flash_attention(q, k, v, window), lambda q, k, v: attention_reference(q, k, v, window), q, k, v
-    )
-
-
-@few
-@given(
-    lengths=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=3),
-    window=st.sampled_from([None, None, 5]), same_keys=st.booleans(),
-)  # fmt: skip
-def test_attention_of_sequences_of_different_lengths(lengths, window, same_keys):
-    torch.manual_seed(len(lengths))
-    if same_keys:
-        lengths = [(queries, queries) for queries, _ in lengths]
-    starts, key_starts = (
-        torch.tensor([0, *part], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(DEVICE)
-        for part in zip(*lengths, strict=True)
-    )
-    longest, longest_keys = (max(part) for part in zip(*lengths, strict=True))
-    q, k, v = numbers(starts[-1], 4, 16, layout=3), numbers(key_starts[-1], 2, 16), numbers(key_starts[-1], 2, 16)
-
-    def kernel(q, k, v):
-        if same_keys:
-            return flash_attention_varlen(q, k, v, starts, longest, window)
-        return flash_attention_varlen(q, k, v, starts, longest, window, key_starts, longest_keys)
-
-    def reference(q, k, v):
-        pieces = [
-            attention_reference(*(x.transpose(0, 1)[None] for x in parts), window)[0].transpose(0, 1)
-            for parts in zip(
-                q.split([a for a, _ in lengths]), k.split([b for _, b in lengths]), v.split([b for _, b in lengths]),
-                strict=True,
-            )
-        ]  # fmt: skip
-        return torch.cat(pieces)
-
-    same(kernel, reference, q, k, v)
-
-
-@pytest.mark.parametrize(("size", "window"), [(64, None), (64, 70), (128, None)])
-def test_attention_in_float16(size, window):
-    """The blocks of 16-bit types, which are others than float32's: within 4 roundings of 2^-11 of float64."""
-    torch.manual_seed(0)
-    q, k, v, dy = (torch.randn(1, heads, 200, size, device=DEVICE).half() for heads in (2, 1, 1, 2))
-    inputs, exact = ([x.to(kind).requires_grad_() for x in (q, k, v)] for kind in (torch.half, torch.double))
-    got, wanted = flash_attention(*inputs, window), attention_reference(*exact, window)
-    pairs = zip(torch.autograd.grad(got, inputs, dy), torch.autograd.grad(wanted, exact, dy.double()), strict=True)
-    for mine, theirs in ((got, wanted), *pairs):
-        assert (mine.double() - theirs).abs().max() <= 4 * 2**-11 * theirs.abs().max()
-
-
-@few
-@given(
-    rows=st.integers(0, 30), vocab=st.integers(1, 200), ignored=st.sampled_from([0.0, 0.3, 1.0]),
-    reduction=st.sampled_from(["mean", "sum", "none"]), layout=st.integers(0, 3),
-)  # fmt: skip
-def test_linear_cross_entropy(rows, vocab, ignored, reduction, layout):
-    torch.manual_seed(rows)
-    targets = torch.randint(0, vocab, (rows,), device=DEVICE)
-    targets[torch.rand(rows, device=DEVICE) < ignored] = -100
-
-    def plain(hidden, weight):
-        losses = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
-        if reduction == "none":
-            return losses
-        return losses.sum() / (max(1, int((targets != -100).sum())) if reduction == "mean" else 1)
-
-    before = cross_entropy.CHUNK_NUMBERS, cross_entropy.BLOCK
-    cross_entropy.CHUNK_NUMBERS, cross_entropy.BLOCK = 7 * vocab, 64  # several chunks, several blocks a row
-    try:
-        hidden, weight = numbers(rows, 8, layout=layout), numbers(vocab, 8, layout=layout)
-        same(lambda h, w: linear_cross_entropy(h, w, targets, reduction), plain, hidden, weight, atol=1e-4)
-    finally:
-        cross_entropy.CHUNK_NUMBERS, cross_entropy.BLOCK = before
-
-
-def test_a_graph_that_is_kept_gives_its_gradients_again():
-    torch.manual_seed(0)
-    chosen = [torch.randn(rows, 8, device=DEVICE).requires_grad_() for rows in (5, 11)]
-    loss = linear_cross_entropy(*chosen, torch.arange(5, device=DEVICE), "mean")
-    first = torch.autograd.grad(loss, chosen, torch.tensor(3.0, device=DEVICE), retain_graph=True)
-    again = torch.autograd.grad(loss, chosen, torch.tensor(3.0, device=DEVICE))
-    for wanted, got in zip(first, again, strict=True):
-        assert torch.equal(got, wanted)
-
-
-def test_the_cross_entropy_reference_is_torchs():
-    logits, targets = numbers(6, 9), torch.tensor([0, 8, -100, 3, 3, 1], device=DEVICE)
-    losses = F.cross_entropy(logits, targets, reduction="none")
-    (gradient,) = torch.autograd.grad(losses.sum(), logits)
-    torch.testing.assert_close(cross_entropy_reference(logits.detach(), targets), (losses.detach(), gradient))
 
 
 @pytest.fixture
@@ -253,39 +113,6 @@ def test_under_autocast_keys_and_queries_may_be_of_another_type(preset, options,
         y = attend(q, q, q.half())
     assert y.dtype == torch.float16
     torch.testing.assert_close(y.float(), attention_reference(q, q, q), atol=3e-3, rtol=0)
-
-
-@pytest.mark.parametrize("target", [50, 55, -1, -101])
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_a_target_outside_the_vocabulary_is_not_a_number(target, reduction):
-    hidden, weight = numbers(3, 8), numbers(50, 8)
-    loss = linear_cross_entropy(hidden, weight, torch.tensor([1, target, -100], device=DEVICE), reduction)
-    if reduction == "none":
-        assert loss.isnan().tolist() == [False, True, False]
-        loss = loss.sum()
-    assert loss.isnan()
-    (gradient,) = torch.autograd.grad(loss, hidden)
-    assert gradient.isnan().any(dim=1).tolist()[1:] == [True, False]
-
-
-def test_every_grid_has_one_axis(monkeypatch):
-    """A second one would end at 65,535 programs: so many sequences and heads are a batch."""
-    grids = []
-
-    class Recorded:
-        def __init__(self, kernel):
-            self.kernel = kernel
-
-        def __getitem__(self, grid):
-            grids.append(grid)
-            return self.kernel[grid]
-
-    for module, name in ((attention_forward, "_forward"), (attention_backward, "_delta"),
-                         (attention_backward, "_key_gradients"), (attention_backward, "_query_gradients")):  # fmt: skip
-        monkeypatch.setattr(module, name, Recorded(getattr(module, name)))
-    q, k = numbers(2, 4, 70, 8), numbers(2, 2, 70, 8)
-    same(flash_attention, attention_reference, q, k, k)
-    assert [len(grid) for grid in grids] == [1, 1, 1, 1]
 
 
 def test_every_launch_is_on_the_tensors_own_device(monkeypatch):
@@ -379,13 +206,6 @@ def test_what_a_kernel_does_not_take_is_refused():
     if DEVICE == "cpu":
         with pytest.raises(ModelError, match="bfloat16"):
             swiglu(x.bfloat16(), x.bfloat16())
-
-
-def test_the_same_gradients_bit_for_bit():
-    torch.manual_seed(0)
-    q, k, v = numbers(1, 4, 70, 16), numbers(1, 2, 70, 16), numbers(1, 2, 70, 16)
-    runs = [torch.autograd.grad(flash_attention(q, k, v).sin().sum(), (q, k, v)) for _ in range(2)]
-    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
 @pytest.mark.skipif(not COMPILER.exists(), reason="the benchmarks are not here, only the installed package")
