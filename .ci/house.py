@@ -41,6 +41,7 @@ PEERS = str(ROOT / "packages" / "tinylm-tokenizer" / "benchmarks" / "peers.txt")
 FETCH_DATA = str(ROOT / "packages" / "tinylm-tokenizer" / "benchmarks" / "fetch_data.py")
 
 os.environ.pop("PYTHONPATH", None)  # nothing but installed packages is importable in a session
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled when it is first imported: see install
 os.environ["PIP_BUILD_CONSTRAINT"] = CONSTRAINTS
 os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
 os.environ["TINYLM_DATA"] = str(ROOT / "data" / "raw")  # where fetch_data.py writes, and tests and benchmarks read
@@ -57,13 +58,14 @@ def install(
     """Install into the session's environment, every version as tests/constraints.txt (or another file) pins it.
 
     Where the test runs unwatched (CI is set) the environments of the sessions before go first: all together take 17 GB.
-    The quickstart's stays, which people use.
+    The quickstart's stays, which people use. Nothing is compiled in advance: PyTorch and transformers would take half a
+    minute an environment, and most of them is never imported.
     """
     if os.environ.get("CI"):
         for earlier in ROOT.glob(".nox/*/pyvenv.cfg"):
             if earlier.parent != Path(session.virtualenv.location) and earlier.parent.name != "quickstart":
                 shutil.rmtree(earlier.parent, ignore_errors=True)
-    session.install("-c", constraints, *what, silent=silent, log=log)
+    session.install("--no-compile", "-c", constraints, *what, silent=silent, log=log)
 
 
 def pytest(session: nox.Session, folder: str, *options: str) -> None:

@@ -35,13 +35,16 @@ def run_command(name: str, *arguments: object, file_size_limit: int | None = Non
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, file_size_limit))
 
+    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    if file_size_limit is not None:
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # no halves of Python's own files
     return subprocess.run(
         [*start, *map(str, arguments)],
         capture_output=True,
         text=True,
         encoding="utf-8",
         stdin=subprocess.DEVNULL,
-        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        env=environment,
         timeout=240,
         check=False,
         preexec_fn=limit if file_size_limit is not None else None,
