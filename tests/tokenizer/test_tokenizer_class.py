@@ -2,8 +2,11 @@
 
 import copy
 import itertools
+import os
 import pickle
 import re
+import signal
+import threading
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -378,3 +381,31 @@ def test_allowed_special_is_all_or_names(any_tok: Tokenizer) -> None:
         for wrong in (5, 1.5, True, [["a"]], [None], ["<|nothing|>"]):
             with pytest.raises(TokenizerError, match="special token"):
                 call(wrong)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("algorithm", choose.ALGORITHMS)
+def test_a_process_that_was_forked_while_threads_encoded_can_encode(algorithm: str, corpus: list[str]) -> None:
+    tok = Tokenizer.train(corpus, vocab_size=500, algorithm=algorithm)
+    short, long = corpus[0][:200], corpus[0][:5000]
+    wanted, done = tok.encode(long), threading.Event()
+
+    def encode() -> None:
+        while not done.is_set():
+            tok.encode_batch([short] * 200, threads=2)
+            tok.encode_array(long * 30)  # the kernels give Python's lock back for it
+
+    threads = [threading.Thread(target=encode) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100):
+            if (child := os.fork()) == 0:
+                signal.alarm(60)  # one that waits for a lock for ever is ended
+                os._exit(0 if tok.encode(long) == wanted == tok.encode_batch([long] * 3, threads=2)[2] else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()

@@ -122,6 +122,8 @@ class SentencePieceEncoder {
         return lists;
     }
 
+    void after_fork() { encoder_->after_fork(); }
+
   private:
     static constexpr Py_ssize_t kKeepGil = 4096;  // characters: for less, giving the GIL back costs more than it saves
     static constexpr size_t kTogether = 64;       // texts that a thread takes at a time
@@ -213,7 +215,8 @@ void bind_sentencepiece(nb::module_& module) {
         .def("encode_array", &SentencePieceEncoder::encode_array, nb::arg("text"), nb::arg("first") = true)
         .def("encode_on", &SentencePieceEncoder::encode_on, nb::arg("text"), nb::arg("first"), nb::arg("sum"),
              nb::arg("after_unknown"))
-        .def("encode_batch", &SentencePieceEncoder::encode_batch, nb::arg("texts"), nb::arg("threads"));
+        .def("encode_batch", &SentencePieceEncoder::encode_batch, nb::arg("texts"), nb::arg("threads"))
+        .def("after_fork", &SentencePieceEncoder::after_fork);
 }
 
 }  // namespace tinylm

@@ -7,8 +7,7 @@
 // block at a time.
 #pragma once
 
-#include <mutex>
-
+#include "idle.hpp"
 #include "sentencepiece_cuts.hpp"
 #include "sentencepiece_normalizer.hpp"
 #include "sentencepiece_parts.hpp"
@@ -30,7 +29,7 @@ class Encoder {
           parts_(texts, options, std::move(bpe), std::move(unigram)),
           has_symbols_(!symbols.empty()) {
         symbols_.build(std::move(symbols));
-        idle_.push_back(std::make_unique<Worker>());
+        idle_.give_back(std::make_unique<Worker>());
     }
 
     // A text that is being encoded.
@@ -78,15 +77,8 @@ class Encoder {
     }
 
     std::unique_ptr<Worker> take() const {
-        {
-            const std::lock_guard lock(*mutex_);
-            if (!idle_.empty()) {
-                std::unique_ptr<Worker> worker = std::move(idle_.back());
-                idle_.pop_back();
-                return worker;
-            }
-        }
-        return std::make_unique<Worker>();
+        std::unique_ptr<Worker> worker = idle_.take();
+        return worker ? std::move(worker) : std::make_unique<Worker>();
     }
 
     void give_back(std::unique_ptr<Worker> worker) const {
@@ -96,9 +88,10 @@ class Encoder {
             worker->bpe = {};
             worker->unigram = {};
         }
-        const std::lock_guard lock(*mutex_);
-        idle_.push_back(std::move(worker));
+        idle_.give_back(std::move(worker));
     }
+
+    void after_fork() { idle_.after_fork(); }
 
   private:
     static constexpr size_t kBlock = 1 << 16;  // bytes that are normalised at a time: the processor's cache holds them
@@ -162,8 +155,7 @@ class Encoder {
     Parts parts_;
     Trie symbols_;
     bool has_symbols_;
-    std::unique_ptr<std::mutex> mutex_ = std::make_unique<std::mutex>();
-    mutable std::vector<std::unique_ptr<Worker>> idle_;
+    Idle<Worker> idle_;
 };
 
 }  // namespace tinylm::sentencepiece

@@ -79,7 +79,10 @@ std::unique_ptr<WordPieceTrainer> trainer(WordCounts& self, size_t most) {
 }  // namespace
 
 void bind_wordpiece(nb::module_& module) {
-    nb::class_<WordPiece>(module, "WordPiece").def("__init__", &make).def("encode", &encode);
+    nb::class_<WordPiece>(module, "WordPiece")
+        .def("__init__", &make)
+        .def("encode", &encode)
+        .def("after_fork", &WordPiece::after_fork);
     nb::class_<WordPieceTrainer>(module, "WordPieceTrainer")
         .def_prop_ro("alphabet", &WordPieceTrainer::alphabet)
         .def("step", &WordPieceTrainer::step, nb::call_guard<nb::gil_scoped_release>());

@@ -7,8 +7,8 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 
+#include "idle.hpp"
 #include "ids.hpp"
 #include "wordpiece_trie.hpp"
 #include "wordpiece_words.hpp"
@@ -38,9 +38,10 @@ class WordPiece {
     void encode(std::string_view text, IdArray& ids) const {
         std::unique_ptr<Worker> worker = take();
         Run{*this, *worker, ids}.all(text);
-        std::lock_guard lock(mutex_);
-        idle_.push_back(std::move(worker));
+        idle_.give_back(std::move(worker));
     }
+
+    void after_fork() { idle_.after_fork(); }
 
   private:
     static constexpr int kBits = 16;
@@ -137,15 +138,8 @@ class WordPiece {
     }
 
     std::unique_ptr<Worker> take() const {
-        {
-            std::lock_guard lock(mutex_);
-            if (!idle_.empty()) {
-                std::unique_ptr<Worker> worker = std::move(idle_.back());
-                idle_.pop_back();
-                return worker;
-            }
-        }
-        return std::make_unique<Worker>(Worker{first_table_, Word(4 * longest_ + 4), {}});
+        std::unique_ptr<Worker> worker = idle_.take();
+        return worker ? std::move(worker) : std::make_unique<Worker>(Worker{first_table_, Word(4 * longest_ + 4), {}});
     }
 
     BasicTokenizer basic_;
@@ -154,8 +148,7 @@ class WordPiece {
     uint32_t unknown_;
     size_t longest_;
     std::array<uint32_t, 128> alone_;
-    mutable std::mutex mutex_;
-    mutable std::vector<std::unique_ptr<Worker>> idle_;
+    Idle<Worker> idle_;
 };
 
 }  // namespace tinylm

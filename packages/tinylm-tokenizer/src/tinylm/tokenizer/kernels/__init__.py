@@ -14,7 +14,9 @@ the Python rung, and one warning says so at first use.
 
 from __future__ import annotations
 
+import os
 import warnings
+import weakref
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -46,6 +48,20 @@ def _warn_once() -> None:
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+_with_locks: weakref.WeakSet[Any] = weakref.WeakSet()  # encoders whose `after_fork` is to be called
+
+
+def _after_fork() -> None:
+    """A thread that encoded when the process was forked (DataLoader's workers) may have held a lock, and in the child
+    nobody would ever give it back."""
+    for encoder in _with_locks:
+        encoder.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def available() -> bool:

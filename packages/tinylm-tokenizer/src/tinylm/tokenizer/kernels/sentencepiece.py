@@ -63,6 +63,11 @@ class Encoder:
         )
         # encode(text, first=True): the ids; first: it starts the whole text. UnicodeEncodeError: a lone surrogate.
         self.encode: Callable[..., list[int]] = self._encoder.encode
+        kernels._with_locks.add(self)
+
+    def after_fork(self) -> None:
+        """Threads of the process that this one was forked from hold nothing here."""
+        self._encoder.after_fork()
 
     def encode_array(self, text: str, first: bool = True) -> NDArray[np.uint32]:
         """What `encode` gives, as an array."""

@@ -101,6 +101,11 @@ class Encoder:
             rules.lower,
             *_characters(rules),
         )
+        kernels._with_locks.add(self)
+
+    def after_fork(self) -> None:
+        """Threads of the process that this one was forked from hold nothing here."""
+        self._encoder.after_fork()
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`. Errors: UnicodeEncodeError for a lone surrogate."""
