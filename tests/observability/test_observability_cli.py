@@ -145,7 +145,10 @@ def on_a_terminal(*arguments: object) -> str:
 
 
 def test_list_on_a_terminal_of_80_columns_breaks_no_word(runs: Path) -> None:
-    with obs.init(runs / "quickstart-600-0" / "run") as run:
+    assert on_a_terminal("list", runs).split()[:4] == ["run", "name", "status", "step"]
+    for name in ("a", "b"):
+        obs.init(runs / name / "run", name=name).finish()
+    with obs.init(runs / "quickstart-600-0" / "run", name="run") as run:
         run.log({"loss": 4.5, "bits_per_character": 2.2, "validation_bits_per_character": 2.4}, step=123_456)
         run.alert("nan", "blocks.3.mlp.up", "its output is not finite", step=17)
     text = on_a_terminal("list", runs)

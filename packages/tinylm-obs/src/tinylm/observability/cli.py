@@ -102,7 +102,9 @@ def list_runs(
     if rows:
         columns = ["run", "name", "status", "attempt", "step", "loss", "bits/char", "validation", "started", "duration"]
         columns.append("alerts")
-        print_table(columns, rows, range(3, 10), spare=("duration", "bits/char", "started", "attempt", "name"))
+        spare = ["duration", "bits/char", "started", "attempt"]
+        told = all(row[1] in Path(row[0]).parts for row in rows)  # by the directory: then the name can go first
+        print_table(columns, rows, range(3, 10), [*spare, "name"] if told else ["name", *spare])
     for message in unreadable:
         print(visible(f"unreadable: {message}"), file=sys.stderr)
     if not rows:
