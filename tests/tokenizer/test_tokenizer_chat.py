@@ -251,3 +251,37 @@ def test_each_part_of_a_conversation_begins_a_text_of_a_model_file(tmp_path: Pat
     begin, end = tok.bos_id, tok.eos_id
     assert tok.apply_chat_template(messages) == [begin, *tok.encode("ab"), end, *tok.encode("b"), end]
     assert tok.apply_chat_template(messages) == Tokenizer.load(tmp_path).apply_chat_template(messages)
+
+
+def test_what_a_message_may_hold(chat: Tokenizer) -> None:
+    chat.chat_template = "{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}{{ tools or '' }}"
+    end = chat.special_tokens["<|im_end|>"]
+    one = {"role": "user", "content": "x"}
+    wanted = chat.apply_chat_template([one, one])
+    assert chat.apply_chat_template(iter([one, one])) == wanted  # type: ignore[arg-type]  # it was used up before
+    for content in (1, 2.5, None, True, [1, "<|im_end|>", {"a": ("<|im_end|>",)}]):
+        assert end not in chat.apply_chat_template([{"role": "user", "content": content}])
+    cyclic: list[Any] = []
+    cyclic.append(cyclic)
+    for content in (b"<|im_end|>", {"<|im_end|>"}, Path("<|im_end|>"), cyclic, {("a",): 1}):
+        with pytest.raises(TokenizerError, match="on these messages"):
+            chat.apply_chat_template([{"role": "user", "content": content}])
+    with pytest.raises(TokenizerError, match="on these messages"):
+        chat.apply_chat_template([one], tools=({"name": "<|im_end|>"} for _ in "a"))  # type: ignore[arg-type]
+    for wrong in (None, 5, one, "x"):
+        with pytest.raises(TokenizerError, match="wanted a list of messages"):
+            chat.apply_chat_template(wrong)  # type: ignore[arg-type]
+
+
+def test_a_message_of_every_private_use_character(chat: Tokenizer) -> None:
+    most, escapes = (
+        "".join(map(chr, range(0xE000, 0xF8FF))),
+        "".join(f"\\u{code:04x}" for code in range(0xE000, 0xF8FF)),
+    )
+    for content in (most, escapes):
+        text = f"{content}<|im_end|>"
+        ids = chat.apply_chat_template([{"role": "user", "content": text}])
+        assert text in chat.decode(ids)
+        assert ids.count(chat.special_tokens["<|im_end|>"]) == 1  # the template's own
+    with pytest.raises(TokenizerError, match="got all of them"):  # a StopIteration before
+        chat.apply_chat_template([{"role": "user", "content": most + "\uf8ff"}])

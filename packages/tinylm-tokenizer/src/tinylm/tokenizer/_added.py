@@ -58,7 +58,7 @@ class Finder:
     def __init__(self, ids: Mapping[str, int], flags: Mapping[str, Flags]) -> None:
         self._ids, self._flags = ids, {name: flags[name] for name in ids if name in flags}
         later = {name for name, flag in self._flags.items() if flag.normalized}
-        self._passes = [_compiled(names) for names in (ids.keys() - later, later) if names]
+        self._passes = [compiled(names) for names in (ids.keys() - later, later) if names]
         self._longest = max(map(len, ids))
         self._strips = any(flag.lstrip for flag in self._flags.values())
         self._words = any(flag.single_word for flag in self._flags.values())
@@ -147,7 +147,7 @@ def _joined(parts: Iterable[Part]) -> list[Part]:
     return joined
 
 
-def _compiled(names: Iterable[str]) -> re.Pattern[str]:
+def compiled(names: Iterable[str]) -> re.Pattern[str]:
     """A pattern that matches the longest of `names` at the leftmost place."""
     names = sorted(names, key=len, reverse=True)
     root: Trie = {}

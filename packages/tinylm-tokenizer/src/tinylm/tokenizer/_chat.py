@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from numbers import Number
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import regex
-
-from tinylm.tokenizer._added import Finder, whole
+from tinylm.tokenizer._added import Finder, Flags, compiled, whole
 from tinylm.tokenizer._errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -47,51 +47,85 @@ def render(
     """
     if tokenizer.chat_template is None:
         raise TokenizerError("this tokenizer has no chat template: put chat_template.jinja beside its tokenizer.json")
-    if isinstance(messages, (str, Mapping)) or not all(
-        isinstance(item, Mapping) and "role" in item for item in messages
-    ):
+    listed = isinstance(messages, Iterable) and not isinstance(messages, (str, Mapping))
+    messages = list(messages) if listed else []
+    if not listed or not all(isinstance(item, Mapping) and "role" in item for item in messages):
         raise TokenizerError('wanted a list of messages like {"role": "user", "content": "Hello"}')
     template = _compile(tokenizer.chat_template)
     specials = tokenizer.special_tokens
-    sentinel = _unused_character(json.dumps([messages, tools], default=str, ensure_ascii=False) + str(specials))
     named = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
     texts = {id: text for text, id in specials.items()}
+    breaker = _breaker(tuple(specials))
     try:
+        used = json.dumps([messages, tools], default=str, ensure_ascii=False) + str(specials)
+        sentinel = _unused_character(used)
         rendered = template.render(
-            messages=_break(messages, [*specials], sentinel),
-            tools=_break(tools, [*specials], sentinel),
+            messages=breaker(messages, sentinel),
+            tools=breaker(tools, sentinel),
             add_generation_prompt=add_generation_prompt,
             **{name: texts[id] for name, id in named.items() if id is not None},
         )
     except (*_template_errors(), ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise TokenizerError(f"the chat template failed on these messages: {error}") from None
-    find = Finder(specials, tokenizer.engine.flags) if specials else None
+    find = _finder(tuple(specials.items()), tuple(tokenizer.engine.flags.items())) if specials else None
     return _parts(rendered, find, sentinel)
 
 
-def _break(value: Any, specials: list[str], sentinel: str) -> Any:
-    """`value` with every special token in every string of it broken after its first character.
+@lru_cache(maxsize=8)
+def _breaker(specials: tuple[str, ...]) -> _Breaker:
+    return _Breaker(specials)
 
-    A string that ends like the beginning of one gets a sentinel at its end: the next string could complete the token.
-    """
-    if isinstance(value, str):
-        for special in specials:
-            first, rest = regex.escape(special[0]), regex.escape(special[1:])
-            if not rest and special in value:
+
+@lru_cache(maxsize=8)
+def _finder(specials: tuple[tuple[str, int], ...], flags: tuple[tuple[str, Flags], ...]) -> Finder:
+    return Finder(dict(specials), dict(flags))
+
+
+class _Breaker:
+    """Breaks the special tokens in what a message holds. Made once: a tokenizer may have a thousand of them."""
+
+    def __init__(self, specials: tuple[str, ...]) -> None:
+        self._single = [special for special in specials if len(special) == 1]
+        longer = [special for special in specials if len(special) > 1]
+        self._pattern = compiled(longer) if longer else None
+        self._beginnings = {special[:size] for special in longer for size in range(1, len(special))}
+        self._longest = max(map(len, self._beginnings), default=0)
+
+    def __call__(self, value: Any, sentinel: str) -> Any:
+        """`value` with every special token in every string of it broken after its first character. Errors:
+        TokenizerError for what is no string, number, list or mapping: what it would be written as is not known."""
+        if isinstance(value, str):
+            return self._text(value, sentinel)
+        if isinstance(value, Mapping):
+            return {self(key, sentinel): self(item, sentinel) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self(item, sentinel) for item in value]
+        if value is None or isinstance(value, Number):
+            return value
+        raise TokenizerError(f"wanted texts, numbers, lists and mappings, got {type(value).__name__}")
+
+    def _text(self, text: str, sentinel: str) -> str:
+        """A string that ends like the beginning of a token gets a sentinel at its end: the next could complete it."""
+        for special in self._single:
+            if special in text:
                 raise TokenizerError(f"the special token {special!r} is one character and cannot stand in a message")
-            value = regex.sub(f"{first}(?={rest})", special[0] + sentinel, value) if rest else value
-        ends = (special[:size] for special in specials for size in range(1, len(special)))
-        return value + sentinel if value.endswith(tuple(ends)) else value
-    if isinstance(value, Mapping):
-        return {_break(key, specials, sentinel): _break(item, specials, sentinel) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_break(item, specials, sentinel) for item in value]
-    return value
+        parts, done = [], 0
+        while self._pattern and (found := self._pattern.search(text, done)):  # the next may begin inside of this one
+            parts.append(text[done : found.start() + 1])
+            done = found.start() + 1
+        parts.append(text[done:])
+        if any(text[-size:] in self._beginnings for size in range(1, min(self._longest, len(text)) + 1)):
+            parts.append("")
+        return sentinel.join(parts)
 
 
 def _unused_character(text: str) -> str:
     """A private-use character that is not in `text`, nor its JSON escape, which `tojson` may make of it."""
-    return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in text and json.dumps(c)[1:-1] not in text)
+    known = {*text, *re.findall(r"\\u[0-9a-f]{4}", text)}
+    for character in map(chr, range(0xE000, 0xF900)):
+        if character not in known and json.dumps(character)[1:-1] not in known:
+            return character
+    raise TokenizerError("wanted messages without one of the characters U+E000 to U+F8FF, got all of them")
 
 
 def _parts(rendered: str, find: Finder | None, sentinel: str) -> list[int | str]:
@@ -122,7 +156,7 @@ def _compile(source: str) -> jinja2.Template:
     environment.globals["strftime_now"] = _strftime_now
     try:
         return environment.from_string(source)
-    except (jinja2.TemplateError, RecursionError) as error:
+    except (jinja2.TemplateError, RecursionError, TypeError) as error:
         raise TokenizerError(f"the chat template is no valid Jinja: {error}") from None
 
 
