@@ -229,6 +229,38 @@ def test_a_client_whose_headers_never_end(
             assert answer.count(b"HTTP/1.1 200") == 1
 
 
+def raw(running: Any, request: bytes) -> bytes:
+    """What comes back until the server closes the connection."""
+    answer = b""
+    with (
+        socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection,
+        contextlib.suppress(ConnectionError),  # it may have closed it before all was sent
+    ):
+        connection.sendall(request)
+        while piece := connection.recv(4096):
+            answer += piece
+    return answer
+
+
+def test_headers_without_end_are_refused(tested: Any) -> None:
+    answer = raw(tested, b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * (1 << 24))
+    assert not answer or answer.startswith(b"HTTP/1.1 400")
+    assert tested.ask("/health")[0] == 200
+
+
+def test_a_client_that_would_rather_speak_http_2(tested: Any) -> None:
+    """Java's asks so; and one of HTTP/1.0 gets a stream that ends with the connection, not in chunks."""
+    body = json.dumps({**TEXT, "stream": True}).encode()
+    head = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n".encode()
+    upgrade = b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+    answer = raw(tested, f"POST {COMPLETIONS} HTTP/1.1\r\n".encode() + head + upgrade + b"\r\n" + body)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"data: [DONE]" in answer
+    answer = raw(tested, f"POST {COMPLETIONS} HTTP/1.0\r\n".encode() + head + b"\r\n" + body)
+    assert b"data: [DONE]" in answer
+    assert b"chunked" not in answer
+
+
 def test_a_client_that_reads_a_byte_at_a_time(tested: Any) -> None:
     """It gets its answer at its pace, while others get theirs at once; its blocks are free when its text is written."""
     with socket.socket() as slow:
