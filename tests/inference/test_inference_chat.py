@@ -110,6 +110,28 @@ def test_a_long_conversation_leaves_out_its_oldest_turns(tuned: LLM) -> None:
     assert "Line 11" in tuned.tokenizer.decode(generation.prompt_token_ids)
 
 
+def test_a_long_conversation_is_laid_out_once_or_twice_a_turn(tuned: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = Conversation(tuned, SamplingParams(max_tokens=20, seed=0))
+    plain, laid_out = tuned.chat_prompt, list[int]()
+    monkeypatch.setattr(tuned, "chat_prompt", lambda messages: laid_out.append(len(messages)) or plain(messages))
+    for i in range(30):
+        conversation.ask(f"Line {i}")
+        conversation.answered("yes")
+    assert len(laid_out) <= 4 * 30
+    assert max(laid_out) < 10
+    assert conversation.left_out > 40
+    conversation.clear()
+    conversation.ask("Hi")
+    assert conversation.left_out == 0
+
+
+def test_a_question_that_is_taken_back_was_not_said(tuned: LLM) -> None:
+    conversation = Conversation(tuned, SamplingParams(max_tokens=5))
+    conversation.ask("Who sings?")
+    conversation.take_back()
+    assert conversation.ask("Hi").prompt_token_ids == tuned.chat_prompt([{"role": "user", "content": "Hi"}])
+
+
 def test_a_message_longer_than_the_context_is_refused_and_forgotten(tuned: LLM) -> None:
     conversation = Conversation(tuned, SamplingParams(max_tokens=5))
     with pytest.raises(InferenceError, match="context"):

@@ -120,6 +120,8 @@ def test_an_empty_prompt_begins_a_text(run: Run, checkpoint: Path) -> None:
         (["generate", "CHECKPOINT", "good soup " * 100], "context"),
         (["generate", "CHECKPOINT", "\udcff"], "surrogate"),
         (["generate", "CHECKPOINT", "x", "--regex", "\udcff"], "structured output"),
+        (["generate", "CHECKPOINT", "x", "--regex", ""], "regex"),
+        (["generate", "CHECKPOINT", "x", "--json-schema", os.devnull], "the JSON schema is not JSON"),
         (["bench", "CHECKPOINT", "--quantization", "int3"], "int8, int4"),
         (["bench", "CHECKPOINT", "--prompt-tokens", "1000"], "context"),
         (["bench", "CHECKPOINT", "--perplexity", "nowhere.txt"], "nowhere.txt, got No such file"),
@@ -199,9 +201,37 @@ def test_chat_goes_on_after_a_message_that_is_too_long(run: Run, make_checkpoint
     directory = make_checkpoint()
     Transformer.load(directory).save(directory)  # without provenance its template is believed
     code, out, err = run("chat", directory, "--max-tokens", 4, stdin=f"{'good soup ' * 100}\nHi\n")
-    assert code == 0
+    assert code == 1
     assert "error: the prompt has" in err
     assert out.count("\n") >= 1
+
+
+def test_chat_goes_on_after_an_answer_without_numbers(run: Run, make_checkpoint: Callable[..., Path]) -> None:
+    from tinylm.model import Transformer
+
+    directory = make_checkpoint("gpt2")
+    model = Transformer.load(directory)
+    with torch.no_grad():
+        model.positions.weight[40] = 3e38  # finite, and too large to go on with
+    model.save(directory)
+    code, out, err = run("chat", directory, "--max-tokens", 30, "--seed", 1, stdin="Hi\nWho sings?\n/clear\nHi\n")
+    assert code == 1
+    assert err.count("error: the model's logits after 41 tokens are not numbers") == 3
+    assert err.index("(conversation forgotten)") > err.index("error")
+    assert out.count("\n") >= 3
+    assert run("chat", directory, "--max-tokens", 2, stdin="Hi\n")[0] == 0
+
+
+def test_a_second_ctrl_c_at_once_does_not_end_chat(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def interrupted(_: object, text: str) -> bool:
+        asked.append(text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tinylm.inference.cli._answer", interrupted)
+    assert run("chat", checkpoint, stdin="a\nb\n")[0] == 0
+    assert asked == ["a", "b"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

@@ -1,7 +1,9 @@
 """The engine: many requests at once change no token, every request ends exactly once, and all blocks come back."""
 
 import dataclasses
+import itertools
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tinylm.inference import LLM, InferenceError, SamplingParams  # noqa: E402  # after importorskip
+from tinylm.inference import LLM, InferenceError, SamplingParams, sampler  # noqa: E402  # after importorskip
 from tinylm.inference.engine import Engine  # noqa: E402
 from tinylm.inference.engine_config import EngineConfig  # noqa: E402
 from tinylm.inference.quantization import quantize  # noqa: E402
@@ -301,6 +303,39 @@ def test_threads_take_turns(llm: LLM) -> None:
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(write, params)) == wanted
     assert llm.engine.blocks.free == llm.engine.blocks.count
+
+
+@pytest.mark.parametrize("what", ["Ctrl-C", "no memory"])
+@pytest.mark.parametrize("place", range(6))
+def test_a_step_that_breaks_off_in_the_middle_changes_no_text(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch, what: str, place: int
+) -> None:
+    """The texts of two threads go on, when one of them is told to stop: no token is lost, doubled or another's."""
+
+    def write() -> tuple[list[list[int]], int]:
+        running, broken = engine(model), 0
+        params = SamplingParams(temperature=0, max_tokens=8, logprobs=0)
+        texts = [running.add_request(str(i), [i, 5, 7], params)[0] for i in range(3)]
+        while running.busy:
+            try:
+                running.step()
+            except (KeyboardInterrupt, MemoryError):
+                broken += 1
+        assert [[event.token_id for event in text.events] for text in texts] == [text.output for text in texts]
+        assert running.blocks.free == running.blocks.count
+        return [text.output for text in texts], broken
+
+    expected, calls, plain = write()[0], itertools.count(), sampler.describe
+
+    def describe(*arguments: object) -> object:
+        if next(calls) == place:
+            if what == "no memory":
+                raise MemoryError
+            signal.raise_signal(signal.SIGINT)
+        return plain(*arguments)
+
+    monkeypatch.setattr(sampler, "describe", describe)
+    assert write() == (expected, 1)
 
 
 def test_ten_thousand_stop_strings(llm: LLM) -> None:

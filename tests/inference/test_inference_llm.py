@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -285,6 +286,21 @@ def test_a_text_that_was_broken_off_says_so(llm: LLM, monkeypatch: pytest.Monkey
     assert stream.text
     with pytest.raises(InferenceError, match="broken off"):
         stream.output()
+
+
+def test_ctrl_c_while_texts_are_put_in_line_leaves_none(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes there while another thread's step is waited for."""
+    plain = llm.engine.add
+
+    def add(sequence: Any) -> None:
+        plain(sequence)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llm.engine, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate([PROMPT, PROMPT], GREEDY)
+    llm.engine.step()
+    assert not llm.engine.busy
 
 
 def test_no_prompts_no_answers(llm: LLM) -> None:

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from tinylm.inference import LLM, InferenceError, SamplingParams  # noqa: E402  # after importorskip
 from tinylm.inference.engine import Engine  # noqa: E402
 from tinylm.inference.engine_config import EngineConfig  # noqa: E402
+from tinylm.inference.quantization import save_quantized  # noqa: E402
 from tinylm.inference.sequence import Sequence  # noqa: E402
 from tinylm.inference.speculation import DraftModel, PromptLookup  # noqa: E402
 from tinylm.model import Transformer, TransformerConfig  # noqa: E402
@@ -70,6 +71,30 @@ def test_no_token_changes(name: str, params: SamplingParams) -> None:
     assert steps <= plain_steps
     if name == "the model itself" and params.max_tokens == max(map(len, expected)):
         assert steps < plain_steps / 2
+
+
+def test_guesses_of_a_step_that_failed_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there is room for may be less by then: half a guess would count as read."""
+    params, more = SamplingParams(temperature=4, seed=3, max_tokens=8), [False]
+
+    def propose(sequence: Sequence) -> list[int]:
+        return [1, 2, 3, 4] if sequence.request_id == "1" or more[0] else []
+
+    def texts(running: Engine) -> list[list[int]]:
+        made = [running.add_request(str(i), [i + 3, 2], params)[0] for i in range(2)]
+        running.step()
+        with monkeypatch.context() as patch:
+            patch.setattr(running._runner, "run", lambda _: 1 / 0)
+            if running._propose is not None:
+                with pytest.raises(ZeroDivisionError):
+                    running.step()
+        more[0] = True
+        while running.busy:
+            running.step()
+        return [text.output for text in made]
+
+    config = EngineConfig(block_size=4, max_num_batched_tokens=6)
+    assert texts(Engine(tiny(), config=config, propose=propose)) == texts(Engine(tiny(), config=config))
 
 
 def test_parameters_that_only_the_draft_model_fails_at_end_no_text() -> None:
@@ -138,3 +163,33 @@ def test_llm_takes_vllms_speculative_config(checkpoint: Path, make_checkpoint: C
     ):
         with pytest.raises(InferenceError, match=reason):
             LLM(str(checkpoint), speculative_config=wrong)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_draft_model_may_be_quantised(checkpoint: Path, tmp_path: Path, dtype: str) -> None:
+    """It stays as its files are, beside a model of any type."""
+    save_quantized(checkpoint, tmp_path / "int8", "int8")
+    params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
+    plain = LLM(str(checkpoint), dtype=dtype, device="cpu", batch_invariant=True)
+    guessing = LLM(
+        str(checkpoint),
+        dtype=dtype,
+        device="cpu",
+        batch_invariant=True,
+        speculative_config={"model": str(tmp_path / "int8")},
+    )
+    steps, step = [0], guessing.engine.step
+
+    def counted() -> object:
+        steps[0] += 1
+        return step()
+
+    guessing.engine.step = counted
+    assert guessing.generate("The cook", params) == plain.generate("The cook", params)
+    assert steps[0] < 25
+
+
+def test_a_damaged_draft_model_is_told_of_in_words(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="wanted JSON"):
+        LLM(str(checkpoint), speculative_config={"model": str(tmp_path)})

@@ -98,6 +98,16 @@ def _open_gguf(path: Path, dtype: str | torch.dtype, device: str, skip_tokenizer
     return Checkpoint(model.eval(), tokenizer, ends, tokenizer is not None and tokenizer.chat_template is not None)
 
 
+def open_model(path: str | os.PathLike[str], dtype: torch.dtype, device: torch.device) -> Transformer:
+    """A model alone, of a directory or a GGUF file. One of `save_quantized` stays as it is: float32 between its
+    matrices, whatever `dtype` says. Errors as `open_checkpoint`."""
+    directory = Path(path)
+    if (directory / "config.json").is_file():
+        read_config(directory)  # says what is wrong with it
+        return _load(directory, dtype if files.scheme_of(directory) is None else None, device).eval()
+    return Transformer.load(path, dtype=dtype, device=device).eval()
+
+
 def _load(directory: Path, dtype: torch.dtype | None, device: torch.device) -> Transformer:
     if files.scheme_of(directory) is None:
         return Transformer.load(directory, dtype=dtype, device=device)

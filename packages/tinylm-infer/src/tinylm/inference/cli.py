@@ -156,9 +156,8 @@ def generate(
     from tinylm.inference.structured_params import StructuredOutputsParams
 
     schema = None if json_schema is None else _read_text(json_schema)
-    form: dict[str, Any] = {
-        name: value for name, value in (("json", schema), ("regex", regex), ("choice", choice)) if value
-    }
+    given = (("json", schema), ("regex", regex), ("choice", choice or None))
+    form: dict[str, Any] = {name: value for name, value in given if value is not None}  # "" is refused, not forgotten
     params = SamplingParams(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -222,15 +221,18 @@ def chat(
     llm = _open(checkpoint, dtype, device, quantization, max_num_seqs=1)
     if not llm.tuned_for_chat:
         print("note: this model is not tuned for chat; it continues your text instead of answering", file=sys.stderr)
-    conversation = Conversation(llm, params, system)
+    conversation, failed = Conversation(llm, params, system), False
     for line in _lines():
-        if line.strip() == "/exit":
-            return
-        if line.strip() == "/clear":
-            conversation.clear()
-            print("(conversation forgotten)", file=sys.stderr)
-        elif line.strip():
-            _answer(conversation, line)
+        with contextlib.suppress(KeyboardInterrupt):  # just before an answer, or while the first one is dealt with
+            if line.strip() == "/exit":
+                break
+            if line.strip() == "/clear":
+                conversation.clear()
+                print("(conversation forgotten)", file=sys.stderr)
+            elif line.strip():
+                failed |= not _answer(conversation, line)
+    if failed and not sys.stdin.isatty():
+        raise typer.Exit(1)  # a script must not take what it has for all answers
 
 
 def _lines() -> Iterator[str]:
@@ -251,23 +253,27 @@ def _lines() -> Iterator[str]:
             print("\n(Ctrl-D or /exit leaves)", file=sys.stderr)
 
 
-def _answer(conversation: "Conversation", text: str) -> None:
-    """One turn. An error or Ctrl-C ends the turn, not the conversation."""
+def _answer(conversation: "Conversation", text: str) -> bool:
+    """One turn, and whether it was answered. An error or Ctrl-C ends the turn, not the conversation."""
     try:
         generation = conversation.ask(text)
+        if conversation.left_out:
+            print(f"(context full: the oldest {conversation.left_out} messages are left out)", file=sys.stderr)
+        try:
+            _show(generation)
+        except ValueError:
+            conversation.take_back()
+            raise
+        except BaseException:
+            conversation.answered(generation.text)
+            raise
+        conversation.answered(generation.text)
+    except KeyboardInterrupt:  # while the prompt was being read, too
+        print("\n(stopped)", file=sys.stderr)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return
-    except KeyboardInterrupt:  # while the prompt was being read
-        print("\n(stopped)", file=sys.stderr)
-        return
-    if conversation.left_out:
-        print(f"(context full: the oldest {conversation.left_out} messages are left out)", file=sys.stderr)
-    try:
-        _show(generation)
-    except KeyboardInterrupt:
-        print("\n(stopped)", file=sys.stderr)
-    conversation.answered(generation.text)
+        return False
+    return True
 
 
 @app.command(epilog="Try: tinylm-infer serve CHECKPOINT --port 8000      then: curl http://127.0.0.1:8000/v1/models")

@@ -18,23 +18,31 @@ class Conversation:
         self._llm, self._params = llm, params
         self._system: list[Message] = [{"role": "system", "content": system}] if system else []
         self._messages: list[Message] = []
+        self._gone = 0  # of the messages, how many no later prompt can have room for
         self.left_out = 0
 
     def ask(self, text: str) -> Generation:
-        """Starts the answer to `text`. Call `answered` when it is over, whether it was finished or stopped."""
+        """Starts the answer to `text`. Call `answered` when it is over, whether it was finished or stopped; `take_back`
+        where it ended in an error."""
         self._messages.append({"role": "user", "content": text})
         self.left_out = 0
         try:
             return self._started()
         except BaseException:  # Ctrl-C as well
-            self._messages.pop()  # it is not answered, so it was not said
+            self.take_back()
             raise
 
     def answered(self, text: str) -> None:
         self._messages.append({"role": "assistant", "content": text})
+        self._gone = self.left_out
+
+    def take_back(self) -> None:
+        """What was asked last is not answered, so it was not said."""
+        self._messages.pop()
 
     def clear(self) -> None:
         self._messages.clear()
+        self._gone = 0
 
     def _started(self) -> Generation:
         llm = self._llm
@@ -42,7 +50,7 @@ class Conversation:
         room = max(1, context - min(self._params.max_tokens or context, context // 2))
         if not llm.tuned_for_chat:
             return llm.stream({"prompt_token_ids": self._plain_text(room)}, self._params)
-        kept = self._messages
+        kept = self._messages[self._gone :]
         while len(kept) > 1 and len(llm.chat_prompt([*self._system, *kept])) > room:
             kept = kept[2:]  # a question and its answer
         self.left_out = len(self._messages) - len(kept)

@@ -5,6 +5,7 @@ call it take turns, and each step goes on with everybody's texts; `abort` waits 
 (`llm.py`), and knows no network. Next: `scheduler.py`, then `runner.py`.
 """
 
+import contextlib
 import itertools
 import threading
 from collections import deque
@@ -26,6 +27,7 @@ from tinylm.inference.sequence import Sequence
 from tinylm.inference.structured import Grammars
 from tinylm.inference.tiles import use_tiles
 from tinylm.model import Transformer
+from tinylm.observability.boundary import uninterrupted
 from tinylm.tokenizer import Tokenizer
 
 
@@ -140,7 +142,10 @@ class Engine:
         with self._turn:
             if not sequence.added:
                 sequence.added = True
-                self._live.setdefault(sequence.request_id, []).append(sequence)
+                if sequence.request_id in self._live:
+                    self._live[sequence.request_id].append(sequence)
+                else:  # never an empty list, not even at Ctrl-C
+                    self._live[sequence.request_id] = [sequence]
                 self.scheduler.waiting.append(sequence)
 
     def abort(self, request: str | Sequence) -> None:
@@ -157,24 +162,31 @@ class Engine:
     def step(self) -> list[TokenOutput]:
         """Reads one step's tokens and draws what can be drawn. Returns what happened, which may be nothing.
 
-        An exception, Ctrl-C too, leaves every text as it was before the step, at most with a draw's number used up.
+        An exception of the model's leaves every text as it was before the step, and so does Ctrl-C, or it waits for the
+        step's end: what happened then lies in the texts' `events`. A text alone is broken off by it.
         """
         with self._turn:
-            events, drawing = self._sweep(), list[tuple[Sequence, range]]()
-            chunks = self.scheduler.schedule(self._propose)
+            with self._in_one_go():
+                events, chunks = self._sweep(), self.scheduler.schedule(self._propose)
             if not chunks:
                 return events
             logits, each = self._runner.run(chunks)
-            for chunk, rows in zip(chunks, each, strict=True):
-                sequence = chunk.sequence
-                if sequence.prompt_logprobs is not None:
-                    self._describe_prompt(chunk, logits[rows.start : rows.stop])
-                if chunk.draws:
-                    drawing.append((sequence, rows[len(rows) - 1 - len(sequence.draft) :]))
-                else:
-                    sequence.cached += chunk.count
-                    self.blocks.remember(sequence)
-            return events + self._draw(logits, drawing)
+            with self._in_one_go():
+                return events + self._go_on(chunks, logits, each)
+
+    def _go_on(self, chunks: Items[Chunk], logits: Tensor, each: Items[range]) -> list[TokenOutput]:
+        """What the logits of a step's chunks, `each`'s rows of them, do to the texts."""
+        drawing = list[tuple[Sequence, range]]()
+        for chunk, rows in zip(chunks, each, strict=True):
+            sequence = chunk.sequence
+            if sequence.prompt_logprobs is not None:
+                self._describe_prompt(chunk, logits[rows.start : rows.stop])
+            if chunk.draws:
+                drawing.append((sequence, rows[len(rows) - 1 - len(sequence.draft) :]))
+            else:
+                sequence.cached += chunk.count
+                self.blocks.remember(sequence)
+        return self._draw(logits, drawing)
 
     def _draw(self, logits: Tensor, drawing: list[tuple[Sequence, range]]) -> list[TokenOutput]:
         """A token after each text, from its first row of `logits`, and another one after each guess that was right."""
@@ -187,8 +199,8 @@ class Engine:
             chosen = sampler.choose(some, [sequence for sequence, _ in drawing])
             guessed_right = []
             for (sequence, rows), row, choice in zip(drawing, some, chosen, strict=True):
-                sequence.cached = len(sequence.tokens)
                 events.append(self._write(sequence, row, choice))
+                sequence.cached = len(sequence.tokens) - 1  # not before: an exception would leave nothing to read
                 if sequence.finish_reason is None and sequence.draft[place : place + 1] == [choice]:
                     guessed_right.append((sequence, rows))
                     continue
@@ -235,3 +247,10 @@ class Engine:
         texts.remove(sequence)
         if not texts:
             del self._live[sequence.request_id]
+
+    def _in_one_go(self) -> contextlib.AbstractContextManager[None]:
+        """Ctrl-C, which comes to the main thread alone, waits for the end of the block, where it could leave another
+        reader's text half changed. A text alone is broken off by it anyway, and spared the 10 µs."""
+        others = len(self._live) > 1 or threading.active_count() > 1
+        held = others and threading.current_thread() is threading.main_thread()
+        return uninterrupted() if held else contextlib.nullcontext()

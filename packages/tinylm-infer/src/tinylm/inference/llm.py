@@ -247,10 +247,10 @@ class LLM:
             name = self._new_id()
             texts = [self.engine.make_sequence(name, ids, p, ends, index) for index in range(p.n)]
             requests.append((name, text, ids, texts))
-        for *_, texts in requests:
-            for sequence in texts:
-                self.engine.add(sequence)
         try:
+            for *_, texts in requests:
+                for sequence in texts:
+                    self.engine.add(sequence)
             return [self._output(*request) for request in requests]
         finally:
             for name, *_ in requests:

@@ -49,7 +49,7 @@ class Scheduler:
                 break
             if sequence not in self.running:  # an older one took its blocks
                 continue
-            if propose is not None and sequence.pending == 1:
+            if propose is not None and sequence.pending - len(sequence.draft) == 1:  # a step that failed left some
                 sequence.draft = propose(sequence)[: min(budget - 1, sequence.limit - sequence.drawn - 1)]
             count = min(sequence.pending, budget)
             while not self.blocks.reserve(sequence, count):

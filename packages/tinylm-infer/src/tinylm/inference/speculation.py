@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from tinylm.inference._errors import InferenceError
+from tinylm.inference.checkpoint import open_model
 from tinylm.inference.sampling import sample
 from tinylm.inference.sequence import Sequence
 from tinylm.model import KVCache, Transformer
@@ -89,8 +90,9 @@ def proposer(config: Mapping[str, Any], model: Transformer) -> Callable[[Sequenc
     """What guesses for `model`, by vLLM's `speculative_config`:
 
     {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3, "prompt_lookup_min": 1} is `PromptLookup`;
-    {"model": DIRECTORY, "num_speculative_tokens": 4} is `DraftModel`, with `model`'s type and device. All but the first
-    key may be left out. InferenceError for any other key or value, and for a draft model of another vocabulary.
+    {"model": DIRECTORY, "num_speculative_tokens": 4} is `DraftModel`, with `model`'s type and device, or quantised as
+    its files are. All but the first key may be left out. InferenceError for any other key or value, and for a draft
+    model of another vocabulary.
     """
     options = dict(config)
     lookup = options.pop("method", None) == "ngram" and "model" not in options
@@ -105,7 +107,7 @@ def proposer(config: Mapping[str, Any], model: Transformer) -> Callable[[Sequenc
     if lookup:
         return PromptLookup(*numbers)
     weight = model.embed.weight
-    draft = Transformer.load(directory, weight.dtype, weight.device).eval()
+    draft = open_model(directory, weight.dtype, weight.device)
     if draft.config.vocab_size != model.config.vocab_size:
         raise InferenceError(
             f"speculative_config: wanted a draft model of the same vocabulary, {model.config.vocab_size} tokens, got "
