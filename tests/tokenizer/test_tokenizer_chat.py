@@ -285,3 +285,18 @@ def test_a_message_of_every_private_use_character(chat: Tokenizer) -> None:
         assert ids.count(chat.special_tokens["<|im_end|>"]) == 1  # the template's own
     with pytest.raises(TokenizerError, match="got all of them"):  # a StopIteration before
         chat.apply_chat_template([{"role": "user", "content": most + "\uf8ff"}])
+
+
+def test_special_tokens_that_names_in_messages_end_with(corpus: list[str]) -> None:
+    marks = ["<|im_start|>", "<|im_end|>", "tool ", "er!", "le<", "type>"]  # "content", "user", "role", "type"
+    chat = Tokenizer.train(corpus, vocab_size=400, special_tokens=marks)
+    chat.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' and m['type'] in ['text'] and m.role != 'er!' %}"
+        "<|im_start|>{{ m.content }}<|im_end|>{% endif %}{{ m.role }}{{ m.content }}{% endfor %}{{ tools | tojson }}"
+    )
+    message = {"role": "user", "type": "text", "content": "!the content"}
+    ids = chat.apply_chat_template([message, message], tools=[{"type>": "tool "}])
+    once = "<|im_start|>!the content<|im_end|>user!the content"
+    assert chat.decode(ids) == once * 2 + '[{"type>": "tool "}]'
+    found = [id for id in ids if id in chat.special_tokens.values()]
+    assert found == [chat.special_tokens[mark] for mark in marks[:2]] * 2  # the template's: "us" + "er!" is none

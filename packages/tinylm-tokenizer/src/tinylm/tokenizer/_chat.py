@@ -109,14 +109,36 @@ class _Breaker:
         for special in self._single:
             if special in text:
                 raise TokenizerError(f"the special token {special!r} is one character and cannot stand in a message")
-        parts, done = [], 0
+        parts: list[str] = []
+        done = 0
         while self._pattern and (found := self._pattern.search(text, done)):  # the next may begin inside of this one
             parts.append(text[done : found.start() + 1])
             done = found.start() + 1
         parts.append(text[done:])
         if any(text[-size:] in self._beginnings for size in range(1, min(self._longest, len(text)) + 1)):
             parts.append("")
-        return sentinel.join(parts)
+        return _Broken(sentinel.join(parts), text) if len(parts) > 1 else text
+
+
+class _Broken(str):
+    """A text with sentinels, which a template may compare and look up as what it was: a key "content" ends like the
+    beginning of a special token "tool", and so does the role "assistant"."""
+
+    _text: str  # what begins with an underscore no template can read
+
+    def __new__(cls, broken: str, text: str) -> _Broken:
+        self = super().__new__(cls, broken)
+        self._text = text
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == (other._text if isinstance(other, _Broken) else other)
+
+    def __ne__(self, other: object) -> bool:  # str has one of its own
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
 
 def _unused_character(text: str) -> str:
