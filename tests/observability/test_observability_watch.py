@@ -261,6 +261,18 @@ def test_nan_in_every_gradient_is_one_alert_and_names_the_layer_that_the_backwar
     assert [(one["layer"], one["message"]) for one in named] == [("layers.3.0", message)]
 
 
+def test_nan_in_the_gradient_of_a_parameter_that_is_not_the_models_is_an_alert(tmp_path: Path) -> None:
+    model, other = network(), torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([*model.parameters(), other], lr=0.01)
+    with obs.init(tmp_path) as run, obs.watch(model, run, [optimizer], every=1) as watch:
+        watch.begin(0)
+        loss = forward(model, torch.ones(2, 8)) + (other * float("nan")).nansum()
+        loss.backward()
+        optimizer.step()
+        watch.end(float(loss.detach()))
+    assert [one["layer"] for one in obs.read_alerts(tmp_path) if one["alert"] == "nan"] == ["(model)"]
+
+
 def test_flops_of_attention_on_a_cpu_and_of_products_in_place_are_counted() -> None:
     a, b, vector = torch.ones(8, 16), torch.ones(16, 4), torch.ones(16)
     q, k = (torch.ones(2, 3, length, 16, requires_grad=True) for length in (32, 24))

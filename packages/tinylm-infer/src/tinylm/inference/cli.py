@@ -223,7 +223,7 @@ def chat(
         print("note: this model is not tuned for chat; it continues your text instead of answering", file=sys.stderr)
     conversation, failed = Conversation(llm, params, system), False
     for line in _lines():
-        with contextlib.suppress(KeyboardInterrupt):  # just before an answer, or while the first one is dealt with
+        with contextlib.suppress(KeyboardInterrupt):  # just before a turn, or a second one at its end
             if line.strip() == "/exit":
                 break
             if line.strip() == "/clear":
@@ -257,9 +257,9 @@ def _answer(conversation: "Conversation", text: str) -> bool:
     """One turn, and whether it was answered. An error or Ctrl-C ends the turn, not the conversation."""
     try:
         generation = conversation.ask(text)
-        if conversation.left_out:
-            print(f"(context full: the oldest {conversation.left_out} messages are left out)", file=sys.stderr)
         try:
+            if conversation.left_out:
+                print(f"(context full: the oldest {conversation.left_out} messages are left out)", file=sys.stderr)
             _show(generation)
         except ValueError:
             conversation.take_back()

@@ -163,7 +163,7 @@ class Engine:
         """Reads one step's tokens and draws what can be drawn. Returns what happened, which may be nothing.
 
         An exception of the model's leaves every text as it was before the step, and so does Ctrl-C, or it waits for the
-        step's end: what happened then lies in the texts' `events`. A text alone is broken off by it.
+        step's end: what happened then lies in the texts' `events`. A request alone is broken off by it.
         """
         with self._turn:
             with self._in_one_go():
@@ -250,7 +250,7 @@ class Engine:
 
     def _in_one_go(self) -> contextlib.AbstractContextManager[None]:
         """Ctrl-C, which comes to the main thread alone, waits for the end of the block, where it could leave another
-        reader's text half changed. A text alone is broken off by it anyway, and spared the 10 µs."""
+        reader's text half changed. A request alone is broken off by it anyway, and spared the 10 µs."""
         others = len(self._live) > 1 or threading.active_count() > 1
         held = others and threading.current_thread() is threading.main_thread()
         return uninterrupted() if held else contextlib.nullcontext()

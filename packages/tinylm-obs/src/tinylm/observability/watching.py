@@ -202,8 +202,9 @@ class Watch:
         row = {f"{what}/{layer}": value for what, layers in found.items() for layer, value in layers.items()}
         self.run.log(row, step=self._step)
         self.alerts.activations(self._step, found.get("activation_max", {}))
-        norms = found.get("gradient_norm", {})  # in the optimisers' order; alerts want the model's
-        self.alerts.gradients(self._step, {name: norms[name] for name in self._layer_of.values() if name in norms})
+        places = {layer: place for place, layer in enumerate(self._layer_of.values())}
+        norms = found.get("gradient_norm", {}).items()  # in the optimisers' order; alerts want the model's
+        self.alerts.gradients(self._step, dict(sorted(norms, key=lambda one: places.get(one[0], -1))))
         self.alerts.updates(moved)
         self.alerts.dead_units(self._step, found.get("dead_units", {}))
 

@@ -120,8 +120,9 @@ def unmade(vocabulary: Vocabulary) -> list[bytes]:
     """The tokens that the merges do not make of their bytes: only a whole piece can be one (`whole_piece_first`)."""
     if vocabulary.merges_make_all:
         return []
-    merges, byte_ids = _Merges(vocabulary), {token[0]: id for id, token in vocabulary.tokens.items() if len(token) == 1}
-    longer = ((id, token) for id, token in vocabulary.tokens.items() if len(token) > 1)  # -1: a byte without a token
+    merges = _Merges(vocabulary)
+    byte_ids = {token[0]: id for id, token in vocabulary.tokens.items() if len(token) == 1}  # some may lack: -1 below
+    longer = ((id, token) for id, token in vocabulary.tokens.items() if len(token) > 1)
     return [token for id, token in longer if _merge_short([byte_ids.get(byte, -1) for byte in token], merges) != [id]]
 
 

@@ -41,7 +41,7 @@ _ROLES = {
 
 
 def _listed(allowed: Iterable[str]) -> tuple[str, ...]:
-    """The names of allowed special tokens, each a text. Errors: TokenizerError for what is no list of names."""
+    """The names of allowed special tokens. Errors: TokenizerError for what is no list of names."""
     try:
         names = (allowed,) if isinstance(allowed, str) else tuple(allowed)
         hash(names)

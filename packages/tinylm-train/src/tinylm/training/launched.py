@@ -1,4 +1,7 @@
-"""Is this one process of many? torchrun says so in the environment. Not here: joining them (parallel/)."""
+"""Is this one process of many? torchrun says so in the environment, and where it wants to be told of an error.
+
+Not here: joining them (parallel/).
+"""
 
 from __future__ import annotations
 

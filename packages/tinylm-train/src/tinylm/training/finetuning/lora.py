@@ -94,9 +94,9 @@ def merge(model: Transformer) -> None:
 def save_adapter(model: Transformer, directory: str | Path, base: str) -> None:
     """Write what the adapters hold in peft's layout.
 
-    base: where the model below them stands, kept as it is given. peft and transformers read a relative one from the
-    directory in which the reading program runs, not from the adapter's: adapter and base may move together where that
-    program moves along; elsewhere the base is named at loading, `PeftModel.from_pretrained(base, directory)`.
+    base: where the model below them stands, kept as it is given. peft and transformers look for a relative path from
+    the directory in which the program runs, not from the adapter's own. A program that runs elsewhere names the base:
+    `PeftModel.from_pretrained(base, directory)`.
     """
     from safetensors.torch import save_file
 
