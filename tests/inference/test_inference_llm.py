@@ -303,6 +303,27 @@ def test_ctrl_c_while_texts_are_put_in_line_leaves_none(llm: LLM, monkeypatch: p
     assert not llm.engine.busy
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_ctrl_c_while_a_text_that_has_ended_goes_leaves_none(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Before or after its blocks are given back; a request alone does not make it wait."""
+    plain = llm.engine.scheduler.remove
+
+    def remove(sequence: Any) -> None:
+        if where == "after":
+            plain(sequence)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.engine.scheduler, "remove", remove)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate([PROMPT], GREEDY)
+    llm.engine.step()
+    assert not llm.engine.busy
+    assert llm.engine.blocks.free == llm.engine.blocks.count
+
+
 def test_no_prompts_no_answers(llm: LLM) -> None:
     assert llm.generate([]) == []
 

@@ -66,10 +66,11 @@ class BlockManager:
 
     def release(self, sequence: Sequence) -> None:
         """Takes all of the sequence's blocks back."""
-        for block in reversed(sequence.table):  # a beginning is worth more than what follows it, so it goes last
+        while sequence.table:
+            block = sequence.table.pop()  # the last first: a beginning is worth more than what follows it
             self._users[block] -= 1
             if self._users[block] == 0:
                 self._free[block] = None
                 if self.prefix is None or block not in self.prefix:
                     self._free.move_to_end(block, last=False)
-        sequence.table, sequence.cached, sequence.remembered = [], 0, 0
+        sequence.cached = sequence.remembered = 0

@@ -230,14 +230,15 @@ class Engine:
             told.append(sampler.describe(row, sequence.prompt_token_ids[position], wanted, sequence))
 
     def _sweep(self) -> list[TokenOutput]:
-        """Ends what is to be aborted."""
+        """Ends what is to be aborted, and takes out what Ctrl-C kept from going when it had ended."""
         events = []
         while self._to_abort:
             request = self._to_abort.popleft()
             doomed = [request] if isinstance(request, Sequence) else list(self._live.get(request, ()))
             for sequence in doomed:
-                if sequence.finish_reason is None and sequence in self._live.get(sequence.request_id, ()):
-                    events.append(sequence.end("abort"))
+                if sequence in self._live.get(sequence.request_id, ()):
+                    if sequence.finish_reason is None:
+                        events.append(sequence.end("abort"))
                     self._remove(sequence)
         return events
 
