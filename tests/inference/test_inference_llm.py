@@ -54,6 +54,10 @@ def test_the_cache_changes_no_token(
     assert len(set(answer.token_ids)) > 5  # the text wanders: a constant one would prove little
 
 
+def test_what_an_llm_is_can_be_read(llm: LLM) -> None:
+    assert repr(llm) == f"<LLM: 2 layers of width {llm.model.config.width}, 300 tokens, float32, cpu>"
+
+
 def test_greedy_equals_the_models_own_generate(llm: LLM) -> None:
     prompt = ids(llm, PROMPT)
     assert only(llm, PROMPT, GREEDY).token_ids == generate(llm.model, torch.tensor([prompt]), 40)[0].tolist()

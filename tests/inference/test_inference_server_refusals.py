@@ -126,6 +126,20 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(
     assert f"port {port}: {os.strerror(errno.EADDRINUSE)}" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [(["--host", "0.0.0.0"], True), (["--host", "0.0.0.0", "--api-key", "secret"], False), ([], False)],
+)
+def test_an_open_door_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], warned: bool
+) -> None:
+    """Before the model is read; here there is none, so nothing is served."""
+    monkeypatch.setattr(sys, "argv", ["tinylm-infer", "serve", "nowhere", "--port", "0", *options])
+    with pytest.raises(SystemExit):
+        main()
+    assert ("may use this server" in capsys.readouterr().err) is warned
+
+
 def test_a_host_that_is_not_here_is_refused() -> None:
     with pytest.raises(InferenceError, match="cannot serve at"):
         server.bind("256.0.0.1.invalid", 0)

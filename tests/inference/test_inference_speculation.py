@@ -160,6 +160,8 @@ def test_llm_takes_vllms_speculative_config(checkpoint: Path, make_checkpoint: C
         ({"method": "ngram", "num_speculative_tokens": 0}, "at least 1"),
         ({"method": "ngram", "draft_tensor_parallel_size": 1}, "draft_tensor_parallel_size"),
         ({"model": str(other)}, "same vocabulary"),
+        ({"model": "nowhere"}, "the draft model: nowhere"),
+        (str(other), "wanted a dictionary"),
     ):
         with pytest.raises(InferenceError, match=reason):
             LLM(str(checkpoint), speculative_config=wrong)

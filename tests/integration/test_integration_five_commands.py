@@ -77,6 +77,7 @@ def test_what_pretrain_reports_is_what_evaluate_and_bench_measure(house, command
 )
 def test_every_command_answers_help_and_version(name, verb, command) -> None:
     assert verb in command(name, "--help").stdout
+    assert command(name, verb, "-h").stdout == command(name, verb, "--help").stdout
     shown = command(name, verb, "--help")
     assert shown.returncode == 0
     assert f"{name} {verb} " in shown.stdout.split("--help")[-1]  # an example to copy, below the options

@@ -85,6 +85,10 @@ def test_round_trip_on_both_backends(any_tok: Tokenizer, tok: Tokenizer, mixed: 
     assert any_tok.encode_array("").shape == (0,)
 
 
+def test_what_a_tokenizer_is_can_be_read(any_tok: Tokenizer) -> None:
+    assert repr(any_tok) == f"<Tokenizer: bpe, {any_tok.vocab_size} ids, {any_tok.backend}>"
+
+
 def test_special_tokens_are_text_unless_allowed(tok: Tokenizer) -> None:
     text = "a<|im_start|>b<|im_end|>"
     start, end = tok.special_tokens["<|im_start|>"], tok.special_tokens["<|im_end|>"]

@@ -258,7 +258,7 @@ def test_bad_input_is_one_line_and_exit_code_1(
         (("encode", tmp_path / "nowhere", "x"), "No such file"),
         (("encode", directory, "--file", binary), "offset 3"),
         (("decode", directory, "1", "400"), "from 0 to 399, got 400"),
-        (("decode", directory, "one"), "wanted ids"),
+        (("decode", directory, "1", "one"), "wanted ids (numbers with spaces between, or a JSON list), got 'one'"),
     ]:
         error = without_warnings(call(capfd, *arguments, code=1))
         assert error.startswith("error: ")

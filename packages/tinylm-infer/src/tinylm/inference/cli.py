@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 _bounded = bounded("try --device cpu, a smaller --dtype, or fewer tokens")
 
@@ -67,7 +69,7 @@ Config = Annotated[
         metavar="FILE",
         callback=_read_options,
         is_eager=True,
-        help="TOML file with options (max_tokens = 100); flags go before it.",
+        help="TOML file with options (max_tokens = 100); a flag counts more.",
     ),
 ]
 Checkpoint = Annotated[
@@ -311,6 +313,8 @@ def serve(
         api_key=api_key,
     )
     with server.bind(host, port) as listener:
+        if api_key is None and not ip_address(listener.getsockname()[0]).is_loopback:
+            print(f"warning: whoever reaches {host} may use this server: give it an --api-key", file=sys.stderr)
         llm = _open(checkpoint, dtype, device, quantization, max_model_len=max_model_len)
         server.serve(llm, checkpoint.resolve().name, listener, limits)
 

@@ -94,6 +94,11 @@ class LLM:
         self.engine = Engine(self.model, self.tokenizer, self.eos_token_ids, config, propose)
         self._request_ids = itertools.count()
 
+    def __repr__(self) -> str:
+        config = self.model.config
+        shape = f"{config.depth} layers of width {config.width}, {config.vocab_size:,} tokens"
+        return f"<LLM: {shape}, {str(self.dtype).removeprefix('torch.')}, {self.device}>"
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],

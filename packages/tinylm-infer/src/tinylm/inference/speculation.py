@@ -94,6 +94,8 @@ def proposer(config: Mapping[str, Any], model: Transformer) -> Callable[[Sequenc
     its files are. All but the first key may be left out. InferenceError for any other key or value, and for a draft
     model of another vocabulary.
     """
+    if not isinstance(config, Mapping):
+        raise InferenceError(f'speculative_config: wanted a dictionary, as {{"model": DIRECTORY}}, got {config!r}')
     options = dict(config)
     lookup = options.pop("method", None) == "ngram" and "model" not in options
     names = ["num_speculative_tokens", *(["prompt_lookup_max", "prompt_lookup_min"] if lookup else [])]
@@ -107,7 +109,10 @@ def proposer(config: Mapping[str, Any], model: Transformer) -> Callable[[Sequenc
     if lookup:
         return PromptLookup(*numbers)
     weight = model.embed.weight
-    draft = open_model(directory, weight.dtype, weight.device)
+    try:
+        draft = open_model(directory, weight.dtype, weight.device)
+    except ValueError as error:
+        raise InferenceError(f"speculative_config: the draft model: {error}") from None
     if draft.config.vocab_size != model.config.vocab_size:
         raise InferenceError(
             f"speculative_config: wanted a draft model of the same vocabulary, {model.config.vocab_size} tokens, got "

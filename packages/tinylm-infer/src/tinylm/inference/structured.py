@@ -199,6 +199,6 @@ def _bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
 def incomplete(drawn: int) -> InferenceError:
     """For a text that may not go on, before it is whole."""
     return InferenceError(
-        f"structured output: the text is not complete after {drawn} tokens, where max_tokens or the context ends it;"
-        " what was written is in token_ids"
+        f"structured output: the text is not complete after {drawn} tokens, where max_tokens or the context ends it:"
+        " allow more (what was written is in token_ids)"
     )

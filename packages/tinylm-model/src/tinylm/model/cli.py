@@ -37,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_examples(
         "tinylm-model init model --preset qwen3 --depth 4 --vocab-size 2048",
         "tinylm-model inspect model",

@@ -216,10 +216,13 @@ def decode(
     loaded = _load(tokenizer, pattern, special)
     written = _text(" ".join(ids) if ids else None, file)
     words = written.replace(",", " ").strip().removeprefix("[").removesuffix("]").split()
-    try:
-        numbers = [int(word) for word in words]
-    except ValueError as error:
-        raise TokenizerError(f"wanted ids (numbers with spaces between, or a JSON list), got {error}") from None
+    numbers = []
+    for word in words:
+        try:
+            numbers.append(int(word))
+        except ValueError:
+            what = "wanted ids (numbers with spaces between, or a JSON list)"
+            raise TokenizerError(f"{what}, got {word[:100]!r}") from None
     sys.stdout.buffer.write(loaded.decode_bytes(numbers))
     sys.stdout.buffer.flush()
 

@@ -70,6 +70,9 @@ class Tokenizer:
         self.eos_id = self._id_of(loaded.eos_token, _EOS)
         self._finders: dict[frozenset[str], Finder | None] = {}
 
+    def __repr__(self) -> str:
+        return f"<Tokenizer: {self.algorithm}, {self.vocab_size:,} ids, {self.backend}>"
+
     def __getstate__(self) -> dict[str, Any]:
         """Pickled and copied (multiprocessing, DataLoader's workers) is what the tokenizer was made of: an engine is
         made anew of its vocabulary."""
@@ -120,7 +123,8 @@ class Tokenizer:
         pattern: str | None = None,
         special_tokens: dict[str, int] | None = None,
     ) -> Tokenizer:
-        """Read a directory or file: tokenizer.json, *.tiktoken, SentencePiece *.model, vocab.json + merges.txt, *.gguf.
+        """Read a directory or file: tokenizer.json, *.tiktoken, SentencePiece *.model, vocab.json + merges.txt,
+        vocab.txt, *.gguf.
 
         pattern, special_tokens: for files that do not say theirs (an unknown *.tiktoken).
         """

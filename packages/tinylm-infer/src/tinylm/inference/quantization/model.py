@@ -152,7 +152,7 @@ def place(scheme: str | None, dtype: str | torch.dtype, device: str) -> tuple[st
 def check_scheme(scheme: str) -> None:
     """InferenceError for what is no scheme."""
     if scheme not in SCHEMES:
-        raise InferenceError(f"quantization: wanted None or one of {', '.join(SCHEMES)}, got {scheme!r}")
+        raise InferenceError(f"quantization: wanted one of {', '.join(SCHEMES)}, got {scheme!r}")
 
 
 def _in_float32(module: nn.Module) -> nn.Module:

@@ -74,7 +74,7 @@ def _model(tokenizer: Tokenizer, target: Path) -> Written:
 
 def _ranks(tokenizer: Tokenizer, target: Path) -> Written:
     engine = _byte_level(tokenizer, target)
-    specials = f"load it with special_tokens={tokenizer.special_tokens}"
+    specials = f"load it with special_tokens={tokenizer.special_tokens} (--special TEXT=ID)"
     lines = [_pattern(engine, target), f"a .tiktoken file names no special tokens: {specials}"]
     return {target.name: tiktoken_format.write(engine.written())}, lines + _lost(tokenizer, engine)
 
@@ -116,7 +116,8 @@ def _pattern(engine: ByteLevelEngine, target: Path) -> str:
             "ids would change"
         )
     held = "a .tiktoken file names" if target.suffix == ".tiktoken" else "vocab.json and merges.txt name"
-    return f"{held} no pattern: load {'it' if target.suffix == '.tiktoken' else 'them'} with pattern={stages[-1]!r}"
+    them = "it" if target.suffix == ".tiktoken" else "them"
+    return f"{held} no pattern: load {them} with pattern={stages[-1]!r} (--pattern {stages[-1]})"
 
 
 def _lost(tokenizer: Tokenizer, engine: ByteLevelEngine) -> list[str]:

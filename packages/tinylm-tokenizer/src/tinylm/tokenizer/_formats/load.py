@@ -76,7 +76,7 @@ def load(path: str | os.PathLike[str], pattern: str | None, special_tokens: dict
         return Loaded(held.engine, None, held.chat_template, held.bos_token, held.eos_token)
     if path.suffix != ".json":
         raise TokenizerError(
-            f"wanted tokenizer.json, vocab.json + merges.txt, *.tiktoken, *.model or *.gguf, got {path}"
+            f"wanted tokenizer.json, vocab.json + merges.txt, vocab.txt, *.tiktoken, *.model or *.gguf, got {path}"
         )
     from tinylm.tokenizer._formats import json_format
 
@@ -126,8 +126,8 @@ def _in_directory(directory: Path) -> Path:
         return directory / "vocab.txt"
     names = ", ".join(sorted(entry.name for entry in directory.iterdir())[:8]) or "nothing"
     raise TokenizerError(
-        f"wanted tokenizer.json, vocab.json + merges.txt, or one *.tiktoken, *.model or *.gguf in {directory}, got "
-        f"{names}"
+        "wanted tokenizer.json, vocab.json + merges.txt, vocab.txt, or one *.tiktoken, *.model or *.gguf in "
+        f"{directory}, got {names}"
     )
 
 
