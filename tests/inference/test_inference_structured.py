@@ -1,5 +1,6 @@
 """Structured output: what is written is valid or fails, whatever the model would have liked; bombs are refused."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -27,8 +28,6 @@ def params(*, max_tokens: int = 400, **form: Any) -> SamplingParams:
 
 def test_a_schema_holds_for_every_seed(long_llm: LLM) -> None:
     """Random weights: nothing but the grammar makes this JSON."""
-    import dataclasses
-
     several = [dataclasses.replace(params(json=PERSON), seed=seed) for seed in range(20)]
     for request in long_llm.generate(["A cook:"] * 20, several):
         (answer,) = request.outputs
@@ -57,6 +56,23 @@ def test_a_regex_a_choice_and_an_object(long_llm: LLM) -> None:
             assert answer.text == ""
         else:
             assert isinstance(json.loads(answer.text), dict)
+
+
+@pytest.mark.parametrize("form", [{"json": {"type": "array", "items": {"enum": [1, 2]}}}, {"json_object": True}])
+def test_json_without_white_space(long_llm: LLM, form: dict[str, Any]) -> None:
+    """A model that would rather write spaces: without it they are what comes; with it none comes between the parts."""
+    ids = [long_llm.tokenizer.encode(space)[0] for space in " \n\t"]
+    like = SamplingParams(max_tokens=40, seed=1, logit_bias=dict.fromkeys(ids, 100.0))
+    texts = []
+    for compact in (False, True):
+        wanted = StructuredOutputsParams(**form, disable_any_whitespace=compact)
+        asked = dataclasses.replace(like, structured_outputs=wanted)
+        tokens = long_llm.generate("A", asked)[0].outputs[0].token_ids
+        texts.append(long_llm.tokenizer.decode(tokens))
+    assert re.match(r"[\[{]\s{8}", texts[0])
+    assert re.match(r"[\[{]\S", texts[1])
+    with pytest.raises(InferenceError, match="is for JSON, not for regex"):
+        StructuredOutputsParams(regex="a", disable_any_whitespace=True)
 
 
 def test_the_end_of_text_may_come_where_the_text_is_whole_and_nowhere_else(long_llm: LLM) -> None:

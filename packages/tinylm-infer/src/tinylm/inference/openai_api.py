@@ -52,6 +52,7 @@ class StructuredOutputs(Part):
     regex: Text | None = None
     choice: Annotated[list[Text], Field(min_length=1)] | None = None
     json_object: bool | None = None
+    disable_any_whitespace: bool = False
 
 
 class JsonSchema(Part):

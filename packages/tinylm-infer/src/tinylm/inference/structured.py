@@ -26,7 +26,7 @@ from tinylm.tokenizer import Tokenizer, TokenizerError
 SIZE_LIMIT = 1 << 16  # characters of a schema, an expression, or all choices
 _PATIENCE = 60  # seconds of the clock for a check that may take 2 of the processor's: the machine may be busy
 _KEPT = 64  # grammars that are ready to be used again
-_WHITESPACE: Any = {"whitespace_pattern": r"[ \n\t]{0,16}"}  # in JSON: a weak model would write spaces for ever
+_WHITESPACE = {"whitespace_pattern": r"[ \n\t]{0,16}"}  # in JSON: a weak model would write spaces for ever
 
 
 def grammar(params: StructuredOutputsParams) -> str:
@@ -45,10 +45,11 @@ def grammar(params: StructuredOutputsParams) -> str:
 def _made(params: StructuredOutputsParams) -> str:
     from llguidance import LLMatcher
 
+    spaces: Any = {"whitespace_flexible": False} if params.disable_any_whitespace else _WHITESPACE
     if params.json is not None:
         text = params.json if isinstance(params.json, str) else json.dumps(params.json)
         _check_size("the JSON schema", text)
-        made = LLMatcher.grammar_from_json_schema(_as_schema(text), overrides=_WHITESPACE)
+        made = LLMatcher.grammar_from_json_schema(_as_schema(text), overrides=spaces)
     elif params.regex is not None:
         _check_size("the regular expression", params.regex)
         made = LLMatcher.grammar_from_regex(params.regex)
@@ -56,7 +57,7 @@ def _made(params: StructuredOutputsParams) -> str:
         _check_size("choice", "".join(params.choice))
         made = LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, params.choice)))
     else:
-        made = LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=_WHITESPACE)
+        made = LLMatcher.grammar_from_json_schema({"type": "object"}, overrides=spaces)
     return str(made)
 
 

@@ -13,7 +13,6 @@ _REFUSED = {
     "grammar": "use json, regex or choice",
     "structural_tag": "use json, regex or choice",
     "disable_fallback": "there is one library, and nothing to fall back to",
-    "disable_any_whitespace": "say in the schema or regex what is wanted",
     "disable_additional_properties": 'write "additionalProperties": false into the schema',
     "whitespace_pattern": "say in a regex what is wanted",
 }
@@ -28,12 +27,15 @@ class StructuredOutputsParams:
     - `regex`: a regular expression for the whole text (Rust's syntax: no look-around, no back-references).
     - `choice`: one of these texts.
     - `json_object=True`: any JSON object.
+
+    `disable_any_whitespace=True`: JSON without white space between its parts, where a weak model would write much.
     """
 
     json: str | Mapping[str, Any] | None = None
     regex: str | None = None
     choice: Sequence[str] | None = None
     json_object: bool | None = None
+    disable_any_whitespace: bool = False
 
     def __new__(cls, **values: Any) -> "StructuredOutputsParams":
         for name in values:
@@ -49,6 +51,8 @@ class StructuredOutputsParams:
         given += ["json_object"] if self.json_object else []
         if len(given) != 1:
             raise InferenceError(f"structured outputs: wanted one of json, regex, choice and json_object, got {given}")
+        if self.disable_any_whitespace and not {"json", "json_object"} & {*given}:
+            raise InferenceError(f"structured outputs: disable_any_whitespace is for JSON, not for {given[0]}")
         if self.json is not None and not isinstance(self.json, str | Mapping):
             raise InferenceError(f"structured outputs: json must be a JSON schema, got {self.json!r:.80}")
         if self.regex is not None and not (isinstance(self.regex, str) and self.regex):
