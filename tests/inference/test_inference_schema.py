@@ -21,7 +21,7 @@ BEYOND_THE_SCHEMA = re.compile(
     "n must be 1 when temperature is 0|must not be above max_tokens|only with|only in a message|"
     "the chat template failed|one request gives at most|"
     "give one of them|structured output|cannot go with structured_outputs|token ids? |the prompt has|"
-    "two functions have|there is no function|the content of a message|does not show them|seed"
+    "two functions have|rule out every token|there is no function|the content of a message|does not show them|seed"
 )
 
 

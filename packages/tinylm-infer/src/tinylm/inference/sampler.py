@@ -183,7 +183,8 @@ def _what_is_wrong(logits: Tensor, sequence: Sequence) -> InferenceError:
         return ParameterError(f"structured output: {sequence.matcher.error}")
     if logits.max().isfinite():  # max() passes a NaN on
         return ParameterError(
-            "the parameters rule out every token: min_tokens, logit_bias and the grammar leave nothing to draw"
+            "the parameters rule out every token, or a penalty goes beyond all numbers: min_tokens, logit_bias, "
+            "penalties and the grammar leave nothing to draw"
         )
     return InferenceError(
         f"the model's logits after {len(sequence.tokens)} tokens are not numbers (NaN or infinite): the weights are "

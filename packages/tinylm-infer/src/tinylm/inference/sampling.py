@@ -109,7 +109,10 @@ def sample(
     if params.presence_penalty or params.frequency_penalty:
         logits = apply_presence_and_frequency(logits, output, params.presence_penalty, params.frequency_penalty)
     if not logits.max().isfinite():
-        raise InferenceError("the parameters rule out every token: min_tokens and logit_bias leave nothing to draw")
+        raise InferenceError(
+            "the parameters rule out every token, or a penalty goes beyond all numbers: min_tokens, logit_bias and "
+            "penalties leave nothing to draw"
+        )
     if params.greedy:
         return int(logits.argmax())
     logits = apply_temperature(logits, params.temperature)
