@@ -153,7 +153,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: FastAPI, name: str, limits: ServerLimits) -> None:
         seconds = math.ceil(limits.drain_seconds) + _GRACE
         # h11, also where httptools is installed: that takes headers of any size, loses a body behind "Upgrade: h2c"
-        # (which Java's client sends) and streams in chunks to HTTP/1.0. It costs 4 µs more a token.
+        # (which Java's client sends) and streams in chunks to HTTP/1.0. It costs a few µs more a token.
         config = uvicorn.Config(app, http="h11", log_level="warning", ws="none", timeout_graceful_shutdown=seconds)
         super().__init__(config)
         self._desk, self._name, self._drain_seconds = app.state.desk, name, limits.drain_seconds
