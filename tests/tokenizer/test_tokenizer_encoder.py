@@ -57,11 +57,11 @@ def test_a_token_that_merges_cannot_make_is_a_whole_piece_or_nothing(ranked: boo
 
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
 def test_where_a_stretch_of_a_long_text_ends_makes_no_difference(pattern: str, crossing: dict[str, Tokenizer]) -> None:
-    """ASCII is encoded in stretches of 131,072 characters, everything else in stretches of 8,192."""
+    """ASCII is encoded in stretches of 131,072 characters, everything else in stretches of 32,768."""
     vocabulary = crossing[pattern].engine.vocabulary
     kernel, python = kernels.make_encoder(vocabulary), byte_bpe_fast.Encoder(vocabulary)
 
-    @given(st.text(max_size=20), st.integers(-8, 8), st.sampled_from([8192, 16_384, 131_072]))
+    @given(st.text(max_size=20), st.integers(-8, 8), st.sampled_from([32_768, 65_536, 131_072]))
     @settings(deadline=None, max_examples=8)
     def same(text: str, shift: int, stretch: int) -> None:
         for critical in ("I'll 'tis", "don't", "x'ReY", "!\n/ \n  x", "12345", " \u3000 \n", text):
@@ -214,3 +214,31 @@ def test_pieces_merged_side_by_side_have_the_ids_they_have_alone(
     text = " ".join(words)
     assert many.encode(text) == many.encode_array(text).tolist() == kernels.make_encoder(vocabulary).encode(text)
     assert many.count(text) == len(many.encode(text))
+
+
+def made_ranks(seed: int, count: int, alphabet: str, longest: int) -> dict[int, bytes]:
+    """A vocabulary of ranks: all bytes, and made-up tokens of 2 to `longest` characters, most of which nothing merges to."""
+    chance = random.Random(seed)
+    made = {"".join(chance.choices(alphabet, k=chance.randint(2, longest))).encode(): None for _ in range(count)}
+    return {id: bytes([id]) for id in range(256)} | {256 + i: token for i, token in enumerate(made)}
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "longest"), [("abcdefghijklmnopqrstuvwxyz", 6), ("abcd", 9), ("aé日😀", 5), ("ab", 16), ("abcd\x07\0", 9)]
+)
+def test_pieces_merged_side_by_side_are_merged_alike(alphabet: str, longest: int) -> None:
+    """merge_lanes.hpp, where the processor can; so many tokens that some share their places and their tag there."""
+    tokens = made_ranks(7, 60_000, alphabet, longest)
+    vocabulary = Vocabulary(tokens, RankedMerges(tokens), {}, ("gpt2",), whole_piece_first=True)
+    kernel, python = kernels.make_encoder(vocabulary), byte_bpe_fast.Encoder(vocabulary)
+    chance = random.Random(8)
+    texts = [
+        " ".join("".join(chance.choices(alphabet, k=chance.randint(2, most))) for _ in range(words))
+        for words, most in [(5, 8), (17, 16), (100, 31), (300, 40), (20_000, 12), (2000, 31)]
+    ]
+    for text in [*texts, " ".join(texts)]:
+        ids = python.encode(text)
+        assert kernel.encode_array(text).tolist() == ids
+        assert kernel.encode(text) == ids  # what is remembered now
+    fresh = kernels.make_encoder(vocabulary)
+    assert fresh.encode_batch(texts, threads=2) == [python.encode(text) for text in texts]

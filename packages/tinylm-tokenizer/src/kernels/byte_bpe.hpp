@@ -15,6 +15,7 @@
 #include "ids.hpp"
 #include "byte_bpe_ranks.hpp"
 #include "byte_bpe_table.hpp"
+#include "byte_bpe_unknown.hpp"
 #include "scan.hpp"
 
 namespace tinylm {
@@ -69,14 +70,16 @@ class ByteBpe {
             }
         }
         long_.build(long_tokens, long_ids);
+        if (options.ranked && linear_) lanes_.build(tokens, ids, byte_ids_.data(), ranks_.two(), short_, long_);
         // A part of a piece is looked up as a piece is. A token that only a whole piece can be must not be found there.
         cuts_ = !options.whole_piece_first || options.merges_make_all || merges_make_all(tokens, ids);
     }
 
     // Appends the ids of `size` bytes of valid UTF-8 to `out`. final: the text ends there; otherwise it stops where more
     // text could change what comes. Returns how many bytes are done. readable: how many bytes may be read from `text` on.
-    size_t encode(const uint8_t* text, size_t size, bool final, size_t readable, IdArray& out) {
+    size_t encode(const uint8_t* text, size_t size, bool final, size_t readable, IdArray& ids) {
         size_t done = 0;
+        Output out{ids};
         with_scanner(options_.pattern, text, size, final, [&](auto scanner) {
             size_t ends[scanner.kMost];
             while (const size_t count = scanner.next(ends)) {
@@ -84,10 +87,16 @@ class ByteBpe {
                 done = ends[count - 1];
             }
         });
+        if (out.unknown) settle(out);
         return done;
     }
 
   private:
+    struct Output {
+        IdArray& ids;
+        std::unique_ptr<UnknownPieces> unknown = nullptr;  // made where there is one
+    };
+
     static const uint8_t* bytes_of(std::string_view text) { return reinterpret_cast<const uint8_t*>(text.data()); }
 
     // Bytes of one batch of pieces up to which 32 bits say where a piece starts.
@@ -103,7 +112,7 @@ class ByteBpe {
     static constexpr size_t kParts = 128;
     static_assert(FastScanner<Pattern::gpt2>::kBatch + kWindow <= kParts);
 
-    void encode_pieces(const uint8_t* text, size_t start, const size_t* ends, size_t count, size_t readable, IdArray& out) {
+    void encode_pieces(const uint8_t* text, size_t start, const size_t* ends, size_t count, size_t readable, Output& out) {
         size_t quick = count;  // from their ends on 16 bytes may be read
         while (quick > 0 && ends[quick - 1] + 16 > readable) quick--;
         if (ends[count - 1] - start > kHuge) [[unlikely]] quick = 0;
@@ -129,7 +138,7 @@ class ByteBpe {
 
     // Cuts a piece and prepares its parts; returns how many are waiting then.
     [[gnu::noinline]] size_t prepare_parts(Part* parts, size_t waiting, const uint8_t* text, size_t start, size_t end,
-                                           IdArray& out) {
+                                           Output& out) {
         borders_.cut(text, start, end, [&](size_t from, size_t to) {
             if (waiting == kParts) waiting = resolve(parts, waiting, text, out);
             prepare(parts[waiting++], text, uint32_t(from), uint32_t(to - from));
@@ -162,28 +171,30 @@ class ByteBpe {
     }
 
     // The same without reading behind the piece and for any length: for what ends a text, mostly.
-    [[gnu::noinline]] void encode_one(const uint8_t* piece, size_t size, IdArray& out) {
-        uint32_t* next = out.room_for(size + PieceTable::kInSlot);
+    [[gnu::noinline]] void encode_one(const uint8_t* piece, size_t size, Output& out) {
+        if (out.unknown && !out.unknown->room_for(1)) settle(out);
+        uint32_t* next = out.ids.room_for(size + PieceTable::kInSlot);
         const Key key = size <= kShort ? key_of(piece, size, false) : key_of_long(piece, size);
-        out.grown_to(next + encode_unknown({key, piece, size}, next));
+        out.ids.grown_to(next + encode_unknown({key, piece, size}, next, out));
     }
 
     // Appends the ids of all parts; returns 0, which is how many are waiting then.
-    [[gnu::noinline]] size_t resolve(const Part* parts, size_t count, const uint8_t* text, IdArray& out) {
+    [[gnu::noinline]] size_t resolve(const Part* parts, size_t count, const uint8_t* text, Output& out) {
         if (!count) return 0;
+        if (out.unknown && !out.unknown->room_for(count)) settle(out);
         const Part* last = parts + count - 1;
-        uint32_t* next = out.room_for(size_t(last->start + last->size - parts[0].start) + PieceTable::kInSlot);
+        uint32_t* next = out.ids.room_for(size_t(last->start + last->size - parts[0].start) + PieceTable::kInSlot);
         for (const Part* part = parts; part <= last; part++) {
             const Key key{part->low, part->high};
             const size_t known = PieceTable::find(key, part->place, next);
-            next += known ? known : encode_unknown({key, text + part->start, part->size}, next);
+            next += known ? known : encode_unknown({key, text + part->start, part->size}, next, out);
         }
-        out.grown_to(next);
+        out.ids.grown_to(next);
         return 0;
     }
 
     // A piece that is not known at its own place in the table.
-    [[gnu::noinline]] size_t encode_unknown(const Piece& piece, uint32_t* ids) {
+    [[gnu::noinline]] size_t encode_unknown(const Piece& piece, uint32_t* ids, Output& out) {
         if (piece.size > kShort) {
             const std::string_view view(reinterpret_cast<const char*>(piece.bytes), piece.size);
             const uint32_t token = long_.find(view, piece.hash);
@@ -193,9 +204,24 @@ class ByteBpe {
             }
         }
         if (const size_t known = short_.look_further(piece, ids)) return known;
+        if (lanes_.ready() && piece.size > 1 && piece.size <= LanePiece::kMost) {
+            if (!out.unknown) out.unknown.reset(new UnknownPieces);  // not ..._unique, which would set all to zero
+            out.unknown->add(piece, size_t(ids - out.ids.data()));
+            return 0;  // they come later
+        }
         const size_t count = merge(piece.bytes, piece.size, ids);
         short_.remember(piece, ids, count);
         return count;
+    }
+
+    // Merges and remembers the pieces that were left for later.
+    [[gnu::noinline]] void settle(Output& out) {
+        const auto alone = [this](const uint8_t* piece, size_t size, uint32_t* ids) { return merge(piece, size, ids); };
+        out.unknown->settle(lanes_, out.ids, alone, [this](const LanePiece& piece) {
+            const bool is_short = piece.size <= kShort;
+            const Key key = is_short ? key_of(piece.bytes, piece.size, true) : key_of_long(piece.bytes, piece.size);
+            short_.remember({key, piece.bytes, piece.size}, piece.ids, piece.count);
+        });
     }
 
     size_t merge(const uint8_t* piece, size_t size, uint32_t* ids) const {
@@ -240,6 +266,7 @@ class ByteBpe {
     LongTokens long_;
     PairRules pairs_;
     RankRules ranks_;
+    Lanes lanes_;
 };
 
 }  // namespace tinylm

@@ -16,14 +16,14 @@ class RankRules {
         : short_tokens_(short_tokens), long_tokens_(long_tokens), two_(1 << 16, kNone), filter_(kBits / 64) {}
 
     void add(std::string_view token, uint64_t hash, uint32_t id) {
-        if (token.size() == 2) two_[uint8_t(token[0]) << 8 | uint8_t(token[1])] = id;
+        if (token.size() == 2) two_[uint8_t(token[0]) | uint8_t(token[1]) << 8] = id;
         filter_[hash % kBits / 64] |= uint64_t(1) << hash % 64;
     }
 
     Merge find(const uint8_t* bytes, size_t size, uint32_t, uint32_t) const {
         uint32_t id = kNone;
         if (size == 2) {
-            id = two_[bytes[0] << 8 | bytes[1]];
+            id = two_[bytes[0] | bytes[1] << 8];
         } else if (size <= kShort) {
             const Key key = key_of(bytes, size, true);
             const uint64_t hash = key.hash();
@@ -36,6 +36,8 @@ class RankRules {
         return {id, id};
     }
 
+    const uint32_t* two() const { return two_.data(); }
+
   private:
     static constexpr size_t kBits = size_t(1) << 21;
 
@@ -43,7 +45,7 @@ class RankRules {
 
     const PieceTable& short_tokens_;
     const LongTokens& long_tokens_;
-    std::vector<uint32_t> two_;  // two bytes → id
+    std::vector<uint32_t> two_;  // two bytes, the first one the lower half of the place → id
     std::vector<uint64_t> filter_;
 };
 

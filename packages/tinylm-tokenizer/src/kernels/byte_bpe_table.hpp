@@ -40,12 +40,13 @@ class Slots {
   public:
     explicit Slots(size_t count) {
         constexpr size_t large = size_t(2) << 20;
-        const size_t size = count * sizeof(Slot);
-        const size_t alignment = size < large ? std::max(alignof(Slot), size_t(64)) : large;  // of a cache line
+        size_t size = count * sizeof(Slot);
+        const size_t alignment = size < large / 2 ? std::max(alignof(Slot), size_t(64)) : large;  // of a cache line
+        if (alignment == large) size = (size + large - 1) / large * large;
         memory_.reset(static_cast<std::byte*>(::operator new(size, std::align_val_t(alignment))));
         memory_.get_deleter().alignment = alignment;
 #if defined(__linux__)
-        if (size >= large) madvise(memory_.get(), size, MADV_HUGEPAGE);
+        if (alignment == large) madvise(memory_.get(), size, MADV_HUGEPAGE);
 #endif
         for (size_t i = 0; i < count; i++) new (memory_.get() + i * sizeof(Slot)) Slot;
     }

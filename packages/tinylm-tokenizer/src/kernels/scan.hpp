@@ -61,11 +61,11 @@ uint64_t white_starts(const Masks& m, uint64_t word, uint64_t open, bool at_end)
 // The bits of the piece starts among the 64 bytes at `text`, of which `size` are there; bit 0 is one of them. at_end:
 // the text ends after these; otherwise `size` becomes smaller where the masks do not tell more. The starts that come
 // out are all up to the highest of them.
-template <Pattern pattern>
-uint64_t starts_of(const uint8_t* text, size_t size, bool& at_end, const uint8_t* kinds) {
+template <Pattern pattern, bool at_once>
+[[gnu::always_inline]] inline uint64_t starts_of(const uint8_t* text, size_t size, bool& at_end, const uint8_t* kinds) {
     using T = Traits<pattern>;
     uint64_t valid = size < kWindow ? (uint64_t(1) << size) - 1 : ~uint64_t(0);
-    Masks m = masks_of<T::o200k>(text, valid, kinds);
+    Masks m = masks_of<T::o200k, at_once>(text, valid, kinds);
 
     // What is left to next_piece: white space beyond ASCII; with triples, numbers beyond ASCII; in o200k a mark behind
     // punctuation, upper case behind a caseless letter, and "/" behind line ends that punctuation took along.
@@ -146,6 +146,20 @@ class FastScanner {
 
     // Fills `ends` (room for kMost) and returns how many; 0: there are no more.
     size_t next(size_t* ends) {
+#if defined(TINYLM_X86)
+        if (kAvx512) return next_at_once(ends);
+#endif
+        return next_by<false>(ends);
+    }
+
+  private:
+#if defined(TINYLM_X86)
+    [[gnu::target("avx512f,avx512bw,bmi,bmi2")]] size_t next_at_once(size_t* ends) { return next_by<true>(ends); }
+#endif
+
+    // at_once: the masks come from comparisons of all 64 bytes.
+    template <bool at_once>
+    [[gnu::always_inline]] size_t next_by(size_t* ends) {
         size_t count = 0;
         while (count < kBatch && position_ < size_) {
             const size_t left = size_ - position_;
@@ -157,7 +171,7 @@ class FastScanner {
                 window = copy;
             }
             bool at_end = final_ && left <= kWindow;
-            uint64_t starts = starts_of<pattern>(window, left, at_end, kinds_) & ~uint64_t(1);
+            uint64_t starts = starts_of<pattern, at_once>(window, left, at_end, kinds_) & ~uint64_t(1);
             const size_t before = position_;
             if (starts) position_ += size_t(63 - std::countl_zero(starts));
             // Eight at a time, more than there are: how many, no processor could guess.
@@ -178,7 +192,6 @@ class FastScanner {
         return count;
     }
 
-  private:
     const uint8_t* text_;
     size_t size_;
     bool final_;

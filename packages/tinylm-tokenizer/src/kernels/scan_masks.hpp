@@ -96,7 +96,7 @@ inline AsciiMasks ascii_masks(const uint8_t* text) {
     return _mm512_cmplt_epu8_mask(_mm512_sub_epi8(bytes, _mm512_set1_epi8(first)), _mm512_set1_epi8(count));
 }
 
-[[gnu::target("avx512f,avx512bw"), gnu::noinline]] inline AsciiMasks ascii_masks_at_once(const uint8_t* text) {
+[[gnu::target("avx512f,avx512bw")]] inline AsciiMasks ascii_masks_at_once(const uint8_t* text) {
     const __m512i bytes = _mm512_loadu_si512(text);
     AsciiMasks masks;
     masks.upper = range_at_once(bytes, 'A', 26);
@@ -116,13 +116,15 @@ inline AsciiMasks ascii_masks(const uint8_t* text) {
 
 // The masks of the 64 bytes at `text`, of which the ones in `valid` count. text[0] starts a character, and so do up to
 // three bytes behind the 64 belong to it: they must be readable.
-template <bool cases>
-Masks masks_of(const uint8_t* text, uint64_t valid, const uint8_t* kinds) {
+template <bool cases, bool at_once>
+[[gnu::always_inline]] inline Masks masks_of(const uint8_t* text, uint64_t valid, const uint8_t* kinds) {
+    AsciiMasks ascii;
 #if defined(TINYLM_X86)
-    const AsciiMasks ascii = kAvx512 ? ascii_masks_at_once(text) : ascii_masks(text);
-#else
-    const AsciiMasks ascii = ascii_masks(text);
+    if constexpr (at_once)
+        ascii = ascii_masks_at_once(text);
+    else
 #endif
+        ascii = ascii_masks(text);
     Masks masks;
     const uint64_t high = ascii.high & valid;
     masks.upper = cases ? ascii.upper & valid : 0;

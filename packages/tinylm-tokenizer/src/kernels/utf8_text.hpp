@@ -70,8 +70,13 @@ uint8_t* to_utf8(const Unit* text, size_t count, uint8_t* out) {
     for (const Unit* const end = text + count; text < end;) {
         if (size_t(end - text) >= kAtOnce && *text < 0x80) {
             const size_t ascii = narrow(text, out);
-            text += ascii;
-            out += ascii;
+            if (ascii == kAtOnce) [[likely]] {  // guessed, so that the next 16 do not wait for these
+                text += kAtOnce;
+                out += kAtOnce;
+            } else {
+                text += ascii;
+                out += ascii;
+            }
             continue;
         }
         const uint32_t code = *text++;
@@ -124,7 +129,7 @@ class Utf8Text {
     template <class Use>
     bool next(Use use) {
         if (read_ == length_ && begin_ == end_) return false;
-        const size_t wanted = std::min(length_ - read_, stretch_ << (ascii_ ? 4 : 0));
+        const size_t wanted = std::min(length_ - read_, stretch_ << (ascii_ ? 2 : 0));
         size_t used;
         if (ascii_) {
             end_ = read_ += wanted;
@@ -145,7 +150,7 @@ class Utf8Text {
     }
 
   private:
-    static constexpr size_t kStretch = 8192;  // characters: what they become stays in the nearest caches
+    static constexpr size_t kStretch = 32768;  // characters: what they become stays in the nearest caches
     static constexpr size_t kReadable = kAtOnce;  // bytes behind the text that may be read
 
     void convert(size_t count) {

@@ -1,0 +1,79 @@
+// Pieces that are neither tokens nor remembered, collected until there are enough to be merged side by side
+// (merge_lanes.hpp). Meanwhile what comes after them is written as if they had no ids; then that is moved apart and theirs
+// are put between. No Python here.
+#pragma once
+
+#include "ids.hpp"
+#include "merge_lanes.hpp"
+
+namespace tinylm {
+
+class UnknownPieces {
+  public:
+    static constexpr size_t kMost = 256;
+
+    bool room_for(size_t more) const { return count_ + more <= kMost; }
+
+    // `at`: how many ids come before the piece. It has at most LanePiece::kMost bytes.
+    void add(const Piece& piece, size_t at) {
+        LanePiece& mine = pieces_[count_];
+        at_[count_++] = at;
+        mine.size = uint32_t(piece.size);
+        std::memcpy(mine.bytes, piece.bytes, piece.size);
+    }
+
+    // Puts the ids of all pieces into `out`, and forgets the pieces. merge(bytes, size, ids) → how many ids: of one alone;
+    // done(piece) is told of each.
+    template <class Merge, class Done>
+    void settle(const Lanes& lanes, IdArray& out, Merge merge, Done done) {
+        merge_all(lanes, merge);
+        size_t fresh = 0;
+        for (size_t i = 0; i < count_; i++) {
+            done(pieces_[i]);
+            fresh += pieces_[i].count;
+        }
+        const uint32_t* from = out.room_for(fresh);
+        uint32_t* to = out.data() + out.size() + fresh;
+        out.grown_to(to);
+        while (count_ > 0) {
+            const LanePiece& piece = pieces_[--count_];
+            const size_t behind = size_t(from - (out.data() + at_[count_]));
+            from -= behind, to -= behind;
+            std::memmove(to, from, behind * sizeof(uint32_t));
+            to -= piece.count;
+            std::memcpy(to, piece.ids, piece.count * sizeof(uint32_t));
+        }
+    }
+
+  private:
+    static constexpr size_t kFew = 4;  // so many and fewer are quicker one after the other
+
+    template <class Merge>
+    void merge_all(const Lanes& lanes, Merge merge) {
+        LanePiece* sorted[kMost];  // by size, so that those side by side take about as many steps
+        size_t places[LanePiece::kMost + 2] = {};
+        uint32_t* ids = ids_;
+        for (size_t i = 0; i < count_; i++) {
+            LanePiece& piece = pieces_[i];
+            places[piece.size + 1]++;
+            piece.count = 0, piece.ids = ids;
+            ids += piece.size;
+        }
+        for (size_t size = 1; size <= LanePiece::kMost; size++) places[size] += places[size - 1];
+        for (size_t i = 0; i < count_; i++) sorted[places[pieces_[i].size]++] = &pieces_[i];
+        const size_t rest = count_ % Lanes::kWidth;  // the shortest ones
+        const size_t alone = rest <= kFew ? rest : 0;
+        lanes.merge(sorted + alone, count_ - alone);
+        for (size_t i = 0; i < count_; i++) {
+            LanePiece& piece = pieces_[i];
+            if (!piece.count) piece.count = uint32_t(merge(piece.bytes, piece.size, piece.ids));
+        }
+    }
+
+    size_t count_ = 0;
+    LanePiece pieces_[kMost];
+    size_t at_[kMost];
+    uint32_t ids_[kMost * LanePiece::kMost];
+};
+
+}  // namespace tinylm
