@@ -1,5 +1,6 @@
 """The encoder of the kernel where it is not simple: long texts, long pieces, a full cache, threads, wrong input."""
 
+import itertools
 import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -211,20 +212,21 @@ def test_pieces_merged_side_by_side_have_the_ids_they_have_alone(
     assert {piece: memoryview(ids).cast("I").tolist() for piece, ids in known.items()} == {
         piece: wanted[piece] for piece in known
     }
-    text = " ".join(words)
+    text = " ".join(f"{word}Q" for word in words)  # so that none is a piece that is a token
     assert many.encode(text) == many.encode_array(text).tolist() == kernels.make_encoder(vocabulary).encode(text)
     assert many.count(text) == len(many.encode(text))
 
 
 def made_ranks(seed: int, count: int, alphabet: str, longest: int) -> dict[int, bytes]:
-    """A vocabulary of ranks: all bytes, and made-up tokens of 2 to `longest` characters, most of which nothing merges to."""
+    """A vocabulary of ranks: all bytes, and made-up tokens of 2 to `longest` characters; few of them can be made."""
     chance = random.Random(seed)
     made = {"".join(chance.choices(alphabet, k=chance.randint(2, longest))).encode(): None for _ in range(count)}
     return {id: bytes([id]) for id in range(256)} | {256 + i: token for i, token in enumerate(made)}
 
 
 @pytest.mark.parametrize(
-    ("alphabet", "longest"), [("abcdefghijklmnopqrstuvwxyz", 6), ("abcd", 9), ("aé日😀", 5), ("ab", 16), ("abcd\x07\0", 9)]
+    ("alphabet", "longest"),
+    [("abcdefghijklmnopqrstuvwxyz", 6), ("abcd", 9), ("aé日😀", 5), ("ab", 16), ("abcd\x07\0", 9)],
 )
 def test_pieces_merged_side_by_side_are_merged_alike(alphabet: str, longest: int) -> None:
     """merge_lanes.hpp, where the processor can; so many tokens that some share their places and their tag there."""
@@ -242,3 +244,35 @@ def test_pieces_merged_side_by_side_are_merged_alike(alphabet: str, longest: int
         assert kernel.encode(text) == ids  # what is remembered now
     fresh = kernels.make_encoder(vocabulary)
     assert fresh.encode_batch(texts, threads=2) == [python.encode(text) for text in texts]
+
+
+def strings(letters: str, size: int) -> list[str]:
+    return ["".join(letter) for letter in itertools.product(letters, repeat=size)]
+
+
+def test_tokens_that_hash_alike_are_told_apart() -> None:
+    """Of so many tokens some pairs share their places and their tag in merge_lanes.hpp. The lower rank has to stand
+    there, though it comes second here: two ids of this text depend on it."""
+    chance = random.Random(5)
+    tokens = [part for size in (3, 4, 5) for part in strings("abcdefgh", size)]
+    tokens += chance.sample(strings("abcdefgh", 6), 150_000)
+    chance.shuffle(tokens)
+    tokens = [*strings("abcdefgh", 2), *tokens]
+    ranks = dict(reversed([*enumerate([*(bytes([byte]) for byte in range(256)), *map(str.encode, tokens)])]))
+    vocabulary = Vocabulary(ranks, RankedMerges(ranks), {}, ("gpt2",), whole_piece_first=True)
+    text = " ".join("".join(chance.choices("abcdefgh", k=chance.randint(7, 12))) for _ in range(150_000))
+    assert kernels.make_encoder(vocabulary).encode(text) == byte_bpe_fast.Encoder(vocabulary).encode(text)
+
+
+def test_bytes_that_hash_as_a_token_of_the_same_beginning_are_none() -> None:
+    """Half of what follows "ABCDEFGH" is no token; four of these have the place and the tag of one that is."""
+    beginning, parts = "ABCDEFGH", [part for size in range(2, 6) for part in strings("abcdefgh", size)]
+    words = [beginning + letter + part for letter in "IJKLMNOP" for part in parts if len(part) == 5]
+    chance = random.Random(0)
+    chance.shuffle(words)
+    halves = [beginning[at : at + size] for size in (2, 4, 8) for at in range(0, 8, size)]
+    tokens = [*parts, *halves, *(beginning + letter for letter in "IJKLMNOP"), *words[:100_000]]
+    ranks = dict(enumerate([*(bytes([byte]) for byte in range(256)), *map(str.encode, tokens)]))
+    vocabulary = Vocabulary(ranks, RankedMerges(ranks), {}, ("gpt2",), whole_piece_first=True)
+    text = " ".join(words)
+    assert kernels.make_encoder(vocabulary).encode(text) == byte_bpe_fast.Encoder(vocabulary).encode(text)

@@ -12,8 +12,8 @@
 //   - every merge that is carried out is compared with the token's bytes, and a piece with one that is none (1 of 20,000)
 //     is given back, to be merged by itself;
 //   - a pair that is taken for a token and never merged has changed nothing;
-//   - no token is missed or taken for another: those that cannot be told apart have an entry of rank 0, which merges first
-//     and so is compared.
+//   - no token is missed: those that cannot be told apart have the entry of the lowest rank among them, which merges no
+//     later than it should, and then is compared.
 #pragma once
 
 #include "byte_bpe_table.hpp"
@@ -130,8 +130,8 @@ class Lanes {
         for (size_t i = 0; i < longest; i++) {
             const __m512i pair =
                 _mm512_and_si512(_mm512_i32gather_epi32(bytes, group.bytes + i, 1), _mm512_set1_epi32(0xFFFF));
-            hash = _mm512_add_epi32(_mm512_mullo_epi32(hash, _mm512_set1_epi32(int(kBase))),
-                                    _mm512_and_si512(pair, _mm512_set1_epi32(0xFF)));
+            const __m512i byte = _mm512_add_epi32(_mm512_and_si512(pair, _mm512_set1_epi32(0xFF)), _mm512_set1_epi32(1));
+            hash = _mm512_add_epi32(_mm512_mullo_epi32(hash, _mm512_set1_epi32(int(kBase))), byte);
             _mm512_store_si512(group.hashes[i + 1], hash);
             if (i + 1 == longest) break;
             const __mmask16 inside = _mm512_cmplt_epu32_mask(_mm512_set1_epi32(int(i) + 1), size);
@@ -262,7 +262,7 @@ class Lanes {
 
     static uint32_t hash_of(std::string_view text) {
         uint32_t hash = 0;
-        for (char byte : text) hash = hash * kBase + uint8_t(byte);
+        for (char byte : text) hash = hash * kBase + uint8_t(byte) + 1;  // so that a first NUL counts
         hash *= kFirst;
         return (hash ^ hash >> 15) * kSecond;
     }
@@ -277,7 +277,7 @@ class Lanes {
         const uint32_t tag = hash & kTags, first = hash >> (32 - bits_), second = other_place(first, tag);
         for (uint32_t place : {first, second}) {
             if (!table_[place] || (table_[place] & kTags) != tag) continue;
-            table_[place] = entry_of(0, tag);  // of two tokens, or more, with the same places and tag: it merges first
+            table_[place] = std::min(table_[place], entry_of(id, tag));  // of those that look alike the lowest
             return true;
         }
         uint32_t place = table_[first] ? second : first, entry = entry_of(id, tag);
