@@ -217,6 +217,10 @@ def test_pieces_merged_side_by_side_have_the_ids_they_have_alone(
     assert many.count(text) == len(many.encode(text))
 
 
+def ranked_by(tokens: dict[int, bytes]) -> Vocabulary:
+    return Vocabulary(tokens, RankedMerges(tokens), {}, ("gpt2",), whole_piece_first=True)
+
+
 def made_ranks(seed: int, count: int, alphabet: str, longest: int) -> dict[int, bytes]:
     """A vocabulary of ranks: all bytes, and made-up tokens of 2 to `longest` characters; few of them can be made."""
     chance = random.Random(seed)
@@ -231,7 +235,7 @@ def made_ranks(seed: int, count: int, alphabet: str, longest: int) -> dict[int, 
 def test_pieces_merged_side_by_side_are_merged_alike(alphabet: str, longest: int) -> None:
     """merge_lanes.hpp, where the processor can; so many tokens that some share their places and their tag there."""
     tokens = made_ranks(7, 60_000, alphabet, longest)
-    vocabulary = Vocabulary(tokens, RankedMerges(tokens), {}, ("gpt2",), whole_piece_first=True)
+    vocabulary = ranked_by(tokens)
     kernel, python = kernels.make_encoder(vocabulary), byte_bpe_fast.Encoder(vocabulary)
     chance = random.Random(8)
     texts = [
@@ -259,7 +263,7 @@ def test_tokens_that_hash_alike_are_told_apart() -> None:
     chance.shuffle(tokens)
     tokens = [*strings("abcdefgh", 2), *tokens]
     ranks = dict(reversed([*enumerate([*(bytes([byte]) for byte in range(256)), *map(str.encode, tokens)])]))
-    vocabulary = Vocabulary(ranks, RankedMerges(ranks), {}, ("gpt2",), whole_piece_first=True)
+    vocabulary = ranked_by(ranks)
     text = " ".join("".join(chance.choices("abcdefgh", k=chance.randint(7, 12))) for _ in range(150_000))
     assert kernels.make_encoder(vocabulary).encode(text) == byte_bpe_fast.Encoder(vocabulary).encode(text)
 
@@ -273,6 +277,35 @@ def test_bytes_that_hash_as_a_token_of_the_same_beginning_are_none() -> None:
     halves = [beginning[at : at + size] for size in (2, 4, 8) for at in range(0, 8, size)]
     tokens = [*parts, *halves, *(beginning + letter for letter in "IJKLMNOP"), *words[:100_000]]
     ranks = dict(enumerate([*(bytes([byte]) for byte in range(256)), *map(str.encode, tokens)]))
-    vocabulary = Vocabulary(ranks, RankedMerges(ranks), {}, ("gpt2",), whole_piece_first=True)
+    vocabulary = ranked_by(ranks)
     text = " ".join(words)
     assert kernels.make_encoder(vocabulary).encode(text) == byte_bpe_fast.Encoder(vocabulary).encode(text)
+
+
+def doubled(word: str, most: int) -> list[str]:
+    """All beginnings of `word` that are tokens where each takes in what is as long: of 2, 4, 8 ... characters."""
+    return [word[at : at + size] for size in (2, 4, 8, 16, 32) if size <= most for at in range(0, most, size)]
+
+
+def test_merging_side_by_side_is_where_it_should_be() -> None:
+    """Up to 2 ** 18 - 2 ids; whatever the memory held before; tokens of up to 31 bytes; bytes that no text has."""
+    compiled = kernels._compiled()
+    can = compiled is not None and compiled.masks_agree(bytes(64)) is not None  # the processor has AVX-512
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEF"
+    pieces = list(dict.fromkeys([*doubled(letters, 16), *doubled(letters[::-1], 16), "xyz"]))
+    few = [*map(str.encode, pieces), b"\xff\xfe", b"abcdefg\xff", b"\0\0", b"\0\0\0"]
+    text = " ".join(f"{letters[i:]} GH{letters[j:i]}\0\0\0\0{letters[:i]}" for i in range(32) for j in range(i))
+    expected = None
+    for highest, side_by_side in [(256 + len(few), can), (2**18 - 3, can), (2**18 - 2, False), (2**22 + 7, False)]:
+        for _ in range(3):  # the memory of the one before is the next one's
+            tokens = {id: bytes([id]) for id in range(256)} | {256 + i: token for i, token in enumerate(few)}
+            tokens[highest] = b"GH"
+            vocabulary = ranked_by(tokens)
+            kernel, python = kernels.make_encoder(vocabulary), byte_bpe_fast.Encoder(vocabulary)
+            expected = python.encode(text)
+            assert highest in expected
+            assert kernel.encode(text) == expected
+            assert kernel._encoder.side_by_side() == side_by_side
+    tokens = made_ranks(1, 180_000, "abcdefghijklmnopqrstuvwxyz", 9)
+    tokens = {id: tokens[id] for id in range(2**17)}  # as many as would fill half of a table
+    assert kernels.make_encoder(ranked_by(tokens))._encoder.side_by_side() == can

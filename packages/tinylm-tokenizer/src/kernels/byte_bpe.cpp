@@ -137,6 +137,8 @@ class Encoder {
         return result;
     }
 
+    bool side_by_side() const { return bpe_->side_by_side(); }  // only tests need it
+
     nb::bytes decode_bytes(nb::list ids) const {
         const size_t count = nb::len(ids);
         std::vector<std::string_view> parts;
@@ -254,6 +256,7 @@ void bind_byte_bpe(nb::module_& module) {
         .def("encode_array", &Encoder::encode_array)
         .def("encode_batch", &Encoder::encode_batch)
         .def("count", &Encoder::count)
+        .def("side_by_side", &Encoder::side_by_side)
         .def("decode_bytes", &Encoder::decode_bytes);
 }
 

@@ -4,7 +4,7 @@
 // Pieces come from scan.hpp; those of characters of three bytes and more are cut into parts that cannot merge with each
 // other (byte_bpe_borders.hpp). Of a batch first all keys are hashed and their slots fetched towards the cache, then all
 // are looked up (byte_bpe_table.hpp), so that one's memory access runs while the next one is prepared. A piece that is
-// neither token nor remembered is merged (merge.hpp) and remembered.
+// neither token nor remembered is merged (merge.hpp, or with others: byte_bpe_unknown.hpp) and remembered.
 #pragma once
 
 #include <array>
@@ -70,12 +70,12 @@ class ByteBpe {
             }
         }
         long_.build(long_tokens, long_ids);
-        if (options.ranked && linear_) lanes_.build(tokens, ids, byte_ids_.data(), ranks_.two(), short_, long_);
+        if (options.ranked && options.whole_piece_first && linear_) lanes_.build(tokens, ids, byte_ids_.data(), ranks_.two(), short_, long_);
         // A part of a piece is looked up as a piece is. A token that only a whole piece can be must not be found there.
         cuts_ = !options.whole_piece_first || options.merges_make_all || merges_make_all(tokens, ids);
     }
 
-    // Appends the ids of `size` bytes of valid UTF-8 to `out`. final: the text ends there; otherwise it stops where more
+    // Appends the ids of `size` bytes of valid UTF-8 to `ids`. final: the text ends there; otherwise it stops where more
     // text could change what comes. Returns how many bytes are done. readable: how many bytes may be read from `text` on.
     size_t encode(const uint8_t* text, size_t size, bool final, size_t readable, IdArray& ids) {
         size_t done = 0;
@@ -90,6 +90,9 @@ class ByteBpe {
         if (out.unknown) settle(out);
         return done;
     }
+
+    // Whether new pieces are merged side by side (merge_lanes.hpp).
+    bool side_by_side() const { return lanes_.ready(); }
 
   private:
     struct Output {

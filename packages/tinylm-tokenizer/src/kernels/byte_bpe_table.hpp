@@ -48,7 +48,7 @@ class Slots {
 #if defined(__linux__)
         if (alignment == large) madvise(memory_.get(), size, MADV_HUGEPAGE);
 #endif
-        for (size_t i = 0; i < count; i++) new (memory_.get() + i * sizeof(Slot)) Slot;
+        for (size_t i = 0; i < count; i++) new (memory_.get() + i * sizeof(Slot)) Slot{};
     }
 
     Slot& operator[](size_t at) const { return reinterpret_cast<Slot*>(memory_.get())[at]; }

@@ -19,7 +19,10 @@ class UnknownPieces {
         LanePiece& mine = pieces_[count_];
         at_[count_++] = at;
         mine.size = uint32_t(piece.size);
-        std::memcpy(mine.bytes, piece.bytes, piece.size);
+        if (piece.size <= kShort) [[likely]]
+            std::memcpy(mine.bytes, &piece.key, sizeof piece.key);  // its bytes, and one that tells how many
+        else
+            std::memcpy(mine.bytes, piece.bytes, piece.size);
     }
 
     // Puts the ids of all pieces into `out`, and forgets the pieces. merge(bytes, size, ids) → how many ids: of one alone;

@@ -39,17 +39,18 @@ class Lanes {
   public:
     static constexpr size_t kWidth = 16;
 
-    // The tokens of a vocabulary of ranks (byte_bpe_ranks.hpp). two: the id of two bytes, the first one's the lower half of
-    // its place. What it gets must stay where it is. `ready` is false where this cannot be used.
+    // The tokens of a vocabulary of ranks (byte_bpe_ranks.hpp), none twice. two: the id of two bytes, the first one's the
+    // lower half of its place. What it gets must stay where it is. `ready` is false where this cannot be used.
     void build(const std::vector<std::string_view>& tokens, const std::vector<uint32_t>& ids, const uint32_t* byte_ids,
                const uint32_t* two, const PieceTable& short_tokens, const LongTokens& long_tokens) {
         byte_ids_ = byte_ids, two_ = two, short_tokens_ = &short_tokens, long_tokens_ = &long_tokens;
         const size_t numbers = size_t(*std::max_element(ids.begin(), ids.end())) + 1;
         if (!kAvx512 || numbers >= kNobody) return;
-        for (bits_ = 12; size_t(1) << bits_ < 2 * tokens.size();) bits_++;
+        for (bits_ = 12; size_t(2) << bits_ < 5 * tokens.size();) bits_++;  // half full there would be no room for some
         const size_t places = size_t(1) << bits_;
-        memory_ = std::make_unique<Slots<uint64_t>>(places / 2 + numbers);
-        table_ = reinterpret_cast<uint32_t*>(&(*memory_)[0]), low_ = &(*memory_)[places / 2];
+        memory_ = std::make_unique<Slots<std::byte>>(places * sizeof *table_ + numbers * sizeof *low_);
+        table_ = reinterpret_cast<uint32_t*>(&(*memory_)[0]);
+        low_ = reinterpret_cast<uint64_t*>(&(*memory_)[places * sizeof *table_]);
         powers_[0] = 1;
         for (size_t i = 1; i < 32; i++) powers_[i] = powers_[i - 1] * kBase;
         // Each place is a wait for memory, so both are asked for some tokens before they are needed.
@@ -220,7 +221,7 @@ class Lanes {
             }
         } else {
             _mm512_mask_i32scatter_epi32(group.ids, active, at(group.left), group.id, 4);
-            _mm512_mask_i32scatter_epi32(group.ranks, group.has_after, at(group.right), none, 4);
+            _mm512_mask_i32scatter_epi32(group.ranks, group.has_after, at(group.right), none, 4);  // the last has no pair
             _mm512_mask_i32scatter_epi32(group.ranks, active, at(group.left), with_after, 4);
             _mm512_mask_i32scatter_epi32(group.ranks, group.has_previous, at(group.previous), with_previous, 4);
         }
@@ -255,7 +256,8 @@ class Lanes {
         }
     }
 
-    // A token of 8 bytes and more could be taken for one that `marked` marks, if its eighth byte were none of UTF-8.
+    // A token of 8 bytes and more could be taken for one that `marked` marks, if its eighth byte were none of UTF-8; no text
+    // has such a token.
     static bool is_mine(std::string_view token) {
         return token.size() > 1 && token.size() <= kMost && (token.size() < 8 || uint8_t(token[7]) < 0xF8);
     }
@@ -357,7 +359,7 @@ class Lanes {
     bool ready_ = false;
     int bits_ = 0;
     uint32_t powers_[32];
-    std::unique_ptr<Slots<uint64_t>> memory_;
+    std::unique_ptr<Slots<std::byte>> memory_;
     uint64_t* low_;    // id → the token's first 8 bytes
     uint32_t* table_;  // entries
     const uint32_t *byte_ids_, *two_;

@@ -1,7 +1,8 @@
 """Byte-level BPE encoding in C++, the top rung: the same ids as `byte_bpe_fast.py`.
 
 The C++, in `src/kernels/`: `scan.hpp` cuts text into pieces, `byte_bpe_table.hpp` looks them up, `merge.hpp` merges
-those that are no tokens, `byte_bpe.cpp` is the border to Python. Does not train: see `training.py`.
+those that are no tokens, `merge_lanes.hpp` 16 at once, `byte_bpe.cpp` is the border to Python. Does not train: see
+`training.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 class Encoder:
     """Text → ids and back. Threads may share one: what it remembers is guarded, and long texts are encoded without the
-    GIL. It remembers at least 110,000 pieces, in tables of fixed size (12 MB; 20 beside 100,000 tokens)."""
+    GIL. It remembers at least 110,000 pieces, in tables of fixed size (12 MB; 20 to 22 beside 100,000 tokens)."""
 
     name = "kernels"
 
