@@ -3,6 +3,8 @@
 // are put between. No Python here.
 #pragma once
 
+#include <array>
+
 #include "ids.hpp"
 #include "merge_lanes.hpp"
 
@@ -10,19 +12,24 @@ namespace tinylm {
 
 class UnknownPieces {
   public:
-    static constexpr size_t kMost = 256;
+    bool room_for(size_t more) const { return places_ + more <= kPlaces && count_ + more <= kPieces; }
 
-    bool room_for(size_t more) const { return count_ + more <= kMost; }
-
-    // `at`: how many ids come before the piece. It has at most LanePiece::kMost bytes.
+    // `at`: how many ids come before the piece. It has at most LanePiece::kMost bytes. New pieces come in crowds, so many
+    // are here already.
     void add(const Piece& piece, size_t at) {
-        LanePiece& mine = pieces_[count_];
-        at_[count_++] = at;
-        mine.size = uint32_t(piece.size);
-        if (piece.size <= kShort) [[likely]]
-            std::memcpy(mine.bytes, &piece.key, sizeof piece.key);  // its bytes, and one that tells how many
-        else
-            std::memcpy(mine.bytes, piece.bytes, piece.size);
+        size_t slot = piece.hash % kSlots;
+        while (slots_[slot] && !is_same(pieces_[slots_[slot] - 1], piece)) slot = (slot + 1) % kSlots;
+        if (!slots_[slot]) {
+            LanePiece& mine = pieces_[count_];
+            slots_[slot] = uint16_t(++count_);
+            mine.size = uint32_t(piece.size);
+            if (piece.size <= kShort) [[likely]]
+                std::memcpy(mine.bytes, &piece.key, sizeof piece.key);  // its bytes, and one that tells how many
+            else
+                std::memcpy(mine.bytes, piece.bytes, piece.size);
+        }
+        at_[places_] = at, piece_[places_] = uint16_t(slots_[slot] - 1);
+        places_++;
     }
 
     // Puts the ids of all pieces into `out`, and forgets the pieces. merge(bytes, size, ids) → how many ids: of one alone;
@@ -30,30 +37,37 @@ class UnknownPieces {
     template <class Merge, class Done>
     void settle(const Lanes& lanes, IdArray& out, Merge merge, Done done) {
         merge_all(lanes, merge);
+        for (size_t i = 0; i < count_; i++) done(pieces_[i]);
         size_t fresh = 0;
-        for (size_t i = 0; i < count_; i++) {
-            done(pieces_[i]);
-            fresh += pieces_[i].count;
-        }
+        for (size_t i = 0; i < places_; i++) fresh += pieces_[piece_[i]].count;
         const uint32_t* from = out.room_for(fresh);
         uint32_t* to = out.data() + out.size() + fresh;
         out.grown_to(to);
-        while (count_ > 0) {
-            const LanePiece& piece = pieces_[--count_];
-            const size_t behind = size_t(from - (out.data() + at_[count_]));
+        while (places_ > 0) {
+            const LanePiece& piece = pieces_[piece_[--places_]];
+            const size_t behind = size_t(from - (out.data() + at_[places_]));
             from -= behind, to -= behind;
             std::memmove(to, from, behind * sizeof(uint32_t));
             to -= piece.count;
             std::memcpy(to, piece.ids, piece.count * sizeof(uint32_t));
         }
+        count_ = 0;
+        slots_.fill(0);
     }
 
   private:
+    static constexpr size_t kPieces = 256, kPlaces = 512, kSlots = 512;
     static constexpr size_t kFew = 4;  // so many and fewer are quicker one after the other
+
+    static bool is_same(const LanePiece& mine, const Piece& piece) {
+        if (mine.size != piece.size) return false;
+        if (piece.size <= kShort) return !std::memcmp(mine.bytes, &piece.key, sizeof piece.key);
+        return !std::memcmp(mine.bytes, piece.bytes, piece.size);
+    }
 
     template <class Merge>
     void merge_all(const Lanes& lanes, Merge merge) {
-        LanePiece* sorted[kMost];  // by size, so that those side by side take about as many steps
+        LanePiece* sorted[kPieces];  // by size, so that those side by side take about as many steps
         size_t places[LanePiece::kMost + 2] = {};
         uint32_t* ids = ids_;
         for (size_t i = 0; i < count_; i++) {
@@ -73,10 +87,12 @@ class UnknownPieces {
         }
     }
 
-    size_t count_ = 0;
-    LanePiece pieces_[kMost];
-    size_t at_[kMost];
-    uint32_t ids_[kMost * LanePiece::kMost];
+    size_t count_ = 0, places_ = 0;
+    LanePiece pieces_[kPieces];
+    uint32_t ids_[kPieces * LanePiece::kMost];  // of all of them
+    size_t at_[kPlaces];
+    uint16_t piece_[kPlaces];               // which one is there
+    std::array<uint16_t, kSlots> slots_{};  // by hash: the number of a piece, from 1 on; 0: none
 };
 
 }  // namespace tinylm

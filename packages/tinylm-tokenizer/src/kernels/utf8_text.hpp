@@ -129,7 +129,7 @@ class Utf8Text {
     template <class Use>
     bool next(Use use) {
         if (read_ == length_ && begin_ == end_) return false;
-        const size_t wanted = std::min(length_ - read_, stretch_ << (ascii_ ? 2 : 0));
+        const size_t wanted = std::min(length_ - read_, stretch_ << (ascii_ ? 1 : 0));
         size_t used;
         if (ascii_) {
             end_ = read_ += wanted;
@@ -150,7 +150,7 @@ class Utf8Text {
     }
 
   private:
-    static constexpr size_t kStretch = 32768;  // characters: what they become stays in the nearest caches
+    static constexpr size_t kStretch = 65'536;  // characters: what they become stays in the nearest caches
     static constexpr size_t kReadable = kAtOnce;  // bytes behind the text that may be read
 
     void convert(size_t count) {
