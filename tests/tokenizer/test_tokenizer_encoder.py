@@ -289,8 +289,8 @@ def doubled(word: str, most: int) -> list[str]:
 
 def test_merging_side_by_side_is_where_it_should_be() -> None:
     """Up to 2 ** 18 - 2 ids; whatever the memory held before; tokens of up to 31 bytes; bytes that no text has."""
-    compiled = kernels._compiled()
-    can = compiled is not None and compiled.masks_agree(bytes(64)) is not None  # the processor has AVX-512
+    compiled = kernels._compiled() or pytest.skip("the compiled kernel is not installed")
+    can = compiled.masks_agree(bytes(64)) is not None  # the processor has AVX-512
     letters = "abcdefghijklmnopqrstuvwxyzABCDEF"
     pieces = list(dict.fromkeys([*doubled(letters, 16), *doubled(letters[::-1], 16), "xyz"]))
     few = [*map(str.encode, pieces), b"\xff\xfe", b"abcdefg\xff", b"\0\0", b"\0\0\0"]
