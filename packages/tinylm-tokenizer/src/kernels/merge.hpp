@@ -1,6 +1,6 @@
 // Byte-pair merging of one piece. No Python here. The readable version is byte_bpe.py: encode_piece.
 //
-// Which pairs may be merged is a question to `Rules`: PairRules below for a list of merges, RankRules (byte_bpe.hpp) for
+// Which pairs may be merged is a question to `Rules`: PairRules below for a list of merges, RankRules (byte_bpe_ranks.hpp) for
 // a vocabulary in which any two neighbours merge whose bytes together are a token.
 #pragma once
 

@@ -1,4 +1,4 @@
-// A Python str as UTF-8: ASCII as it lies in memory, every other kind converted, a few thousand characters at a time
+// A Python str as UTF-8: ASCII as it lies in memory, every other kind converted, some ten thousand characters at a time
 // (Utf8Text) or at once (WholeUtf8). Needs no GIL once it is made, as long as somebody keeps the str.
 #pragma once
 
